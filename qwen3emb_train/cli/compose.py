@@ -1,0 +1,191 @@
+"""Typed Hydra: YAML and ``key=value`` to the dataclass that a program takes.
+
+There is no ``_target_`` anywhere: a file can set values, never name code to run. Hydra's own output directory and
+logging are not used (ranks would race on them); the main process writes ``config.yaml`` into the output directory.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qwen3emb_train.cli.config_files import config_directory
+from qwen3emb_train.lineage import write_text
+
+_NOISE = re.compile(r"object_type=|_schema\s*$|To append to your config use|^\s*full_key: $")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be composed: says which key, and what is near it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line."""
+
+    program: str
+    overrides: list[str]
+    config_dir: Path | None = None
+    config_name: str | None = None
+    print_only: bool = False
+
+
+def parse_arguments(program: str, arguments: Sequence[str]) -> Request:
+    """Splits Hydra's own options from ``key=value``."""
+    options: dict[str, str] = {}
+    overrides: list[str] = []
+    print_only = False
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "--config-name", "-cd", "-cn"):
+            if not value and not rest:
+                raise ConfigError(f"{name} needs a value.")
+            options[{"-cd": "--config-dir", "-cn": "--config-name"}.get(name, name)] = value or rest.pop(0)
+        elif name == "--cfg":
+            print_only = True
+            if rest[:1] == ["job"]:
+                rest.pop(0)
+        elif argument.startswith("-") or ("=" not in argument and not argument.startswith("~")):
+            raise ConfigError(f"cannot understand {argument!r}: give key=value, or see '{program} --help'.")
+        else:
+            overrides.append(argument)
+    directory = Path(options["--config-dir"]).resolve() if "--config-dir" in options else None
+    if directory is not None and not directory.is_dir():
+        raise ConfigError(f"--config-dir {directory}: no such directory.")
+    name_given = options.get("--config-name")
+    if directory is not None and name_given is not None and not (directory / f"{name_given}.yaml").is_file():
+        found = ", ".join(sorted(path.stem for path in directory.glob("*.yaml"))) or "none"
+        raise ConfigError(f"--config-name {name_given}: no {name_given}.yaml in {directory}. There are: {found}.")
+    return Request(program, overrides, directory, name_given, print_only)
+
+
+def compose(request: Request, schema: type) -> tuple[Any, str]:
+    """The program's configuration object, and the same as YAML.
+
+    Raises:
+        ConfigError: an unknown key or choice, a value of a wrong type, a missing mandatory value, a ``_target_``.
+    """
+    named = _dict_fields(schema)
+    overrides = [_into_dict(override, named) for override in request.overrides]
+    _register(request.program, schema, overrides, named)
+    if request.config_dir is not None:
+        overrides.append(f"hydra.searchpath=['file://{request.config_dir}']")
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+            composed = hydra_compose(request.config_name or request.program, overrides)
+        _refuse_targets(OmegaConf.to_container(composed, resolve=False))
+        _refuse_missing(composed, request.program)
+        text = OmegaConf.to_yaml(composed)
+        return OmegaConf.to_object(composed), text
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_readable(error, schema, request.program)) from error
+
+
+def write_config(config: Any, text: str) -> None:
+    """``config.yaml`` in the output directory of programs that have one; the main process only."""
+    output_dir = getattr(config, "output_dir", None)
+    is_main = os.environ.get("RANK", "0") == "0"
+    if output_dir and is_main and hasattr(config, "steps"):
+        write_text(Path(output_dir) / "config.yaml", text)
+
+
+def _register(program: str, schema: type, overrides: Sequence[str], named: Mapping[str, type]) -> None:
+    """Puts the schemas where Hydra finds them, with an entry for every name that the overrides introduce.
+
+    OmegaConf cannot make the ``SourceConfig`` that 'data.mine.path=x' needs on its way to ``path``.
+    """
+    node = OmegaConf.structured(schema)
+    for override in overrides:
+        field, name, *deeper = [*override.lstrip("+").partition("=")[0].split(".")[:3], "", ""]
+        if field in named and is_dataclass(named[field]) and deeper[0] and name not in node[field]:
+            node[field][name] = OmegaConf.structured(named[field])
+    store = ConfigStore.instance()
+    store.store(name=f"{program}_schema", node=node)
+    if program == "train_embedding":
+        from qwen3emb_train.losses.infonce import InfoNCE
+
+        store.store(group="loss", name="infonce_schema", node=InfoNCE)
+
+
+def _dict_fields(schema: type) -> dict[str, type]:
+    """Fields of type ``dict[str, X]``, with X: their keys are the user's own names."""
+    found = {name: kind for name, kind in get_type_hints(schema).items() if get_origin(kind) is dict}
+    return {name: get_args(kind)[1] for name, kind in found.items()}
+
+
+def _into_dict(override: str, named: Mapping[str, type]) -> str:
+    """'data.mine.path=x' and 'models.mine=x' may name a new entry or a recipe's.
+
+    Fields of a dataclass entry exist by now (see ``_register``), so a misspelt one is still an error; a plain entry is
+    added by Hydra's '++'.
+    """
+    bare = override.lstrip("+")
+    field, *rest = bare.partition("=")[0].split(".")
+    if field not in named or not rest:
+        return override
+    return bare if is_dataclass(named[field]) and len(rest) > 1 else f"++{bare}"
+
+
+def _refuse_targets(value: Any, path: str = "") -> None:
+    """Walks plain containers (``OmegaConf.to_container``)."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            raise ConfigError(
+                f"{path or 'the configuration'} has a _target_: a configuration sets values, it runs no code."
+            )
+        for key, child in value.items():
+            _refuse_targets(child, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            _refuse_targets(child, f"{path}[{number}]")
+
+
+def _refuse_missing(composed: DictConfig, program: str) -> None:
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(
+            f"missing: {', '.join(missing)}. Give {'them' if len(missing) > 1 else 'it'} as key=value "
+            f"(see 'python -m qwen3emb_train {program} --help')."
+        )
+
+
+def _readable(error: Exception, schema: type, program: str) -> str:
+    """Hydra's message without its class names, and the nearest known key."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    message = str(error).split("\nConfig search path:")[0]
+    lines = [line for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
+    if cause is not None:
+        lines += [line for line in str(cause).splitlines() if not _NOISE.search(line) and line not in lines]
+    text = "\n".join(line.strip() for line in lines)
+    wrong = re.search(r"Key '([^']+)' (?:is )?not in|Could not override '([^']+)'", text)
+    if wrong:
+        key = (wrong[2] or wrong[1]).rsplit(".", 1)[-1]
+        known = _known_keys(OmegaConf.structured(schema))
+        close = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1)
+        if close:
+            full = sorted(name for name in known if name.rsplit(".", 1)[-1] == close[0])
+            text += f"\nDid you mean {' or '.join(full[:3])}?"
+    return f"{text}\nAll keys: python -m qwen3emb_train {program} --help"
+
+
+def _known_keys(node: Any, path: str = "") -> list[str]:
+    keys: list[str] = []
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        for key in map(str, node):
+            full = f"{path}.{key}".lstrip(".")
+            keys.append(full)
+            if not OmegaConf.is_missing(node, key):
+                keys += _known_keys(node[key], full)
+    return keys

@@ -1,0 +1,227 @@
+"""The layouts other tools write, each a table entry: how to recognise its columns, and what they mean here.
+
+A row of a foreign layout may also carry our ``task``, ``instruction``, ``source``, ``language``, and identifiers, which
+are ignored (``IGNORED_COLUMNS``). Any other column is refused rather than dropped in silence, since a misspelt
+``negatives`` would otherwise train without them; ``ReadingConfig.ignored_columns`` names those to drop.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from qwen3emb_train.data.records import TRAINING_FIELDS, FieldNames, own_fields
+from qwen3emb_train.data.validation import InvalidExampleError, describe, refuse_unknown_fields, texts_of
+
+Row = Mapping[str, Any]
+
+IGNORED_COLUMNS = frozenset({
+    "id", "_id", "idx", "index", "query_id", "qid", "question_id", "docid", "doc_id", "document_id", "corpus_id",
+    "pos_id", "neg_id", "type", "answers", "meta", "metadata", "__index_level_0__",
+})  # fmt: skip
+"""Identifiers and the like that foreign layouts carry and training does not need."""
+OWN_LABELS = frozenset({"task", "instruction", "source", "language"})
+"""Fields of ours that a foreign row may carry too."""
+
+_GRADED_COLUMNS = frozenset({"label", "labels", "score"})
+_QUERY_COLUMNS = ("anchor", "query", "question")
+_POSITIVE_COLUMNS = ("positive", "answer", "document")
+_NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay out an example in columns.
+
+    Attributes:
+        name: whose it is.
+        columns: its columns, as shown to the user.
+        matches: whether a set of columns is of this layout.
+        fields: makes arguments of ``build_example`` of a row.
+    """
+
+    name: str
+    columns: str
+    matches: Callable[[Set[str]], bool]
+    fields: Callable[[Row], dict[str, Any]]
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The names in ``columns``."""
+        return frozenset(re.findall(r"\w+", self.columns))
+
+    @property
+    def is_own(self) -> bool:
+        return self.fields is own_fields
+
+    def check_columns(self, columns: Set[str]) -> None:
+        """Refuses columns that would be dropped in silence (``own_fields`` does so itself)."""
+        if self.is_own:
+            return
+        for column in sorted(columns - self.listed - OWN_LABELS - IGNORED_COLUMNS):
+            if column in _GRADED_COLUMNS:
+                remedy = (
+                    "Keep the lines that are positive and drop the column, or write graded pairs in our own layout: "
+                    "query, positive, scores."
+                )
+                raise InvalidExampleError(column, "a graded or labelled pair is not a positive", remedy)
+            if self.fields is not _sentence_transformers or not _NEGATIVE_COLUMN.fullmatch(column):
+                refuse_unknown_fields([column], self.listed | OWN_LABELS)
+
+
+def _is_own(columns: Set[str]) -> bool:
+    if "query" not in columns or any(_NEGATIVE_COLUMN.fullmatch(column) for column in columns):
+        return False
+    return "positive" in columns or "positives" in columns or columns <= TRAINING_FIELDS
+
+
+def _sentence_transformers(row: Row) -> dict[str, Any]:
+    query_column, positive_column = _only(row, _QUERY_COLUMNS), _only(row, _POSITIVE_COLUMNS)
+    positives, positive_name = texts_of(row.get(positive_column), positive_column)
+    numbered = ((match, column) for column in row if (match := _NEGATIVE_COLUMN.fullmatch(column)))
+    columns = [column for _, column in sorted((int(match[1] or 0), column) for match, column in numbered)]
+    if len(columns) == 1:  # mined triplets may keep a list in one column
+        negatives, negative_names = texts_of(row[columns[0]], columns[0])
+    else:
+        negatives, negative_names = [row[column] for column in columns], tuple(columns)
+    return {
+        "query": row.get(query_column),
+        "positives": positives,
+        "negatives": negatives,
+        "scores": row.get("scores"),
+        "names": FieldNames(query_column, positive_name, negative_names),
+    }
+
+
+def _only(row: Row, alternatives: tuple[str, ...]) -> str:
+    found = [column for column in alternatives if column in row]
+    if len(found) > 1:
+        remedy = "Keep one, or name the others in ignored_columns."
+        raise InvalidExampleError(found[1], f"means the same as {found[0]}", remedy)
+    return found[0] if found else alternatives[0]
+
+
+def _flag_embedding(row: Row) -> dict[str, Any]:
+    positives, positive_name = texts_of(row.get("pos", ()), "pos")
+    negatives, negative_name = texts_of(row.get("neg", ()), "neg")
+    fields = {
+        "query": row.get("query"),
+        "positives": positives,
+        "negatives": negatives,
+        "names": FieldNames("query", positive_name, negative_name, "pos_scores + neg_scores"),
+    }
+    if row.get("pos_scores") or row.get("neg_scores"):
+        scores = row.get("pos_scores", []), row.get("neg_scores", [])
+        if not all(isinstance(part, list) for part in scores):
+            raise InvalidExampleError("pos_scores", f"and neg_scores should be lists, but are {scores}", "Write [...].")
+        if isinstance(positives, list) and len(scores[0]) != len(
+            positives
+        ):  # else a surplus of one could hide a lack of the other
+            raise InvalidExampleError(
+                "pos_scores", f"has {len(scores[0])} for {len(positives)} in pos", "Give one each."
+            )
+        fields["scores"] = scores[0] + scores[1]
+    if "prompt" in row:
+        fields["instruction"] = row["prompt"]
+    return fields
+
+
+def _swift(row: Row) -> dict[str, Any]:
+    fields: dict[str, Any] = {"names": FieldNames("messages", "positive_messages", "negative_messages")}
+    for message in _messages(row.get("messages", []), "messages"):
+        if message["role"] == "system":
+            fields["instruction"] = message.get("content")
+        elif message["role"] == "user":  # the last one counts
+            fields["query"] = message.get("content")
+    fields.setdefault("query", None)
+    fields["positives"] = _last_contents(row.get("positive_messages", []), "positive_messages")
+    fields["negatives"] = _last_contents(row.get("negative_messages", []), "negative_messages")
+    return fields
+
+
+def _messages(value: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(value, list) and all(isinstance(message, dict) and "role" in message for message in value):
+        return value
+    remedy = 'Write [{"role": "user", "content": "..."}]; each positive and negative is such a list of its own.'
+    raise InvalidExampleError(name, f"should be a list of messages, but is {describe(value)}", remedy)
+
+
+def _last_contents(conversations: Any, column: str) -> list[Any]:
+    """The text of each document: the content of the last message of its list."""
+    if not isinstance(conversations, list):
+        raise InvalidExampleError(
+            column, f"should be a list, but is {describe(conversations)}", "Write [[{...}], ...]."
+        )
+    contents = []
+    for index, conversation in enumerate(conversations):
+        messages = _messages(conversation, f"{column}[{index}]")
+        if any(message["role"] == "system" for message in messages):
+            remedy = "Documents take no instruction: remove it, or write it into the text."
+            raise InvalidExampleError(f"{column}[{index}]", "holds a system message", remedy)
+        contents.append(messages[-1].get("content") if messages else None)
+    return contents
+
+
+def _old_swift(row: Row) -> dict[str, Any]:
+    return _columns_as_they_are(row, "query", "response", "rejected_response")
+
+
+def _tevatron(row: Row) -> dict[str, Any]:
+    return _columns_as_they_are(row, "query", "positive_passages", "negative_passages")
+
+
+def _automodel(row: Row) -> dict[str, Any]:
+    return _columns_as_they_are(row, "question" if "question" in row else "query", "pos_doc", "neg_doc")
+
+
+def _columns_as_they_are(row: Row, query: str, positive: str, negative: str) -> dict[str, Any]:
+    positives, positive_name = texts_of(row.get(positive, ()), positive)
+    negatives, negative_name = texts_of(row.get(negative, ()), negative)
+    return {
+        "query": row.get(query),
+        "positives": _document_texts(positives, positive),
+        "negatives": _document_texts(negatives, negative),
+        "names": FieldNames(query, positive_name, negative_name),
+    }
+
+
+def _document_texts(documents: Any, column: str) -> Any:
+    """Texts as they are; of ``{"title": ..., "text": ...}`` the title, a space and the text."""
+    if not isinstance(documents, list):
+        return documents
+    texts = []
+    for index, document in enumerate(documents):
+        if isinstance(document, dict):
+            if not isinstance(document.get("text"), str):
+                remedy = 'Write the text in place: {"text": "..."}; references into a corpus are not followed.'
+                raise InvalidExampleError(f"{column}[{index}]", f"has no text: {describe(document)}", remedy)
+            document = f"{document.get('title') or ''} {document['text']}".strip()
+        texts.append(document)
+    return texts
+
+
+LAYOUTS = (
+    Layout("qwen3emb", "query, positive | positives, negatives, ...", _is_own, own_fields),
+    Layout(
+        "FlagEmbedding", "query, pos, neg, pos_scores, neg_scores, prompt", {"query", "pos"}.issubset, _flag_embedding
+    ),
+    Layout(
+        "ms-swift", "messages, positive_messages, negative_messages", {"messages", "positive_messages"}.issubset, _swift
+    ),
+    Layout("older ms-swift", "query, response, rejected_response", {"query", "response"}.issubset, _old_swift),
+    Layout(
+        "Tevatron", "query, positive_passages, negative_passages", {"query", "positive_passages"}.issubset, _tevatron
+    ),
+    Layout(
+        "Automodel",
+        "question | query, pos_doc, neg_doc",
+        lambda columns: "pos_doc" in columns and not columns.isdisjoint({"question", "query"}),
+        _automodel,
+    ),
+    Layout(
+        "sentence-transformers",
+        "anchor | query | question, positive | answer | document, negative, negative_1, scores",
+        lambda columns: not columns.isdisjoint(_QUERY_COLUMNS) and not columns.isdisjoint(_POSITIVE_COLUMNS),
+        _sentence_transformers,
+    ),
+)

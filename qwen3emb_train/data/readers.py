@@ -1,0 +1,227 @@
+"""Files to examples, one at a time: JSON Lines and Parquet, in any layout of columns.py.
+
+A bad line is never dropped in silence. By default it is collected with file, line, field, reason and remedy; after the
+first few, and at the latest at the end, reading fails and lists them. With ``skip_bad_lines`` it is written to
+``rejected.jsonl`` and reading goes on.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from qwen3emb_train.data.columns import RowReader, UnknownLayoutError
+from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
+from qwen3emb_train.data.rows import RawRow, decode_row, json_rows, parquet_rows, raw_text
+from qwen3emb_train.data.validation import InvalidExampleError
+
+_JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
+_SHARD_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")  # a directory may hold a run.json
+
+logger = logging.getLogger(__name__)
+Example = TypeVar("Example", TrainingExample, RerankingExample)
+
+
+@dataclass
+class ReadingConfig:
+    """How strictly files are read.
+
+    Attributes:
+        max_errors: after so many bad lines reading stops and lists them.
+        skip_bad_lines: write bad lines to ``rejected.jsonl`` and go on.
+        ignored_columns: columns to drop as if they were not there.
+    """
+
+    max_errors: int = 10
+    skip_bad_lines: bool = False
+    ignored_columns: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.max_errors < 1:
+            raise ValueError(
+                f"max_errors is {self.max_errors}; it must be at least 1 (skip_bad_lines=true never stops)."
+            )
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """One line that is no example.
+
+    Attributes:
+        file: path.
+        line: counted from 1; in Parquet the row.
+        field: as the file calls it.
+        reason: what is wrong.
+        remedy: how to mend it.
+    """
+
+    file: str
+    line: int
+    field: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: {self.reason}. {self.remedy}"
+
+
+class BadLinesError(ValueError):
+    """Lines that could not be read, each on its own line of the message."""
+
+    def __init__(self, bad_lines: list[BadLine], summary: str) -> None:
+        super().__init__("\n".join([summary, *(f"  {bad_line}" for bad_line in bad_lines)]))
+        self.bad_lines = tuple(bad_lines)
+
+
+def read_examples(
+    path: Path,
+    config: ReadingConfig | None = None,
+    *,
+    rejected_path: Path | None = None,
+    task: str = "retrieval",
+    instruction: str | None = None,
+    source: str = "",
+    language: str = "",
+) -> Iterator[TrainingExample]:
+    """Streams the examples of a file, or of the shards of a directory in the order of their names.
+
+    Args:
+        path: ``.jsonl``, ``.ndjson``, ``.json`` (one object per line), each also ``.gz``; ``.parquet``; or a directory.
+        config: how strictly to read.
+        rejected_path: where ``skip_bad_lines`` writes the lines it skips; a former file is replaced.
+        task, instruction, source, language: for lines that do not say.
+
+    Raises:
+        FileNotFoundError: at once, if there is no such file or no shard in the directory.
+        ValueError: at once, for a file of another kind.
+        BadLinesError: while reading, for bad lines; with ``skip_bad_lines`` only when not a single line is good.
+    """
+    config = config or ReadingConfig()
+    defaults = {"task": task, "instruction": instruction, "source": source, "language": language}
+
+    def new_parser() -> Callable[[dict[str, Any]], TrainingExample]:
+        rows = RowReader(config.ignored_columns)
+        return lambda row: build_example(**(defaults | rows.read(row)))
+
+    return _read(_shards(path, rejected_path), config, rejected_path, new_parser)
+
+
+def read_reranking_examples(
+    path: Path,
+    config: ReadingConfig | None = None,
+    *,
+    rejected_path: Path | None = None,
+    instruction: str | None = None,
+    source: str = "",
+) -> Iterator[RerankingExample]:
+    """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0)."""
+    config = config or ReadingConfig()
+    defaults = {"instruction": instruction, "source": source}
+
+    def new_parser() -> Callable[[dict[str, Any]], RerankingExample]:
+        rows = RowReader(config.ignored_columns)
+
+        def parse(row: dict[str, Any]) -> RerankingExample:
+            if "documents" not in row:
+                return RerankingExample.from_training(build_example(**(defaults | rows.read(row))))
+            kept = {name: value for name, value in row.items() if value is not None}
+            return RerankingExample.from_json(defaults | {k: kept[k] for k in kept if k not in config.ignored_columns})
+
+        return parse
+
+    return _read(_shards(path, rejected_path), config, rejected_path, new_parser)
+
+
+def _shards(path: Path, rejected_path: Path | None) -> list[Path]:
+    # By resolved path: a shard that is written while it is read would never end.
+    rejected = None if rejected_path is None else rejected_path.resolve()
+    if path.is_dir():
+        names = (child for child in path.iterdir() if child.name.endswith(_SHARD_SUFFIXES))
+        shards = sorted(child for child in names if not child.name.startswith(".") and child.resolve() != rejected)
+        if not shards:
+            raise FileNotFoundError(
+                f"{path}: the directory holds none of *{', *'.join(_SHARD_SUFFIXES)}. Check the path."
+            )
+        return shards
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or directory. Check the path, or run the stage that writes it.")
+    if not path.name.endswith((*_JSON_SUFFIXES, ".parquet")):
+        raise ValueError(f"{path}: not a known kind of file. Give one of *{', *'.join(_JSON_SUFFIXES)}, *.parquet.")
+    if path.resolve() == rejected:
+        raise ValueError(f"{path}: is read and would be overwritten with its bad lines. Rename it.")
+    return [path]
+
+
+def _read(
+    shards: list[Path],
+    config: ReadingConfig,
+    rejected_path: Path | None,
+    new_parser: Callable[[], Callable[[dict[str, Any]], Example]],
+) -> Iterator[Example]:
+    num_good = 0
+    with _BadLines(config, rejected_path) as bad_lines:
+        for shard in shards:
+            parse = new_parser()
+            raw_rows = parquet_rows(shard) if shard.suffix == ".parquet" else json_rows(shard)
+            for line, raw in raw_rows:
+                try:
+                    example = parse(decode_row(raw))
+                except InvalidExampleError as problem:
+                    bad_lines.add(shard, line, problem, raw)
+                else:
+                    num_good += 1
+                    yield example
+        bad_lines.finish(num_good)
+
+
+class _BadLines:
+    """What happens to bad lines: collected until there are too many, or set aside."""
+
+    def __init__(self, config: ReadingConfig, rejected_path: Path | None) -> None:
+        self._config, self._rejected_path = config, rejected_path
+        self._listed: list[BadLine] = []
+        self._num = 0
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "_BadLines":
+        if self._config.skip_bad_lines and self._rejected_path is not None:
+            self._rejected_path.parent.mkdir(parents=True, exist_ok=True)
+            # Half a surrogate pair in a name is written as the JSON escape it came from.
+            self._file = self._rejected_path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def add(self, shard: Path, line: int, problem: InvalidExampleError, raw: RawRow) -> None:
+        bad_line = BadLine(str(shard), line, problem.field, problem.reason, problem.remedy)
+        self._num += 1
+        if len(self._listed) < self._config.max_errors:
+            self._listed.append(bad_line)
+        if self._file is not None:
+            self._file.write(json.dumps(asdict(bad_line) | {"raw": raw_text(raw)}, ensure_ascii=False) + "\n")
+            self._file.flush()
+        if self._config.skip_bad_lines:
+            return
+        if isinstance(problem, UnknownLayoutError):  # the next lines would say the same
+            raise BadLinesError(self._listed, "The file is of no known layout:")
+        if self._num == self._config.max_errors:
+            raise BadLinesError(self._listed, f"Reading stopped after {self._num} bad lines{self._advice()}:")
+
+    def finish(self, num_good: int) -> None:
+        if self._num and not self._config.skip_bad_lines:
+            raise BadLinesError(self._listed, f"{self._num} of {self._num + num_good} lines are bad{self._advice()}:")
+        if self._num and not num_good:
+            raise BadLinesError(self._listed, f"All {self._num} lines are bad, the first of them:")
+        if self._num:
+            where = f"they are in {self._rejected_path}" if self._rejected_path else f"the first: {self._listed[0]}"
+            logger.warning("Skipped %d of %d lines; %s", self._num, self._num + num_good, where)
+
+    def _advice(self) -> str:
+        return " (skip_bad_lines=true sets them aside and goes on)"

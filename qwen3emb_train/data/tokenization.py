@@ -1,0 +1,146 @@
+"""Texts to token ids that always end with the closing token.
+
+The vector of a text is the last layer's state at one appended token. Qwen3-Embedding appends ``<|endoftext|>`` (151643)
+although the tokenizer's ``eos_token`` is ``<|im_end|>`` (151645); since transformers 5 an ``add_eos_token`` flag is
+ignored and only the post-processor inside ``tokenizer.json`` counts (paper-facts 7.1, mteb #5237). So the closing token
+is *looked up in, or written into, that post-processor*, and never taken from ``eos_token`` without being asked.
+Truncation cuts the text, never the closing token, and no mask is ever derived from a pad id (pad == closing here).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# The end-of-text token of the families that pool on it, in order of preference, before the tokenizer's eos_token.
+_END_OF_TEXT = "<|endoftext|>"
+
+
+class TextTokenizer:
+    """A transformers tokenizer whose post-processor appends exactly one closing token.
+
+    Attributes:
+        hf: the transformers tokenizer; ``hf(text)`` ends with the closing token.
+        closing_token, closing_token_id: the appended token.
+    """
+
+    def __init__(self, hf: Any, closing_token: str | None = None) -> None:
+        self.hf = hf
+        self.closing_token = closing_token or _closing_token_of(hf)
+        self.closing_token_id = _token_id(hf, self.closing_token)
+        if _appended_token_id(hf) != self.closing_token_id:
+            _append_in_post_processor(hf, self.closing_token, self.closing_token_id)
+        self.fingerprint = _fingerprint(hf)
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Ids of each text, at most ``max_tokens`` of them, the last one always the closing token."""
+        if max_tokens < 2:
+            raise ValueError(
+                f"max_tokens is {max_tokens}: a text needs at least one token and the closing token (>= 2)."
+            )
+        return [[*ids[: max_tokens - 1], self.closing_token_id] for ids in self.tokenize_without_closing(texts)]
+
+    def tokenize_without_closing(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, whole and without any special token (an empty text gives an empty list)."""
+        if not texts:
+            return []
+        encodings = self.hf.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def save(self, directory: Path) -> None:
+        """Writes the tokenizer files, the closing token inside the post-processor, no truncation or padding state."""
+        self.hf.backend_tokenizer.no_truncation()
+        self.hf.backend_tokenizer.no_padding()
+        self.hf.save_pretrained(str(directory))
+
+
+def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
+    """Loads the tokenizer of a model directory or hub name.
+
+    Args:
+        closing_token: the token to append. None: the one the tokenizer appends already, else ``<|endoftext|>`` if the
+            vocabulary has it, else the tokenizer's ``eos_token``.
+
+    Raises:
+        FileNotFoundError: nothing loadable at ``path``.
+        ValueError: the tokenizer is not a fast one, or lacks the closing token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{path}: no tokenizer can be loaded from there ({str(error).splitlines()[0]})."
+        ) from error
+    if not getattr(hf, "is_fast", False):
+        raise ValueError(
+            f"{path}: its tokenizer has no tokenizer.json (a fast tokenizer), which packing and export need."
+        )
+    hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (reliability.md H)
+    hf.backend_tokenizer.no_padding()
+    return TextTokenizer(hf, closing_token)
+
+
+def _closing_token_of(hf: Any) -> str:
+    appended = _appended_token_id(hf)
+    if appended is not None:
+        token: str = hf.convert_ids_to_tokens(appended)
+        return token
+    if _END_OF_TEXT in hf.get_vocab():
+        return _END_OF_TEXT
+    if hf.eos_token is None:
+        raise ValueError(
+            "The tokenizer appends no token, has no <|endoftext|> and no eos_token: set model.closing_token."
+        )
+    return str(hf.eos_token)
+
+
+def _token_id(hf: Any, token: str) -> int:
+    vocabulary = hf.get_vocab()
+    if token not in vocabulary:
+        raise ValueError(
+            f"closing_token {token!r} is not in the tokenizer's vocabulary. Choose one of {hf.all_special_tokens}."
+        )
+    return int(vocabulary[token])
+
+
+def _appended_token_id(hf: Any) -> int | None:
+    """The single token that the post-processor appends to a text; None if it appends nothing.
+
+    Raises:
+        ValueError: it also prepends something (a BOS): pooling is unharmed, but the template is not one we know.
+    """
+    backend = hf.backend_tokenizer
+    bare = backend.encode("a", add_special_tokens=False).ids
+    whole = backend.encode("a", add_special_tokens=True).ids
+    if whole == bare:
+        return None
+    if whole[: len(bare)] == bare and len(whole) == len(bare) + 1:
+        return int(whole[-1])
+    raise ValueError(
+        f"The tokenizer turns 'a' into {whole}, without special tokens {bare}: only one appended token is supported. "
+        "Remove the other special tokens from tokenizer.json's post_processor."
+    )
+
+
+def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
+    """Appends ``token`` by a TemplateProcessing after whatever the post-processor does (Qwen3: ByteLevel)."""
+    from tokenizers import processors
+
+    backend = hf.backend_tokenizer
+    template = processors.TemplateProcessing(
+        single=f"$A {token}", pair=f"$A {token} $B:1 {token}:1", special_tokens=[(token, token_id)]
+    )
+    existing = json.loads(backend.to_str())["post_processor"]
+    keep_byte_level = existing is not None and "ByteLevel" in json.dumps(existing)
+    byte_level = processors.ByteLevel(trim_offsets=False)
+    backend.post_processor = processors.Sequence([byte_level, template]) if keep_byte_level else template
+    if _appended_token_id(hf) != token_id:
+        raise AssertionError("the post-processor was written but does not append the closing token")
+
+
+def _fingerprint(hf: Any) -> str:
+    """Digest of everything that decides the ids: the whole tokenizer.json (without per-call state)."""
+    return hashlib.sha256(hf.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""What may stand in an example: checks of single values, each naming the field, the reason and the remedy.
+
+Values come from files, so they are ``object`` here and typed afterwards. A name is a string for a list column (``pos``
+gives ``pos[2]``), a tuple where each text has a column of its own (``negative_3``).
+"""
+
+import difflib
+import reprlib
+import sys
+from collections.abc import Iterable
+
+from qwen3emb_train.data.instructions import QUERY_TEMPLATE
+
+ColumnNames = str | tuple[str, ...]
+_WRAPPER_START = QUERY_TEMPLATE.partition("{")[0].rstrip()  # "Instruct:"
+
+
+class InvalidExampleError(ValueError):
+    """One thing that is wrong with one example.
+
+    Attributes:
+        field: where, as the user's file calls it.
+        reason: what is wrong.
+        remedy: how to mend it.
+    """
+
+    def __init__(self, field: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{field}: {reason}. {remedy}")
+        self.field, self.reason, self.remedy = field, reason, remedy
+
+
+def refuse_unknown_fields(found: Iterable[str], known: frozenset[str]) -> None:
+    """Refuses the first field that is not known, and names the nearest one that is."""
+    for field in found:
+        if field not in known:
+            nearest = difflib.get_close_matches(field, known, 1)
+            hint = f"Did you mean {nearest[0]}? " if nearest else ""
+            remedy = (
+                f"{hint}Known here: {', '.join(sorted(known))}. Rename it, remove it or list it in ignored_columns."
+            )
+            raise InvalidExampleError(field, "is not a known field", remedy)
+
+
+def name_of(columns: ColumnNames, index: int | None = None) -> str:
+    """What the user calls the column (no index) or one of its texts."""
+    if isinstance(columns, tuple):
+        return columns[index or 0]
+    return columns if index is None else f"{columns}[{index}]"
+
+
+def texts_of(value: object, column: str) -> tuple[object, ColumnNames]:
+    """The texts of a column that may hold one text or a list of them, and what to call them."""
+    return ([value], (column,)) if isinstance(value, str) else (value, column)
+
+
+def describe(value: object) -> str:
+    return f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def check_text(value: object, name: str) -> str:
+    """A string with something to read."""
+    if isinstance(value, str) and _is_text(value):
+        return value
+    if value is None:
+        raise InvalidExampleError(name, "is missing or null", "Give a text, or drop the line.")
+    if not isinstance(value, str):
+        raise InvalidExampleError(name, f"should be a text, but is {describe(value)}", "Write it as a string.")
+    if not value.strip():
+        raise InvalidExampleError(name, "is empty", "Give a text, or remove it.")
+    raise InvalidExampleError(name, "holds half a surrogate pair", "Write the character itself, in UTF-8.")
+
+
+def check_texts(values: object, columns: ColumnNames) -> tuple[str, ...]:
+    """A list of texts, or one text standing for a list of one."""
+    if isinstance(values, str):
+        values = [values]
+    if not isinstance(values, (list, tuple)):
+        raise InvalidExampleError(
+            name_of(columns), f"should be a list of texts, but is {describe(values)}", 'Write ["...", "..."].'
+        )
+    for index, value in enumerate(values):
+        if not _is_text(value):
+            check_text(value, name_of(columns, index))
+    return tuple(values)
+
+
+def check_label_text(value: object, name: str) -> str:
+    """A string that may be empty: the name of a source or a language."""
+    return "" if isinstance(value, str) and value == "" else check_text(value, name)
+
+
+def check_instruction(value: object, query: str) -> str | None:
+    """The bare sentence or None: the template is added once, when the query is formatted."""
+    instruction = None if value is None else check_label_text(value, "instruction")
+    reason = "already carries the template that is added to it"
+    if instruction and instruction.lstrip().startswith(_WRAPPER_START):
+        raise InvalidExampleError("instruction", reason, f'Give only the sentence that follows "{_WRAPPER_START}".')
+    if instruction != "" and query.startswith(_WRAPPER_START) and "\nQuery:" in query:
+        remedy = 'Put its two parts into instruction and query, or set instruction to "" to train on it as it is.'
+        raise InvalidExampleError("query", reason, remedy)
+    return instruction
+
+
+def check_scores(scores: object, num_documents: int, name: str) -> tuple[float, ...]:
+    """Finite numbers, one per document."""
+    if not isinstance(scores, (list, tuple)) or len(scores) != num_documents:
+        remedy = f"Give {num_documents} numbers: one per positive, then one per negative."
+        raise InvalidExampleError(name, f"does not match the documents: {describe(scores)}", remedy)
+    for index, score in enumerate(scores):
+        is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not is_number or not abs(score) <= sys.float_info.max:  # false for NaN as well
+            remedy = "Score it again, or leave the scores out."
+            raise InvalidExampleError(f"{name}[{index}]", f"is no finite number: {describe(score)}", remedy)
+    return tuple(map(float, scores))
+
+
+def check_labels(labels: object, documents: tuple[str, ...]) -> tuple[int, ...]:
+    """0 or 1 for each document, the same for equal documents."""
+    if not isinstance(labels, (list, tuple)) or len(labels) != len(documents):
+        remedy = f"Give {len(documents)} labels: one per document."
+        raise InvalidExampleError("labels", f"does not match the documents: {describe(labels)}", remedy)
+    label_of: dict[str, int] = {}
+    for index, (document, label) in enumerate(zip(documents, labels, strict=True)):
+        if not isinstance(label, (int, float)) or label not in (0, 1):
+            remedy = "Write 1 for a relevant document, 0 for another."
+            raise InvalidExampleError(f"labels[{index}]", f"is neither 0 nor 1: {describe(label)}", remedy)
+        if label_of.setdefault(document.strip(), int(label)) != label:
+            raise InvalidExampleError(f"documents[{index}]", "is labelled both 0 and 1", "Keep one of the two.")
+    return tuple(map(int, labels))
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str) or not value or value.isspace():
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON's escapes can spell half a surrogate pair, which no UTF-8 file can hold
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""The result table: every model on every retrieval set, at every Matryoshka dimension."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qwen3emb_train import lineage
+from qwen3emb_train.evaluation.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.evaluation.lexical import rank_with_bm25
+from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
+from qwen3emb_train.evaluation.retrieval import RetrievalSet, load_retrieval_set, rank_documents
+from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.precision import Precision
+
+PROGRAM = "evaluate"
+RESULTS_FILE = "results.json"
+BM25 = "bm25"
+
+
+@dataclass
+class SetConfig:
+    """A retrieval set.
+
+    Attributes:
+        path: directory in the BEIR layout (see ``retrieval.py``).
+        split: which judgements.
+        instruction: what stands before each query. None: the model's own; "": nothing.
+    """
+
+    path: str = "???"
+    split: str = "test"
+    instruction: str | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured.
+
+    Attributes:
+        models: name in the table -> model directory, or "bm25" for the lexical baseline.
+        num_layers: name -> use only the first layers of that (unexported) model: to compare a model trained on a cut
+            backbone with its start.
+        sets: name in the table -> retrieval set.
+        dims: Matryoshka dimensions; empty = the full vector only. The corpus is encoded once for all of them.
+        output_dir: receives results.json and run.json.
+        max_tokens: longest text.
+        precision: of the matrix products.
+        tokens_per_batch: tokens encoded at once by our encoder.
+        texts_per_batch: texts encoded at once by Sentence-Transformers (exports).
+        ndcg_at, recall_at, mrr_at: cut-offs.
+    """
+
+    models: dict[str, str] = field(default_factory=dict)
+    num_layers: dict[str, int] = field(default_factory=dict)
+    sets: dict[str, SetConfig] = field(default_factory=dict)
+    dims: list[int] = field(default_factory=list)
+    output_dir: str = "???"
+    max_tokens: int = 8192
+    precision: Precision = Precision.auto
+    tokens_per_batch: int = 16_384
+    texts_per_batch: int = 32
+    ndcg_at: int = 10
+    recall_at: list[int] = field(default_factory=lambda: [10, 100])
+    mrr_at: int = 10
+
+    def __post_init__(self) -> None:
+        for key, named in (("models", self.models), ("sets", self.sets)):
+            if not named:
+                raise ValueError(f"{key} is empty: name at least one, e.g. {key}.NAME=PATH.")
+        for key, cuts in (("ndcg_at", [self.ndcg_at]), ("recall_at", self.recall_at), ("mrr_at", [self.mrr_at])):
+            if any(cut < 1 for cut in cuts):
+                raise ValueError(f"{key} is {getattr(self, key)}; a cut-off is at least 1.")
+        if any(dim < 1 for dim in self.dims):
+            raise ValueError(f"dims is {self.dims}; a dimension is at least 1 (empty = the full vector).")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A line of the table.
+
+    Attributes:
+        model, set: names.
+        dim: components of the vectors; None for the lexical baseline.
+        scores: mean over queries by metric name ("ndcg@10", "recall@100", "mrr@10"), 0 .. 1.
+    """
+
+    model: str
+    set: str
+    dim: int | None
+    scores: dict[str, float]
+    num_queries: int
+    num_documents: int
+
+
+def evaluate(config: EvaluateConfig) -> list[ResultRow]:
+    """Measures, writes results.json and run.json, returns the rows; reads them back where they are up to date.
+
+    Raises:
+        FileNotFoundError, ValueError: a model or set cannot be read.
+        ImportError: a package is missing; the message says how to install it.
+    """
+    output = Path(config.output_dir)
+    recorded = json.loads(json.dumps(asdict(config)))
+    for name, path in config.models.items():
+        if path != BM25 and not Path(path).is_dir():
+            raise FileNotFoundError(f"models.{name} is {path}: no such directory. Give a model directory, or bm25.")
+    sets = {name: load_retrieval_set(Path(chosen.path), chosen.split) for name, chosen in config.sets.items()}
+    inputs = {f"model {name}": Path(path) for name, path in config.models.items() if path != BM25}
+    inputs |= {f"set {name}: {file.name}": file for name, data in sets.items() for file in data.files}
+    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
+        print(f"{output}: up to date")
+        return [ResultRow(**row) for row in json.loads((output / RESULTS_FILE).read_text(encoding="utf-8"))]
+    rows = [row for name in config.models for row in _evaluate_model(config, name, sets)]
+    with lineage.atomic_directory(output) as directory:
+        lineage.write_text(directory / RESULTS_FILE, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        means = {"ndcg": {f"{row.model} {row.set} {row.dim}": row.scores[f"ndcg@{config.ndcg_at}"] for row in rows}}
+        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **means))
+    return rows
+
+
+def _evaluate_model(config: EvaluateConfig, name: str, sets: dict[str, RetrievalSet]) -> Iterator[ResultRow]:
+    deepest = max(config.ndcg_at, config.mrr_at, *config.recall_at)
+    if config.models[name] == BM25:
+        for set_name, data in sets.items():
+            yield _row(config, name, set_name, None, data, rank_with_bm25(data.queries, data.documents, deepest))
+        return
+    settings = EmbeddingSettings(config.max_tokens, config.precision, config.tokens_per_batch, config.texts_per_batch)
+    embedder = load_embedder(config.models[name], settings, config.num_layers.get(name))
+    for set_name, data in sets.items():
+        queries = embedder.encode_queries(data.queries, config.sets[set_name].instruction)
+        documents = embedder.encode_documents(data.documents)
+        _require_finite(queries, documents, name, set_name)
+        for dim in config.dims or [queries.shape[1]]:
+            _, rows = rank_documents(
+                truncate_and_normalize(queries, dim), truncate_and_normalize(documents, dim), deepest
+            )
+            yield _row(config, name, set_name, dim, data, rows)
+
+
+def _require_finite(
+    queries: Float[Tensor, "queries dim"], documents: Float[Tensor, "documents dim"], model: str, set_name: str
+) -> None:
+    if not (torch.isfinite(queries).all() and torch.isfinite(documents).all()):
+        raise ValueError(f"model {model!r} gives vectors with NaN or infinity on {set_name!r}. Try precision=fp32.")
+
+
+def _row(
+    config: EvaluateConfig,
+    model: str,
+    set_name: str,
+    dim: int | None,
+    data: RetrievalSet,
+    ranking: Int[Tensor, "queries kept"],
+) -> ResultRow:
+    sums: dict[str, float] = {}
+    for query_id, rows in zip(data.query_ids, ranking.tolist(), strict=True):
+        judged = data.relevance[query_id]
+        ranked = [judged.get(data.document_ids[row], 0) for row in rows]
+        scores = {f"ndcg@{config.ndcg_at}": ndcg_at(config.ndcg_at, ranked, judged.values())}
+        scores |= {f"recall@{k}": recall_at(k, ranked, judged.values()) for k in config.recall_at}
+        scores |= {f"mrr@{config.mrr_at}": mrr_at(config.mrr_at, ranked)}
+        sums = {metric: sums.get(metric, 0.0) + score for metric, score in scores.items()}
+    means = {metric: total / len(data.queries) for metric, total in sums.items()}
+    return ResultRow(model, set_name, dim, means, len(data.queries), len(data.documents))
+
+
+def format_table(rows: Sequence[ResultRow], *, markdown: bool = False) -> str:
+    """The rows as an aligned text table, or as a Markdown one."""
+    metrics = list(rows[0].scores) if rows else []
+    lines = [["model", "set", "dim", "queries", *metrics]]
+    for row in rows:
+        dim = "-" if row.dim is None else str(row.dim)
+        lines.append([row.model, row.set, dim, str(row.num_queries), *(f"{row.scores[m]:.4f}" for m in metrics)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = [
+        # Names on the left, numbers on the right.
+        [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in padded)
+    rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])

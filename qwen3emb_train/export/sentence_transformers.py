@@ -1,0 +1,137 @@
+"""A model directory becomes a Sentence-Transformers folder in the layout of Qwen/Qwen3-Embedding.
+
+Which file holds which key, and for whom, is fixed by a contract that ``tests/export`` asserts literally. The folder is
+built beside its place, verified against the trainer's vectors, and only then renamed: an unverified one is never seen.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import torch
+
+from qwen3emb_train import lineage
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
+from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.export.backbone import write_backbone_weights, write_config, write_json, write_tokenizer
+from qwen3emb_train.export.model_card import model_card
+from qwen3emb_train.export.verify import verify_export
+
+PROGRAM = "export"
+
+# The pre-6 module names: old Sentence-Transformers, vLLM and TEI know only these, and version 6 still maps them.
+_MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+_POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+_OLDEST_READER = "2.7.0"  # the version the official card asks for; a higher one makes older readers warn
+
+
+class ExportDtype(str, Enum):
+    """Data type of the stored weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class ExportConfig:
+    """What is exported, and how.
+
+    Attributes:
+        model: a model directory (a checkpoint's ``model/``, a merge).
+        output_dir: the folder to write; its last part is the model's name on the card.
+        dtype: of the stored weights. float16 ends at 65504: weights beyond are refused.
+        max_tokens: longest text, the closing token included; never more than the backbone's positions.
+        query_instruction: the default task of a query; "" = queries carry no prompt.
+        prompts: further named prompts, name -> text put before a text as it stands.
+        verify: compare the folder's vectors with the trainer's before publishing it.
+        base_model: hub name of the base model, for the card.
+        license: licence identifier of the hub ("apache-2.0"), for the card.
+    """
+
+    model: str = "???"
+    output_dir: str = "???"
+    dtype: ExportDtype = ExportDtype.bfloat16
+    max_tokens: int = 8192
+    query_instruction: str = DEFAULT_INSTRUCTION
+    prompts: dict[str, str] = field(default_factory=dict)
+    verify: bool = True
+    base_model: str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens is {self.max_tokens}; a text needs one token and the closing token (>= 2).")
+        taken = {"query", "document"} & set(self.prompts)
+        if taken:
+            raise ValueError(
+                f"prompts names {sorted(taken)}: the query's prompt is made from query_instruction, and "
+                "documents carry none. Choose other names."
+            )
+
+
+def export_model(config: ExportConfig) -> Path:
+    """Exports, verifies, and returns the folder; does nothing where it is up to date.
+
+    Raises:
+        FileNotFoundError: the model directory lacks a file.
+        ValueError: a weight is not finite, the directory holds an adapter, or a vector differs from the trainer's.
+    """
+    source, output = Path(config.model), Path(config.output_dir)
+    if not source.is_dir():
+        raise FileNotFoundError(f"model {source}: no such directory. Run the stage that writes it, or mend the path.")
+    recorded = json.loads(json.dumps(asdict(config)))
+    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
+        print(f"{output}: up to date")
+        return output
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype.value]
+    prompts = {"query": query_prompt(config.query_instruction) if config.query_instruction else "", "document": ""}
+    with lineage.atomic_directory(output) as directory:
+        write_backbone_weights(source, directory, dtype)
+        hf_config = write_config(source, directory, dtype)
+        max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
+        write_tokenizer(source, directory, load_tokenizer(str(source)), max_tokens)
+        write_modules(directory, int(hf_config["hidden_size"]), max_tokens, prompts | config.prompts)
+        figures = verify_export(directory, source) if config.verify else {"verified": False}
+        record = lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures)
+        card = model_card(
+            output.name, record, dim=int(hf_config["hidden_size"]), max_tokens=max_tokens,
+            query_instruction=config.query_instruction, base_model=config.base_model, license=config.license,
+        )  # fmt: skip
+        lineage.write_text(directory / "README.md", card)
+        lineage.write_record(directory, record)
+    return output
+
+
+def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:
+    """Writes what makes a transformers folder a Sentence-Transformers model.
+
+    The pooling is named by the old booleans, which TEI and vLLM need, and by the new ``pooling_mode``. The new
+    ``embedding_dimension`` is left out: Sentence-Transformers before 5.4 passes every key to a constructor that does
+    not know it and fails, while later ones understand ``word_embedding_dimension``.
+    """
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for number, (name, path) in enumerate(_MODULES)
+    ]
+    pooling = {f"pooling_mode_{mode}": mode == "lasttoken" for mode in _POOLING_MODES}
+    for _, path in _MODULES:
+        (directory / path).mkdir(exist_ok=True)
+    write_json(directory / "modules.json", modules)
+    write_json(
+        directory / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": dim} | pooling | {"pooling_mode": "lasttoken", "include_prompt": True},
+    )
+    write_json(directory / "2_Normalize" / "config.json", {})  # a folder without a file does not survive git or a hub
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    write_json(
+        directory / "config_sentence_transformers.json",
+        {
+            "prompts": dict(prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+            "__version__": {"sentence_transformers": _OLDEST_READER},
+        },
+    )

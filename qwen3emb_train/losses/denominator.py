@@ -1,0 +1,76 @@
+"""What a set of negatives contributes to Z, the denominator of the softmax, and how contributions add up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qwen3emb_train.losses import ragged
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """The negatives of each pair, summed.
+
+    Attributes:
+        log_sum: log of the sum of exp(score / temperature) over the unmasked ones; the floor where there is none.
+        num_candidates: how many there are, masked ones included.
+        num_kept: how many are unmasked.
+        hardest: the largest unmasked query-document cosine; -inf where there is none. Without graph.
+    """
+
+    log_sum: Float[Tensor, " pairs"]
+    num_candidates: Int[Tensor, " pairs"]
+    num_kept: Int[Tensor, " pairs"]
+    hardest: Float[Tensor, " pairs"]
+
+    @staticmethod
+    def of_columns(
+        cosines: Float[Tensor, "pairs columns"],
+        candidates: Bool[Tensor, "pairs columns"],
+        masked: Bool[Tensor, "pairs columns"],
+        temperature: float,
+        query_document: bool = False,
+    ) -> "Negatives":
+        """From a block of the score matrix; ``query_document`` says that its cosines count as ``hardest``."""
+        kept = candidates & ~masked
+        logits = torch.where(kept, cosines / temperature, ragged.floor_of(cosines.dtype))
+        hardest = cosines.new_full((len(cosines),), -torch.inf)
+        if query_document:
+            hardest = cosines.detach().masked_fill(~kept, -torch.inf).amax(1)
+        return Negatives(logits.logsumexp(1), candidates.sum(1), kept.sum(1), hardest)
+
+    @staticmethod
+    def of_items(
+        cosines: Float[Tensor, " items"],
+        masked: Bool[Tensor, " items"],
+        pair: Int[Tensor, " items"],
+        num_pairs: int,
+        temperature: float,
+    ) -> "Negatives":
+        """From a ragged list of query-document cosines; ``pair`` (ascending) says whose each one is."""
+        logits = torch.where(masked, ragged.floor_of(cosines.dtype), cosines / temperature)
+        lowest = cosines.new_full((num_pairs,), -torch.inf)
+        return Negatives(
+            log_sum=ragged.segment_logsumexp(logits, pair, num_pairs),
+            num_candidates=ragged.count_items(pair, num_pairs),
+            num_kept=ragged.count_items(pair[~masked], num_pairs),
+            hardest=ragged.segment_max(cosines.detach().masked_fill(masked, -torch.inf), pair, lowest),
+        )
+
+    @staticmethod
+    def sum_of(parts: Sequence["Negatives"]) -> "Negatives":
+        """Several sets of negatives of the same pairs, added."""
+        return Negatives(
+            log_sum=torch.stack([part.log_sum for part in parts]).logsumexp(0),
+            num_candidates=torch.stack([part.num_candidates for part in parts]).sum(0),
+            num_kept=torch.stack([part.num_kept for part in parts]).sum(0),
+            hardest=torch.stack([part.hardest for part in parts]).amax(0),
+        )
+
+    @staticmethod
+    def concatenated(blocks: Sequence["Negatives"]) -> "Negatives":
+        """The same negatives of consecutive blocks of pairs, end to end."""
+        return Negatives(*(torch.cat([getattr(block, f.name) for block in blocks]) for f in fields(Negatives)))

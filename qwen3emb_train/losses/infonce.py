@@ -1,0 +1,252 @@
+"""InfoNCE as the Qwen3-Embedding report defines it (arXiv 2506.05176, Eq. 1), with its open points as fields.
+
+For each query i with positive d_i+, cosine s and temperature t the loss is -log(exp(s(q_i, d_i+) / t) / Z_i) with
+
+    Z_i = exp(s(q_i, d_i+) / t)                           (1) positive_in_denominator
+        + sum over k       of m_ik exp(s(q_i, d-_ik) / t) (2) hard_negatives, its own
+        + sum over j != i  of m_ij exp(s(q_i, q_j) / t)   (3) query_query
+        + sum over j != i  of m_ij exp(s(d_i+, d_j) / t)  (4) document_document
+        + sum over j != i  of m_ij exp(s(q_i, d_j) / t)   (5) query_document
+
+and m_ij = 0 where s_ij > s(q_i, d_i+) + 0.1 or d_j == d_i+ (a likely, or a certain, false negative), else 1.
+
+Terms (3) to (5) are [pairs x columns] matrices. They are made in blocks of rows and made again for the backward pass,
+so their memory does not grow with the batch.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from qwen3emb_train.losses import masks, ragged
+from qwen3emb_train.losses.denominator import Negatives
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
+from qwen3emb_train.losses.representations import Representations
+
+
+class DocumentDocumentThreshold(str, Enum):
+    """Which s_ij the margin compares in term (4)."""
+
+    none = "none"  # the margin does not apply to (4): ms-swift's reading
+    query_document = "query_document"  # s(q_i, d_j): the report's own words
+    document_document = "document_document"  # s(d_i+, d_j): the score that stands in (4)
+
+
+@dataclass
+class InfoNCE(EmbeddingLoss):
+    """The mean over queries of -log(exp(s+ / temperature) / Z); see the module for the terms of Z.
+
+    A query with several positives is one softmax row for each of them, each weighted 1 / number of its positives; the
+    others are never its negatives. Vectors come raw and are normalised here, in float32 at least.
+
+    Attributes:
+        temperature: never stated by the report; 0.02 is what llama-embed-nemotron-8b and QZhou use.
+        positive_in_denominator: term (1). Off: decoupled contrastive learning, not the report's.
+        hard_negatives: term (2).
+        query_query: term (3). The report has it in both stages; its successor (arXiv 2601.04720) drops it in stage 2.
+        document_document: term (4). As for ``query_query``.
+        query_document: term (5). Missing in the report's first version by mistake.
+        false_negative_margin: in units of cosine, before the temperature: masks negatives that score *more* than this
+            above the positive (strict; Eq. 1 says 0.1). None: no such mask. The comparison carries no gradient.
+        mask_hard_negatives: whether the margin also applies to the query's own hard negatives; (2) carries an m_ik.
+        document_document_threshold: the report defines s_ij as the "score of q_i,d_j or q_i,q_j" and leaves (4) open;
+            the default takes the former at its word.
+        mask_identical: Eq. 1's d_j == d_i+, by text hash. Masks documents in (2), (4), (5) that have the text of any
+            positive of query i, and in (3) the queries j that share a positive text with it.
+        mask_same_query: ours: a query j with the text of query i, and its positives, are not negatives of i.
+        others_negatives: whether other queries' hard negatives are columns of (4) and (5) too. The report's second
+            version says "other in-batch documents", its first "positive and negative documents".
+        tile_elements: the largest number of scores alive at once, all terms together; at least one row is made.
+
+    Raises:
+        ValueError: a setting is out of its range, or no term with negatives is on.
+    """
+
+    temperature: float = 0.02
+    positive_in_denominator: bool = True
+    hard_negatives: bool = True
+    query_query: bool = True
+    document_document: bool = True
+    query_document: bool = True
+    false_negative_margin: float | None = 0.1
+    mask_hard_negatives: bool = True
+    document_document_threshold: DocumentDocumentThreshold = DocumentDocumentThreshold.query_document
+    mask_identical: bool = True
+    mask_same_query: bool = True
+    others_negatives: bool = False
+    tile_elements: int = 2**24
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be positive; usual values are 0.01 to 0.1.")
+        if self.false_negative_margin is not None and not self.false_negative_margin >= 0:
+            raise ValueError(
+                f"false_negative_margin={self.false_negative_margin} must be 0 or more, in units of cosine "
+                "(the report: 0.1); null turns the margin off."
+            )
+        if not (self.hard_negatives or self.in_batch):
+            raise ValueError(
+                "No term with negatives is on: set at least one of hard_negatives, query_query, document_document, "
+                "query_document to true."
+            )
+        if self.tile_elements < 1:
+            raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
+        self._warn_without_effect()
+
+    def _warn_without_effect(self) -> None:
+        if self.others_negatives and not (self.query_document or self.document_document):
+            warnings.warn(
+                "others_negatives=true has no effect while query_document and document_document are both off.",
+                stacklevel=4,
+            )
+        chosen = self.document_document_threshold
+        if chosen is not DocumentDocumentThreshold.query_document and not (
+            self.document_document and self.false_negative_margin is not None
+        ):
+            warnings.warn(
+                f"document_document_threshold={chosen.value} has no effect without document_document and a "
+                "false_negative_margin.",
+                stacklevel=4,
+            )
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether any term looks at other queries of the batch."""
+        return self.query_query or self.document_document or self.query_document
+
+    def __call__(
+        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
+    ) -> LossOutput:
+        """The loss of this rank's queries against all ranks' columns.
+
+        Args:
+            rows: this rank's vectors, owners counted from this rank's query 0. Hard negatives serve term (2).
+            columns: all ranks' vectors in rank order with gradient, owners counted over all queries; its negatives
+                matter only with ``others_negatives``. None: ``rows`` is the whole batch.
+            first_query: the number of this rank's first query among all queries.
+
+        Returns:
+            The mean over local queries. Its metrics are means over queries too: ``positive_cosine``,
+            ``hardest_negative_cosine`` (largest unmasked query-document cosine; queries without one do not count, and
+            if none has one it is -1), ``effective_negatives`` (unmasked negatives in Z); and over all candidate
+            negatives, ``masked_share``.
+
+        Raises:
+            ValueError: ``columns`` does not reach to this rank's last query, or a query has no positive.
+        """
+        num_queries = len((rows if columns is None else columns).queries)
+        if first_query + len(rows.queries) > num_queries:
+            raise ValueError(
+                f"Local queries {first_query}..{first_query + len(rows.queries) - 1} are not among the {num_queries} "
+                "queries of the columns. Pass all ranks' vectors in rank order, and this rank's first query number."
+            )
+        # Autocast would make the cosines in 16 bits: bfloat16 knows them to 0.004, which is 0.2 at temperature 0.02.
+        with torch.autocast(rows.queries.device.type, enabled=False):
+            rows = normalized(rows)
+            columns = rows if columns is None else normalized(columns)
+            pairs = Pairs.of(rows, first_query)
+            parts = []
+            if self.in_batch:
+                parts.append(self._in_batch(pairs, Columns.of(columns, self.others_negatives)))
+            if self.hard_negatives:
+                parts.append(self._own_negatives(pairs, rows))
+            return self._output(rows, pairs, Negatives.sum_of(parts))
+
+    def _output(self, rows: Representations, pairs: Pairs, negatives: Negatives) -> LossOutput:
+        """log(Z / exp(s+ / t)) of each pair, and its mean."""
+        # Relative to the positive the sum is log(1 + x): exact for small losses, where log(Z) - s+ / t would cancel.
+        excess = negatives.log_sum - pairs.positive_cosine / self.temperature
+        if self.positive_in_denominator:
+            losses = torch.logaddexp(excess, torch.zeros_like(excess))
+        else:
+            losses = torch.where(negatives.num_kept > 0, excess, 0.0)
+        num_positives = ragged.count_items(rows.positive_owner, len(rows.queries))
+        weights = 1 / (num_positives[rows.positive_owner] * len(rows.queries)).to(losses.dtype)
+        found = negatives.hardest.isfinite()
+        hardest = torch.where(found, negatives.hardest * weights, 0).sum() / torch.where(found, weights, 0).sum()
+        num_candidates = negatives.num_candidates.sum().to(losses.dtype)
+        num_masked = num_candidates - negatives.num_kept.sum()
+        return LossOutput(
+            loss=(weights * losses).sum(),
+            metrics={
+                "positive_cosine": (weights * pairs.positive_cosine.detach()).sum(),
+                "hardest_negative_cosine": torch.where(found.any(), hardest, -1.0),
+                "masked_share": num_masked / num_candidates.clamp(min=1),
+                "effective_negatives": (weights * negatives.num_kept).sum(),
+            },
+        )
+
+    def _limit(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
+        """Above this cosine a negative is taken for a false one."""
+        margin = math.inf if self.false_negative_margin is None else self.false_negative_margin
+        return pairs.positive_cosine.detach() + margin
+
+    def _own_negatives(self, pairs: Pairs, rows: Representations) -> Negatives:
+        """Term (2). Its scores are as many as the pairs' own negatives: no matrix, hence no blocks."""
+        num_pairs = len(pairs.queries)
+        cosines = (rows.queries[rows.negative_owner] * rows.negatives).sum(-1)
+        pair, negative = ragged.join(rows.positive_owner, rows.negative_owner, len(rows.queries))
+        cosines, identity = cosines[negative], rows.negative_identity[negative]
+        masked = torch.zeros_like(cosines, dtype=torch.bool)
+        if self.mask_hard_negatives:
+            masked |= cosines > self._limit(pairs)[pair]
+        if self.mask_identical:
+            masked |= (identity[:, None] == pairs.known_positives[pair]).any(1)
+        return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature)
+
+    def _in_batch(self, pairs: Pairs, columns: Columns) -> Negatives:
+        """Terms (3) to (5), block by block; a block's scores live only while its own forward or backward runs."""
+        pairs_per_block = max(1, self.tile_elements // (len(columns.queries) + 2 * len(columns.documents)))
+        return Negatives.concatenated(
+            [
+                checkpoint(self._block, block, columns, use_reentrant=False, preserve_rng_state=False)
+                for block in pairs.split(pairs_per_block)
+            ]
+        )
+
+    def _block(self, pairs: Pairs, columns: Columns) -> Negatives:
+        """Terms (3) to (5) of some pairs."""
+        same_queries, same_documents = self._known_by_text(pairs, columns)
+        limit = self._limit(pairs)[:, None]
+        parts = []
+        if self.query_query:
+            cosines = pairs.queries @ columns.queries.T
+            candidates = ~masks.own_queries(pairs, columns)
+            masked = same_queries | (cosines > limit)
+            parts.append(Negatives.of_columns(cosines, candidates, masked, self.temperature))
+        if self.query_document or self.document_document:
+            query_document = pairs.queries @ columns.documents.T
+            candidates = ~masks.own_documents(pairs, columns)
+            masked = same_documents | (query_document > limit)
+            if self.query_document:
+                parts.append(Negatives.of_columns(query_document, candidates, masked, self.temperature, True))
+            if self.document_document:
+                cosines = pairs.positives @ columns.documents.T
+                if self.document_document_threshold is DocumentDocumentThreshold.none:
+                    masked = same_documents
+                elif self.document_document_threshold is DocumentDocumentThreshold.document_document:
+                    masked = same_documents | (cosines > limit)
+                parts.append(Negatives.of_columns(cosines, candidates, masked, self.temperature))
+        return Negatives.sum_of(parts)
+
+    def _known_by_text(
+        self, pairs: Pairs, columns: Columns
+    ) -> tuple[Bool[Tensor, "pairs queries"], Bool[Tensor, "pairs documents"]]:
+        """Queries and documents that their text excludes from the pairs' negatives."""
+        device = pairs.queries.device
+        queries = torch.zeros(len(pairs.queries), len(columns.queries), dtype=torch.bool, device=device)
+        documents = torch.zeros(len(pairs.queries), len(columns.documents), dtype=torch.bool, device=device)
+        if self.mask_identical:
+            documents |= masks.known_positives(pairs, columns)
+            queries |= masks.sharing_queries(documents, columns)
+        if self.mask_same_query:
+            documents |= masks.positives_of_repeated_queries(pairs, columns)
+            queries |= masks.repeated_queries(pairs, columns)
+        return queries, documents

@@ -1,0 +1,48 @@
+"""The vectors of a step by role: what every embedding loss takes."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Vectors by role, not normalised: a loss that wants cosines normalises them itself.
+
+    Keeping them raw makes Matryoshka a slice (``truncated``): truncation comes *before* the L2 norm (paper-facts 1.3).
+
+    Attributes:
+        queries: one vector for each query.
+        positives: one for each positive; ``positive_owner`` (ascending) says whose.
+        negatives: one for each hard negative; ``negative_owner`` (ascending) says whose. May be empty.
+        query_identity, positive_identity, negative_identity: text hashes; equal hash = equal text.
+    """
+
+    queries: Float[Tensor, "queries dim"]
+    positives: Float[Tensor, "positives dim"]
+    negatives: Float[Tensor, "negatives dim"]
+    positive_owner: Int[Tensor, " positives"]
+    negative_owner: Int[Tensor, " negatives"]
+    query_identity: Int[Tensor, " queries"]
+    positive_identity: Int[Tensor, " positives"]
+    negative_identity: Int[Tensor, " negatives"]
+
+    @property
+    def dim(self) -> int:
+        return self.queries.shape[1]
+
+    def truncated(self, dim: int) -> "Representations":
+        """The first ``dim`` components of every vector (a Matryoshka prefix)."""
+        if not 0 < dim <= self.dim:
+            raise ValueError(f"Matryoshka dim {dim} is not within 1..{self.dim}, the encoder's dimension.")
+        return replace(
+            self,
+            queries=self.queries[:, :dim],
+            positives=self.positives[:, :dim],
+            negatives=self.negatives[:, :dim],
+        )
+
+    def to(self, device: torch.device | str) -> "Representations":
+        return Representations(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -1,0 +1,73 @@
+"""Encoder: a Hugging Face decoder and last-token pooling."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.models.packing import PACKED, PackedLayout
+from qwen3emb_train.models.pooling import pool_last_token, pool_last_token_padded
+
+
+class Encoder(nn.Module):
+    """Texts to vectors: the last layer's (normed) state at the closing token, not L2-normalised.
+
+    Build it with ``models.loading.load_encoder``.
+
+    Attributes:
+        backbone: the transformers model without a language-model head (or its peft wrapping).
+        dim: components of a vector.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @property
+    def config(self) -> Any:
+        """The backbone's transformers configuration."""
+        return self.backbone.config
+
+    @property
+    def dim(self) -> int:
+        return int(self.config.hidden_size)
+
+    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts dim"]:
+        """One float32 (or wider) vector for each packed text."""
+        if self.config._attn_implementation == PACKED:
+            return _at_least_float32(self._encode_packed(tokens))
+        return _at_least_float32(self.encode_padded(*pad(tokens)))
+
+    def _encode_packed(self, tokens: PackedTokens) -> Tensor:
+        output = self.backbone(
+            input_ids=tokens.input_ids.unsqueeze(0),
+            position_ids=tokens.position_ids.unsqueeze(0),
+            attention_mask=None,
+            use_cache=False,
+            layout=PackedLayout.of(tokens.cu_seqlens, tokens.position_ids),
+        )
+        return pool_last_token(output.last_hidden_state[0], tokens.cu_seqlens)
+
+    def encode_padded(
+        self, input_ids: Int[Tensor, "texts longest"], attention_mask: Int[Tensor, "texts longest"]
+    ) -> Float[Tensor, "texts dim"]:
+        """The plain reference that packing is tested against; padding may be on either side."""
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return pool_last_token_padded(output.last_hidden_state, attention_mask)
+
+
+def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"]]:
+    """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the closing token's."""
+    layout = PackedLayout.of(tokens.cu_seqlens, tokens.position_ids)
+    input_ids = tokens.input_ids.new_zeros(layout.num_texts * layout.longest)
+    input_ids[layout.cells] = tokens.input_ids
+    mask = torch.zeros_like(input_ids)
+    mask[layout.cells] = 1
+    shape = (layout.num_texts, layout.longest)
+    return input_ids.view(shape), mask.view(shape)
+
+
+def _at_least_float32(vectors: Tensor) -> Tensor:
+    return vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors

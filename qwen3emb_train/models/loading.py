@@ -1,0 +1,233 @@
+"""From a model directory (or hub name) to an Encoder, and back.
+
+Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
+at lr 6e-6 (reliability.md M6). bf16 enters through autocast (``models.precision``) and at export.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.packing import PACKED, register_packed_attention
+
+
+class Attention(str, Enum):
+    """``packed``: no padding (the default). ``padded``: transformers' own sdpa on padded batches, the reference."""
+
+    packed = "packed"
+    padded = "padded"
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (peft); saved models have them merged.
+
+    Attributes:
+        rank: inner dimension; 0 = no adapters, all weights are trained. The report names LoRA but no rank.
+        alpha: scale numerator: the update is multiplied by alpha / rank.
+        dropout: on the adapters' input, 0 .. 1.
+        target_modules: module names to adapt; "all-linear" = every linear layer.
+    """
+
+    rank: int = 0
+    alpha: int = 64
+    dropout: float = 0.0
+    target_modules: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"model.lora.rank is {self.rank}; use 0 for full training, or a rank such as 32.")
+
+
+@dataclass
+class ModelConfig:
+    """Which backbone, and how it is run.
+
+    Attributes:
+        path: model directory or hub name (any decoder of transformers; Qwen3 first).
+        num_layers: keep only the first layers of the backbone (None = all): for small machines, not for records.
+        bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
+            ``is_causal: false`` in config.json.
+        attention: packed or padded.
+        closing_token: the token appended to every text (None: see data.tokenization).
+        lora: train adapters instead of all weights (rank > 0).
+        activation_checkpointing: recompute layers in the backward pass (gradient caching usually makes it needless).
+        revision: hub revision.
+        trust_remote_code: run Python that comes with the model. Off; needs a pinned 40-character revision.
+    """
+
+    path: str = "???"
+    num_layers: int | None = None
+    bidirectional: bool = False
+    attention: Attention = Attention.packed
+    closing_token: str | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    activation_checkpointing: bool = False
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ValueError(f"model.num_layers is {self.num_layers}; use at least 1, or null for all layers.")
+        if self.trust_remote_code and (self.revision is None or len(self.revision) != 40):
+            raise ValueError("model.trust_remote_code=true needs model.revision pinned to a 40-character commit.")
+
+
+def load_encoder(config: ModelConfig) -> Encoder:
+    """Loads the backbone in float32 on the CPU, in training mode.
+
+    Raises:
+        FileNotFoundError: nothing loadable at ``config.path``.
+        ValueError: weights are missing, of another shape, or not finite; too many layers asked for.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    register_packed_attention()
+    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if _looks_local(config.path) and not Path(config.path).is_dir():
+        raise FileNotFoundError(
+            f"model.path {config.path}: no such directory. Run the stage that writes it, or mend the path."
+        )
+    if (Path(config.path) / "adapter_config.json").exists():
+        raise ValueError(f"model.path {config.path} holds a LoRA adapter, not a model: merge it into its base first.")
+    try:
+        hf_config = AutoConfig.from_pretrained(config.path, **source)
+        hf_config = getattr(hf_config, "text_config", hf_config)
+        _keep_layers(hf_config, config)
+        _set_bidirectional(hf_config, config)
+        implementation = PACKED if config.attention is Attention.packed else "sdpa"
+        with _quiet_transformers():
+            backbone, info = AutoModel.from_pretrained(
+                config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
+                output_loading_info=True, **source,
+            )  # fmt: skip
+    except OSError as error:
+        raise FileNotFoundError(f"model.path {config.path}: {str(error).splitlines()[0]}") from error
+    _refuse_damaged(backbone, info, config.path)
+    _set_causality(backbone)
+    backbone.config.use_cache = False
+    if config.activation_checkpointing:
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.lora.rank:
+        backbone = _add_lora(backbone, config.lora)
+    return Encoder(backbone).train()
+
+
+def save_encoder(encoder: Encoder, directory: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes config.json and safetensors of the bare backbone; LoRA adapters are merged in float32 on the way.
+
+    Not ``save_pretrained``: that empties the state dict it is given and imports deepspeed wherever it is installed.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in merged_state_dict(encoder).items()}
+    save_torch_state_dict(weights, directory, safe_serialization=True)
+    config = encoder.config.to_dict()
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    config["architectures"] = [type(_bare(encoder.backbone)).__name__]
+    for private in ("_name_or_path", "_attn_implementation"):
+        config.pop(private, None)
+    type(encoder.config).from_dict(config).to_json_file(directory / "config.json")
+
+
+def merged_state_dict(encoder: Encoder) -> dict[str, Tensor]:
+    """The backbone's weights under their plain names; each LoRA update is added to its base without touching it."""
+    if not _is_peft(encoder.backbone):
+        return dict(encoder.backbone.state_dict())
+    from peft.tuners.lora import LoraLayer
+
+    plain = _bare(encoder.backbone)
+    weights = {
+        name.replace("base_layer.", ""): tensor for name, tensor in plain.state_dict().items() if "lora_" not in name
+    }
+    for name, module in plain.named_modules():
+        if isinstance(module, LoraLayer):
+            weights[f"{name}.weight"] = module.base_layer.weight.detach() + module.get_delta_weight("default").detach()
+    return weights
+
+
+def _looks_local(path: str) -> bool:
+    return path.startswith((".", "/", "~", "outputs", "exports")) or path.count("/") > 1
+
+
+def _keep_layers(hf_config: Any, config: ModelConfig) -> None:
+    available = hf_config.num_hidden_layers
+    if config.num_layers is None:
+        return
+    if config.num_layers > available:
+        raise ValueError(f"model.num_layers is {config.num_layers}, but {config.path} has only {available} layers.")
+    hf_config.num_hidden_layers = config.num_layers
+    if getattr(hf_config, "layer_types", None) is not None:
+        hf_config.layer_types = hf_config.layer_types[: config.num_layers]
+
+
+def _set_bidirectional(hf_config: Any, config: ModelConfig) -> None:
+    if not config.bidirectional:
+        return
+    if "sliding_attention" in (getattr(hf_config, "layer_types", None) or ()):
+        raise ValueError(
+            "model.bidirectional=true is not defined for sliding-window layers; use a full-attention model."
+        )
+    hf_config.is_causal = False
+
+
+def _refuse_damaged(backbone: Any, info: dict[str, Any], path: str) -> None:
+    missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    if missing:
+        raise ValueError(
+            f"{path}: weights missing or of another shape: {sorted(missing)[:5]}. The directory is not this model's."
+        )
+    for name, parameter in backbone.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"{path}: weight {name} holds NaN or infinity. Choose an earlier checkpoint.")
+
+
+def _set_causality(backbone: Any) -> None:
+    """Carries ``config.is_causal`` to the attention modules, which transformers leaves at True.
+
+    Without it a bidirectional model turns causal whenever a batch has no padding (the mask is skipped then).
+    """
+    is_causal = bool(getattr(backbone.config, "is_causal", True))
+    for module in backbone.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = is_causal
+
+
+def _add_lora(backbone: Any, lora: LoraConfig) -> Any:
+    import peft
+
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules,
+        task_type="FEATURE_EXTRACTION",
+    )  # fmt: skip
+    return peft.get_peft_model(backbone, settings)
+
+
+def _is_peft(backbone: Any) -> bool:
+    return hasattr(backbone, "peft_config")
+
+
+def _bare(backbone: Any) -> Any:
+    return backbone.get_base_model() if _is_peft(backbone) else backbone
+
+
+class _quiet_transformers:  # noqa: N801 - reads as a statement
+    """Hides transformers' table of left-out weights: missing ones are errors here, left-out layers are asked for."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._verbosity)

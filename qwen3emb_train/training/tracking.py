@@ -1,0 +1,192 @@
+"""Where a run's figures go: ``metrics.jsonl`` always, the console, and one tracker if asked for. Main process only."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from qwen3emb_train.lineage import write_text
+
+
+class TrackerKind(str, Enum):
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
+@dataclass
+class TrackingConfig:
+    """An experiment tracker beside metrics.jsonl.
+
+    Attributes:
+        kind: none, wandb (WANDB_MODE=offline works without an account) or tensorboard.
+        project, run_name: for wandb; null run_name = the output directory's name.
+    """
+
+    kind: TrackerKind = TrackerKind.none
+    project: str = "qwen3emb_train"
+    run_name: str | None = None
+
+
+@runtime_checkable
+class _Backend(Protocol):
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Writes one JSON object a logged step, shows progress, feeds the backend. Close it.
+
+    On a terminal progress is a bar with loss, tokens/s and time left; elsewhere (a SLURM log) a line every few seconds.
+    """
+
+    def __init__(
+        self, output_dir: Path, config: TrackingConfig, run_config: Mapping[str, Any], *, steps: int, first_step: int
+    ) -> None:
+        self.path = output_dir / "metrics.jsonl"
+        _forget_after(self.path, first_step)
+        self.steps = steps
+        self._file = self.path.open("a", encoding="utf-8")
+        self._backend = _build_backend(output_dir, config, run_config)
+        self._progress = _Bar(steps, first_step) if sys.stderr.isatty() else _Lines(steps)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records the metrics of the ``step``-th step (counted from 1)."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        if self._backend is not None:
+            self._backend.log(step, metrics)
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self._progress.update(step, loss, tokens_per_second)
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
+
+    def close(self) -> None:
+        self._progress.close()
+        self._file.close()
+        if self._backend is not None:
+            self._backend.close()
+
+
+class _Bar:
+    def __init__(self, steps: int, first_step: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s  ETA"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("training", total=steps, completed=first_step, loss=float("nan"), speed=0.0)
+        self._bar.start()
+
+    def update(self, step: int, loss: float, speed: float) -> None:
+        self._bar.update(self._task, completed=step, loss=loss, speed=speed)
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Lines:
+    """For logs: a line at most every ten seconds, and one for the last step."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._started = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def update(self, step: int, loss: float, speed: float) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._started = step, now
+        if step < self._steps and now - self._last < 10:
+            return
+        self._last = now
+        done = step - self._first
+        left = (now - self._started) / done * (self._steps - step) if done else float("nan")
+        self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  ETA {left:.0f} s")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drops lines of steps that will be done again, and a line torn by a kill."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def _build_backend(output_dir: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> _Backend | None:
+    match config.kind:
+        case TrackerKind.none:
+            return None
+        case TrackerKind.wandb:
+            return _Wandb(output_dir, config, run_config)
+        case TrackerKind.tensorboard:
+            return _TensorBoard(output_dir)
+
+
+class _Wandb:
+    def __init__(self, output_dir: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> None:
+        import wandb
+
+        # One id for each output directory, so that a resumed run continues its curves.
+        id_file = output_dir / "wandb_id.txt"
+        if not id_file.is_file():
+            write_text(id_file, os.urandom(8).hex())
+        self._run = wandb.init(
+            project=config.project,
+            name=config.run_name or output_dir.name,
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=str(output_dir),
+            config=dict(run_config),
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _TensorBoard:
+    def __init__(self, output_dir: Path) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise ValueError("tracking.kind=tensorboard needs: pip install 'qwen3emb-train[tensorboard]'") from error
+        self._writer = SummaryWriter(str(output_dir / "tensorboard"))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Everything that CI runs: format, lint, types, layers, tests. Makes .venv if absent; restartable.
+#   scripts/check.sh            all of it
+#   scripts/check.sh tests/losses -k margin      only pytest, with these arguments
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh dev
+bin=.venv/bin
+# Two OpenMP threads that share cores with other work wait for one another more than they compute.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+if [ $# -gt 0 ]; then
+    exec $bin/python -m pytest "$@"
+fi
+# The public data sets beside the project, where there are any: tests marked "data" use them, others need nothing.
+if [ -z "${QWEN3EMB_DATA:-}" ] && [ -f ../shared/data/unpack.py ]; then
+    export QWEN3EMB_DATA=${XDG_CACHE_HOME:-$HOME/.cache}/qwen3emb-data
+    echo "== unpacking public data sets for the tests that read them"
+    $bin/python ../shared/data/unpack.py "$QWEN3EMB_DATA" qwen3-tokenizer nl2bash >/dev/null
+fi
+echo "== format"; $bin/ruff format --check .
+echo "== lint";   $bin/ruff check .
+echo "== types";  $bin/mypy
+echo "== layers"; $bin/lint-imports
+echo "== tests";  $bin/python -m pytest

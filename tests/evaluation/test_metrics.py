@@ -1,0 +1,53 @@
+"""The metrics are trec_eval's: compared with pytrec_eval on random graded judgements with ties."""
+
+import random
+
+import pytest
+import torch
+
+from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
+from qwen3emb_train.evaluation.retrieval import rank_documents
+
+pytrec_eval = pytest.importorskip("pytrec_eval")
+
+CUTS = (1, 3, 10, 50)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_all_metrics_equal_trec_eval_on_graded_data_with_tied_scores(seed: int) -> None:
+    """Cosines on a coarse grid tie often. trec_eval puts the greater id first, so ids fall along the corpus."""
+    randomness = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    num_queries, num_documents = 12, 40
+    queries = torch.randint(-1, 2, (num_queries, 3), generator=generator).float()
+    documents = torch.randint(-1, 2, (num_documents, 3), generator=generator).float()
+    ids = [f"d{num_documents - row:04d}" for row in range(num_documents)]
+    qrels = {
+        f"q{query}": {i: randomness.choice([0, 0, 1, 2, 3]) for i in randomness.sample(ids, 12)} | {ids[query]: 1}
+        for query in range(num_queries)
+    }
+    scores = queries @ documents.T
+    run = {f"q{query}": dict(zip(ids, row.tolist(), strict=True)) for query, row in enumerate(scores)}
+    measures = {f"{name}.{','.join(map(str, CUTS))}" for name in ("ndcg_cut", "recall")}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, measures | {"recip_rank"}).evaluate(run)
+
+    _, rows = rank_documents(queries, documents, num_documents)
+    assert any(len(set(row.tolist())) < num_documents for row in scores)  # without ties this would prove less
+    for query, ranking in enumerate(rows.tolist()):
+        judged = qrels[f"q{query}"]
+        ranked = [judged.get(ids[row], 0) for row in ranking]
+        wanted = expected[f"q{query}"]
+        for k in CUTS:
+            assert ndcg_at(k, ranked, judged.values()) == pytest.approx(wanted[f"ndcg_cut_{k}"], abs=1e-9)
+            assert recall_at(k, ranked, judged.values()) == pytest.approx(wanted[f"recall_{k}"], abs=1e-9)
+            reciprocal = wanted["recip_rank"] if wanted["recip_rank"] * k >= 1.0 - 1e-9 else 0.0
+            assert mrr_at(k, ranked) == pytest.approx(reciprocal, abs=1e-9)
+
+
+def test_the_gain_is_linear_in_the_grade() -> None:
+    """2^grade - 1, which some tools use, would give 0.6443 here."""
+    assert ndcg_at(10, [1, 3], [1, 3]) == pytest.approx((1 + 3 / 1.5849625) / (3 + 1 / 1.5849625))
+
+
+def test_a_ranking_without_relevant_documents_scores_zero() -> None:
+    assert ndcg_at(10, [0, 0], [1]) == recall_at(10, [0, 0], [1]) == mrr_at(10, [0, 0]) == 0.0

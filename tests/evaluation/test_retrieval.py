@@ -1,0 +1,93 @@
+"""BEIR directories are read whole or refused with file, line and field; ranking is exact, with ties in order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen3emb_train.evaluation import retrieval
+from qwen3emb_train.evaluation.retrieval import load_retrieval_set, rank_documents
+from tests.evaluation.tiny_set import write_tiny_set
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    return write_tiny_set(tmp_path / "set")
+
+
+def test_a_set_is_read_in_file_order_with_titles_joined(beir: Path) -> None:
+    data = load_retrieval_set(beir)
+    assert data.query_ids == ["q1", "q2"]  # q3 is judged in no split called test
+    assert data.queries[1] == "capital of China"
+    assert data.document_ids == ["d1", "d2", "d3"]
+    assert data.documents[0] == "Lists\nReturn the number of items in the list."
+    assert data.documents[1] == "北京是中国的首都。"
+    assert data.relevance == {"q1": {"d1": 2, "d3": 0}, "q2": {"d2": 1}}
+
+
+def test_another_split_and_a_flat_file_are_read(beir: Path) -> None:
+    assert load_retrieval_set(beir, split="dev").query_ids == ["q3"]
+    (beir / "qrels" / "test.tsv").rename(beir / "qrels.tsv")
+    assert load_retrieval_set(beir).query_ids == ["q1", "q2"]
+
+
+def test_a_missing_split_names_those_that_exist(beir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"qrels/train.tsv.*Splits there: \['dev', 'test'\]"):
+        load_retrieval_set(beir, split="train")
+
+
+def _append(name: str, line: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).open("a", encoding="utf-8").write(line + "\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_append("corpus.jsonl", '{"_id": "d1", "text": "again"}'), r"corpus.jsonl:4: field '_id': 'd1' occurs twice"),
+        (_append("corpus.jsonl", '{"_id": "d4", "text": 7}'), r"corpus.jsonl:4: field 'text' is 7"),
+        (_append("corpus.jsonl", '{"_id": "d4", "title": "t"}'), r"corpus.jsonl:4: field 'text' is None"),
+        (_append("corpus.jsonl", '{"text": "no id"}'), r"corpus.jsonl:4: field '_id' is None"),
+        (_append("corpus.jsonl", '{"_id": "d4", '), r"corpus.jsonl:4: not valid JSON"),
+        (_append("queries.jsonl", "[1]"), r"queries.jsonl:4: a line must be a JSON object"),
+        (_append("qrels/test.tsv", "q9\td1\t1"), r"test.tsv:5: field 'query-id': 'q9' is not in queries"),
+        (_append("qrels/test.tsv", "q1\td9\t1"), r"test.tsv:5: field 'corpus-id': 'd9' is not in corpus"),
+        (_append("qrels/test.tsv", "q1\td1\t1"), r"test.tsv:5: 'q1' and 'd1' are judged twice"),
+        (_append("qrels/test.tsv", "q1\td2\t-1"), r"test.tsv:5: field 'score' is '-1'"),
+        (_append("qrels/test.tsv", "q1 d2 1"), r"test.tsv:5: 1 tab-separated columns"),
+        (_append("qrels/test.tsv", "q3\td2\t0"), r"query 'q3' has no relevant document"),
+        (lambda d: (d / "qrels/test.tsv").write_text("q1\td1\t1\n"), r"test.tsv:1: the header is \['q1', 'd1', '1'\]"),
+        (lambda d: (d / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n"), r"holds no judgement"),
+        (lambda d: (d / "queries.jsonl").write_text("\n"), r"queries.jsonl: holds no lines"),
+    ],
+)
+def test_a_broken_set_is_refused_with_file_line_and_field(
+    beir: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(beir)
+    with pytest.raises(ValueError, match=message):
+        load_retrieval_set(beir)
+
+
+def test_a_missing_file_is_named(beir: Path) -> None:
+    (beir / "corpus.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"corpus.jsonl: no such file"):
+        load_retrieval_set(beir)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 45), st.integers(1, 12))
+@settings(max_examples=80, deadline=None)
+def test_blockwise_ranking_equals_one_stable_sort(seed: int, num_documents: int, k: int, block: int) -> None:
+    """Integer vectors make the scores exact and ties frequent, across and inside blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randint(-1, 2, (5, 3), generator=generator).float()
+    documents = torch.randint(-1, 2, (num_documents, 3), generator=generator).float()
+    expected = (queries @ documents.T).sort(dim=1, descending=True, stable=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "_DOCUMENTS_PER_BLOCK", block)
+        patch.setattr(retrieval, "_QUERIES_PER_BLOCK", 2)
+        scores, rows = rank_documents(queries, documents, k)
+    assert torch.equal(scores, expected.values[:, :k])
+    assert torch.equal(rows, expected.indices[:, :k])

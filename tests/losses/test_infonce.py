@@ -1,0 +1,376 @@
+"""Invariants of InfoNCE: it is Eq. 1 for every setting, in value and gradient, whatever tiles, ranks and precision."""
+
+import math
+import warnings
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, InfoNCE
+from qwen3emb_train.losses.representations import Representations
+from tests.losses.infonce_reference import Row, Text, reference_infonce
+from tests.losses.rows import leaves, random_batch, represent
+
+ONLY: dict[str, Any] = {
+    "hard_negatives": False,
+    "query_query": False,
+    "document_document": False,
+    "query_document": False,
+}
+
+
+def reference(loss: InfoNCE, batch: list[Row], local: range | None = None) -> tuple[Tensor, dict[str, float]]:
+    options = asdict(loss) | {"document_document_threshold": loss.document_document_threshold.value}
+    del options["tile_elements"]
+    return reference_infonce(batch, local, **options)
+
+
+def gradients(value: Tensor, batch: list[Row]) -> Tensor:
+    """The gradient of every vector, end to end; zero where it takes no part."""
+    found = torch.autograd.grad(value, leaves(batch), allow_unused=True, materialize_grads=True)
+    return torch.cat(found)
+
+
+def converted(vectors: Representations, dtype: torch.dtype) -> Representations:
+    return replace(
+        vectors,
+        queries=vectors.queries.to(dtype),
+        positives=vectors.positives.to(dtype),
+        negatives=vectors.negatives.to(dtype),
+    )
+
+
+def text(number: int, *components: float) -> Text:
+    return Text(torch.tensor(components, dtype=torch.float64, requires_grad=True), number)
+
+
+@st.composite
+def losses(draw: st.DrawFn) -> InfoNCE:
+    """Any valid setting."""
+    flags = st.booleans()
+    on = {name: draw(flags) for name in ONLY}
+    assume(any(on.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return InfoNCE(
+            **on,
+            temperature=draw(st.sampled_from([0.05, 0.5, 1.0])),
+            positive_in_denominator=draw(flags),
+            false_negative_margin=draw(st.sampled_from([None, 0.0, 0.1, 0.5])),
+            mask_hard_negatives=draw(flags),
+            document_document_threshold=draw(st.sampled_from(DocumentDocumentThreshold)),
+            mask_identical=draw(flags),
+            mask_same_query=draw(flags),
+            others_negatives=draw(flags),
+            tile_elements=draw(st.sampled_from([1, 17, 40, 2**24])),
+        )
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[Row]:
+    """Clean and dirty batches: one to several positives, none to several negatives, many or few distinct texts."""
+    return random_batch(
+        draw(st.integers(0, 10_000)),
+        draw(st.integers(1, 5)),
+        most_positives=draw(st.sampled_from([1, 3])),
+        most_negatives=draw(st.sampled_from([0, 3])),
+        num_texts=draw(st.sampled_from([3, 8, 1000])),
+    )
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(losses(), batches())
+def test_equals_the_brute_force_sum_for_every_setting(loss: InfoNCE, batch: list[Row]) -> None:
+    """Value, gradient of every vector, and metrics equal the loops of infonce_reference.py to 1e-10 in float64."""
+    expected, expected_metrics = reference(loss, batch)
+    output = loss(represent(batch))
+    torch.testing.assert_close(output.loss, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(gradients(output.loss, batch), gradients(expected, batch), atol=1e-10, rtol=1e-10)
+    assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected_metrics, abs=1e-10)
+    assert all(value.ndim == 0 and not value.requires_grad for value in output.metrics.values())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(losses(), st.integers(0, 1000), st.sampled_from([[3, 3], [1, 5], [2, 2, 2]]))
+def test_ranks_together_are_the_whole(loss: InfoNCE, seed: int, sizes: list[int]) -> None:
+    """Rank by rank against all columns: local losses weighted by their queries have value and gradient of the whole."""
+    batch = random_batch(seed, 6, most_positives=2, num_texts=8)
+    columns = represent(batch)
+    mean, first = torch.zeros((), dtype=torch.float64), 0
+    for size in sizes:
+        local = range(first, first + size)
+        output = loss(represent(batch[first : first + size]), columns, first_query=first)
+        torch.testing.assert_close(output.loss, reference(loss, batch, local)[0], atol=1e-10, rtol=1e-10)
+        mean, first = mean + output.loss * size / 6, first + size
+    whole = loss(represent(batch)).loss
+    torch.testing.assert_close(mean, whole, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(gradients(mean, batch), gradients(whole, batch), atol=1e-10, rtol=1e-10)
+
+
+def test_two_queries_by_hand() -> None:
+    """B = 2, unit axes: s+ = 1 and 0.6, all other cosines known, temperature 1, no mask hits."""
+    batch = [
+        Row(text(0, 1, 0, 0), [text(1, 2, 0, 0)], [text(2, 0, 0, 5)]),
+        Row(text(3, 0, 1, 0), [text(4, 0, 0.6, 0.8)]),
+    ]
+    # query 0: s+ = 1; own negative 0; q-q 0; d-d 0; q-d 0.    query 1: s+ = 0.6; q-q 0; d-d 0; q-d 0.
+    first = -math.log(math.e / (math.e + 1 + 1 + 1 + 1))
+    second = -math.log(math.exp(0.6) / (math.exp(0.6) + 1 + 1 + 1))
+    output = InfoNCE(temperature=1.0)(represent(batch))
+    assert output.loss.item() == pytest.approx((first + second) / 2, abs=1e-12)
+    assert output.metrics["effective_negatives"].item() == 3.5
+    assert output.metrics["masked_share"].item() == 0
+
+
+def dirty_batch() -> list[Row]:
+    """Query 0 has positives 10, 11 and negatives 20, 11 (its own positive). Every vector is an axis of its own.
+
+    Row 1 has the same query text; row 2 has positive 11 too; row 3 has negative 10; row 4 is clean.
+    """
+    axes = torch.eye(20, dtype=torch.float64)
+    axis = iter(axes)
+
+    def fresh(number: int) -> Text:
+        return Text(next(axis).clone().requires_grad_(), number)
+
+    return [
+        Row(fresh(0), [fresh(10), fresh(11)], [fresh(20), fresh(11)]),
+        Row(fresh(0), [fresh(12)], [fresh(21)]),
+        Row(fresh(2), [fresh(11)]),
+        Row(fresh(3), [fresh(13)], [fresh(10)]),
+        Row(fresh(4), [fresh(14)]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        # own negatives: 11 is query 0's own positive
+        ({"hard_negatives": True}, 1),
+        ({"hard_negatives": True, "mask_identical": False}, 2),
+        # q-q of 4: row 1 asks the same, row 2 shares positive 11
+        ({"query_query": True}, 2),
+        ({"query_query": True, "mask_same_query": False}, 3),
+        ({"query_query": True, "mask_identical": False}, 3),
+        # documents of the four others: 12 answers the same query, 11 is a positive of query 0
+        ({"query_document": True}, 2),
+        ({"document_document": True}, 2),
+        ({"query_document": True, "mask_same_query": False}, 3),
+        ({"document_document": True, "mask_identical": False}, 3),
+        # and their negatives: 21 is a negative of the same question and stays, 10 is a positive of query 0
+        ({"query_document": True, "others_negatives": True}, 3),
+        ({"document_document": True, "others_negatives": True, "mask_identical": False}, 5),
+    ],
+)
+def test_a_dirty_batch_masks_exactly_the_right_cells(option: dict[str, bool], kept: int) -> None:
+    """All negatives are orthogonal to query 0, so Z counts them: (d_j == d_i+) and same-query masks, cell by cell."""
+    batch = dirty_batch()
+    output = InfoNCE(**(ONLY | option), temperature=1.0)(represent(batch[:1]), represent(batch))
+    # s+ = 0 and every other cosine is 0 too: each cell of Z is exp(0) = 1.
+    assert output.loss.item() == pytest.approx(math.log(1 + kept), abs=1e-12)
+    assert output.metrics["effective_negatives"].item() == kept
+
+
+def test_a_masked_cell_gets_no_gradient() -> None:
+    batch = dirty_batch()
+    loss = InfoNCE(**(ONLY | {"query_document": True}), temperature=1.0)
+    value = loss(represent(batch[:1]), represent(batch)).loss
+    wanted = [row.positives[0].vector for row in batch[1:]]
+    norms = [g.norm().item() for g in torch.autograd.grad(value, wanted)]
+    assert norms[:2] == [0, 0]
+    assert min(norms[2:]) > 0.1
+
+
+@pytest.mark.parametrize("term", list(ONLY))
+def test_the_margin_is_strict_and_in_units_of_cosine(term: str) -> None:
+    """s_ij == s+ + margin stays, a margin smaller by 2**-52 masks it. All numbers are exact: s_ij = 1, s+ = 0.5."""
+    half, axis = (1, 1, 1, 1), (1, 0, 0, 0)
+    query, positive = text(0, *axis), text(1, *half)
+    batch = {
+        "hard_negatives": [Row(query, [positive], [text(2, *axis)])],
+        "query_query": [Row(query, [positive]), Row(text(2, *axis), [text(3, *half)])],
+        "query_document": [Row(query, [positive]), Row(text(2, *half), [text(3, *axis)])],
+        "document_document": [Row(query, [positive]), Row(text(2, *axis), [text(3, *half)])],
+    }[term]
+    option = ONLY | {term: True}
+    if term == "document_document":
+        option["document_document_threshold"] = DocumentDocumentThreshold.document_document
+    for margin, kept in ((0.5, 1), (0.5 - 2**-52, 0)):
+        loss = InfoNCE(**option, false_negative_margin=margin)
+        output = loss(represent(batch[:1]), represent(batch))
+        assert output.metrics["effective_negatives"].item() == kept, margin
+        assert output.metrics["masked_share"].item() == 1 - kept
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept"), [("none", 1), ("query_document", 0), ("document_document", 1)], ids=lambda v: str(v)
+)
+def test_the_document_document_threshold_compares_the_score_it_names(threshold: str, kept: int) -> None:
+    """d_j is close to q_i and far from d_i+: only s(q_i, d_j) exceeds the positive's cosine."""
+    batch = [Row(text(0, 1, 0), [text(1, 0, 1)]), Row(text(2, 0, 1), [text(3, 1, 0)])]
+    loss = InfoNCE(
+        **(ONLY | {"document_document": True}), document_document_threshold=DocumentDocumentThreshold[threshold]
+    )
+    assert loss(represent(batch[:1]), represent(batch)).metrics["effective_negatives"].item() == kept
+
+
+def test_the_margin_carries_no_gradient() -> None:
+    """Cells masked by the margin leave the gradient of the same cells masked by text, which no score can move."""
+    batch = [
+        Row(text(0, 1, 0.2, 0), [text(1, 0.3, 1, 0.1)]),
+        Row(text(2, 1, 0.5, 0.3), [text(3, 0.1, 0.2, 1)]),
+        Row(text(4, -0.3, 0.2, 1), [text(5, 1, 0.1, 0.2)]),
+    ]
+    loss = InfoNCE(**(ONLY | {"query_document": True}), temperature=0.5)
+    by_margin = loss(represent(batch[:1]), represent(batch))
+    assert by_margin.metrics["masked_share"].item() == 0.5  # guard: document 5 is masked, and only it
+    batch[2].positives[0].text = batch[0].positives[0].text
+    by_text = replace(loss, false_negative_margin=None)(represent(batch[:1]), represent(batch))
+    assert by_text.metrics["masked_share"].item() == 0.5
+    assert torch.equal(gradients(by_margin.loss, batch), gradients(by_text.loss, batch))
+
+
+@pytest.mark.parametrize("positive_in_denominator", [True, False])
+def test_a_pair_without_negatives_contributes_nothing(positive_in_denominator: bool) -> None:
+    """Exactly 0 in value and gradient, not NaN: for a batch of one query, and where every cell is masked."""
+    loss = InfoNCE(positive_in_denominator=positive_in_denominator)
+    alone = random_batch(0, 1, most_negatives=0)
+    twins = [Row(text(0, 1, 0), [text(1, 0.5, 1)], [text(1, 0.5, 1)]), Row(text(0, 1, 0), [text(1, 0.5, 1)])]
+    for batch in (alone, twins):
+        output = loss(represent(batch))
+        assert output.loss.item() == 0
+        assert not gradients(output.loss, batch).any()
+        assert output.metrics["hardest_negative_cosine"].item() == -1
+        assert all(value.isfinite() for value in output.metrics.values())
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the element count of the largest tensor that any operation gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+def memory_of(tile_elements: int) -> tuple[int, int]:
+    """Elements of the largest tensor in forward and backward, and of all that the forward keeps for the backward."""
+    vectors = represent(random_batch(0, 48, most_negatives=1, dim=2))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().size() // tensor.element_size()
+        return tensor
+
+    with LargestTensor() as seen:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = InfoNCE(others_negatives=True, tile_elements=tile_elements)(vectors).loss
+        value.backward()
+    return seen.largest, sum(kept.values())
+
+
+def test_no_matrix_larger_than_a_tile_exists_in_forward_or_backward() -> None:
+    """48 queries x 48 columns are 2304 cells a term: with tiles of 600 nothing of that size is made, or kept."""
+    largest, kept = memory_of(600)
+    assert largest <= 600
+    assert memory_of(2**24)[0] >= 48 * 48  # guard: with one tile it would be seen
+    # What is kept grows with the number of tiles only by their edges: it is linear in the batch, never 48 x 48.
+    assert kept < 48 * 48
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [0.02, 0.001])
+def test_lower_precision_is_computed_in_float32(dtype: torch.dtype, temperature: float) -> None:
+    """The result is that of float64 on the same (rounded) numbers, even where exp(1 / temperature) overflows."""
+    vectors = represent(random_batch(1, 16, dim=8, dtype=dtype))
+    loss = InfoNCE(temperature=temperature)
+    output, expected = loss(vectors), loss(converted(vectors, torch.float64))
+    assert output.loss.dtype == torch.float32
+    assert expected.loss.dtype == torch.float64
+    assert output.loss.item() == pytest.approx(expected.loss.item(), rel=1e-4)
+
+
+def test_autocast_changes_nothing() -> None:
+    batch = random_batch(2, 8, dim=8, dtype=torch.float32)
+    plain = InfoNCE()(represent(batch)).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        guard = (represent(batch).queries @ represent(batch).queries.T).dtype
+        mixed = InfoNCE()(represent(batch)).loss
+    assert guard == torch.bfloat16  # autocast was on
+    assert torch.equal(plain, mixed)
+    assert torch.equal(gradients(plain, batch), gradients(mixed, batch))
+
+
+def test_a_small_loss_keeps_its_digits_in_float32() -> None:
+    """The positive leads by 0.5 in cosine: the loss is 4e-11, which log(Z) - s+ / t would round to 0."""
+    batch = [Row(text(0, 1, 0), [text(1, 1, 0)], [text(2, 1, 3**0.5)])]
+    value = InfoNCE()(converted(represent(batch), torch.float32)).loss
+    assert value.item() == pytest.approx(math.exp(-0.5 / 0.02), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"false_negative_margin": -0.1}, "false_negative_margin=-0.1"),
+        ({"tile_elements": 0}, "tile_elements=0"),
+        (ONLY, "at least one of hard_negatives"),
+    ],
+)
+def test_bad_settings_are_refused_with_key_and_value(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InfoNCE(**setting)  # type: ignore[arg-type]
+
+
+def test_settings_without_effect_warn_and_the_default_does_not() -> None:
+    with pytest.warns(UserWarning, match="others_negatives"):
+        InfoNCE(others_negatives=True, query_document=False, document_document=False)
+    with pytest.warns(UserWarning, match="document_document_threshold=none"):
+        InfoNCE(document_document_threshold=DocumentDocumentThreshold.none, document_document=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        InfoNCE()
+        InfoNCE(query_query=False, document_document=False)  # stage 2 of arXiv 2601.04720
+
+
+def test_columns_that_do_not_hold_the_local_queries_are_refused() -> None:
+    batch = random_batch(0, 4)
+    with pytest.raises(ValueError, match=r"Local queries 3\.\.4 are not among the 4 queries"):
+        InfoNCE()(represent(batch[:2]), represent(batch), first_query=3)
+    with pytest.raises(ValueError, match="Pass all ranks' vectors"):
+        InfoNCE()(represent(batch), first_query=1)
+
+
+def test_a_query_without_positive_is_refused() -> None:
+    batch = random_batch(0, 3)
+    batch[1].positives.clear()
+    with pytest.raises(ValueError, match="Query 1 of the batch has no positive"):
+        InfoNCE()(represent(batch))
+
+
+def test_the_dataclass_is_its_own_schema() -> None:
+    """Overrides reach the object, enums by name; a wrong value gives our own message; the base type is abstract."""
+    schema = OmegaConf.structured(InfoNCE)
+    loss = OmegaConf.to_object(OmegaConf.merge(schema, {"temperature": 0.05, "false_negative_margin": None}))
+    assert loss == InfoNCE(temperature=0.05, false_negative_margin=None)
+    assert isinstance(loss, EmbeddingLoss)
+    by_name = OmegaConf.to_object(OmegaConf.merge(schema, {"document_document_threshold": "none"}))
+    assert by_name == InfoNCE(document_document_threshold=DocumentDocumentThreshold.none)
+    with pytest.raises(ValueError, match=r"temperature=-1\.0 must be positive"):
+        OmegaConf.to_object(OmegaConf.merge(schema, {"temperature": -1.0}))
+    with pytest.raises(TypeError, match="abstract"):
+        EmbeddingLoss()  # type: ignore[abstract]

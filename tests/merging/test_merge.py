@@ -1,0 +1,214 @@
+"""merge_models: the streamed merge is the in-memory one; inputs that do not fit are refused with the difference."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from qwen3emb_train import lineage
+from qwen3emb_train.merging.merge import MergeConfig, MergeDtype, merge_models
+from qwen3emb_train.merging.slerp import slerp
+from tests.tiny import make_tiny_model_directory
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return tuple(make_tiny_model_directory(root / f"m{seed}", num_layers=1, seed=seed) for seed in (0, 1))  # type: ignore[return-value]
+
+
+@pytest.fixture
+def models(originals: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Copies that a test may damage."""
+    return tuple(Path(shutil.copytree(path, tmp_path / path.name)) for path in originals)  # type: ignore[return-value]
+
+
+def _config(models: tuple[Path, Path], output: Path, **settings: object) -> MergeConfig:
+    return MergeConfig(models=[str(path) for path in models], output_dir=str(output), **settings)  # type: ignore[arg-type]
+
+
+def _weights(directory: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        weights.update(load_file(path))
+    return weights
+
+
+def _rewrite(directory: Path, weights: dict[str, torch.Tensor]) -> None:
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _edit_config(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _split(directory: Path) -> None:
+    """Stores the weights as two shards with an index."""
+    weights = _weights(directory)
+    names = sorted(weights)
+    (directory / "model.safetensors").unlink()
+    parts = {"model-00001-of-00002.safetensors": names[:3], "model-00002-of-00002.safetensors": names[3:]}
+    for file, kept in parts.items():
+        save_file({name: weights[name] for name in kept}, directory / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, kept in parts.items() for name in kept}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("max_shard_bytes", [5_000_000_000, 8_000])
+def test_streamed_equals_in_memory(models: tuple[Path, Path], tmp_path: Path, max_shard_bytes: int) -> None:
+    """Whatever the layout of the input (one file, shards) and of the output."""
+    first, second = (_weights(path) for path in models)
+    _split(models[1])
+    output = merge_models(_config(models, tmp_path / "out", t=0.3, max_shard_bytes=max_shard_bytes))
+    merged = _weights(output)
+    assert merged.keys() == first.keys()
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, slerp(first[name], second[name], 0.3)), name
+    shards = list(output.glob("model-*.safetensors"))
+    assert (len(shards) > 2) == (max_shard_bytes == 8_000)
+    assert all(len(load_file(shard)) == 1 or shard.stat().st_size < 10_000 for shard in shards)
+
+
+def test_transformers_loads_the_sharded_merge(models: tuple[Path, Path], tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    output = merge_models(_config(models, tmp_path / "out", max_shard_bytes=8_000))
+    model, report = AutoModel.from_pretrained(output, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert torch.equal(model.state_dict()["norm.weight"], _weights(output)["norm.weight"])
+
+
+@pytest.mark.parametrize(("t", "chosen"), [(0.0, 0), (1.0, 1)])
+def test_the_endpoints_are_the_inputs_to_the_bit(
+    models: tuple[Path, Path], tmp_path: Path, t: float, chosen: int
+) -> None:
+    merged = _weights(merge_models(_config(models, tmp_path / "out", t=t)))
+    assert all(torch.equal(merged[name], tensor) for name, tensor in _weights(models[chosen]).items())
+
+
+def test_the_dtype_is_the_inputs_unless_another_is_asked_for(models: tuple[Path, Path], tmp_path: Path) -> None:
+    same = _weights(merge_models(_config(models, tmp_path / "same")))
+    output = merge_models(_config(models, tmp_path / "bf16", dtype=MergeDtype.bfloat16))
+    rounded = _weights(output)
+    assert {tensor.dtype for tensor in same.values()} == {torch.float32}
+    assert all(torch.equal(rounded[name], tensor.bfloat16()) for name, tensor in same.items())
+    assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_stored_copy_of_the_tied_head_is_left_out(models: tuple[Path, Path], tmp_path: Path) -> None:
+    weights = _weights(models[1])
+    _rewrite(models[1], weights | {"lm_head.weight": weights["embed_tokens.weight"].clone()})
+    assert "lm_head.weight" not in _weights(merge_models(_config(models, tmp_path / "out")))
+
+
+def test_the_directory_is_complete_and_its_record_names_parents_and_weights(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    lineage.write_record(models[0], lineage.new_record("train_embedding", {"seed": 1}, {}))
+    output = merge_models(_config(models, tmp_path / "out", t=0.25))
+    record = lineage.read_record(output)
+    assert record is not None
+    assert record.metrics["weights"] == {"model_0": 0.75, "model_1": 0.25}
+    assert record.inputs == {f"model_{i}": lineage.digest(path) for i, path in enumerate(models)}
+    assert record.parents["model_0"]["program"] == "train_embedding"
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (output / name).is_file()
+
+
+def test_a_second_run_is_up_to_date_until_something_changes(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(models, tmp_path / "out")
+    written = (merge_models(config) / "model.safetensors").stat().st_mtime_ns
+    merge_models(config)
+    assert "up to date" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
+    merge_models(_config(models, tmp_path / "out", t=0.4))
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns != written
+
+
+def test_a_different_architecture_is_refused_with_both_values(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _edit_config(models[1], num_attention_heads=8, rms_norm_eps=1e-5)
+    with pytest.raises(ValueError, match=r"num_attention_heads: 4 and 8; rms_norm_eps: 1e-06 and 1e-05"):
+        merge_models(_config(models, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_model_family_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
+    llama = make_tiny_model_directory(tmp_path / "llama", family="llama", num_layers=1)
+    with pytest.raises(ValueError, match="model_type: 'qwen3' and 'llama'"):
+        merge_models(_config((models[0], llama), tmp_path / "out"))
+
+
+def test_another_tokenizer_is_refused_naming_the_section(models: tuple[Path, Path], tmp_path: Path) -> None:
+    path = models[1] / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["merges"].pop()
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"differ in \['model'\]"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+def test_per_call_state_of_a_tokenizer_does_not_matter(models: tuple[Path, Path], tmp_path: Path) -> None:
+    path = models[1] / "tokenizer.json"
+    truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation": truncation}))
+    merge_models(_config(models, tmp_path / "out"))
+
+
+def test_a_key_prefix_is_refused_naming_the_first_keys_of_both(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _rewrite(models[1], {f"model.{name}": tensor for name, tensor in _weights(models[1]).items()})
+    with pytest.raises(ValueError, match=r"(?s)only in .*'embed_tokens.weight'.*only in .*'model.embed_tokens.weight'"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+def test_a_different_shape_is_refused_naming_the_tensor(models: tuple[Path, Path], tmp_path: Path) -> None:
+    weights = _weights(models[1])
+    _rewrite(models[1], weights | {"norm.weight": torch.ones(31)})
+    with pytest.raises(ValueError, match=r"'norm.weight' has shape \(32,\) in .* and \(31,\)"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_non_finite_weight_is_refused_naming_tensor_and_model(
+    models: tuple[Path, Path], tmp_path: Path, bad: float
+) -> None:
+    weights = _weights(models[1])
+    weights["norm.weight"][3] = bad
+    _rewrite(models[1], weights)
+    with pytest.raises(ValueError, match=r"m1: tensor 'norm.weight' holds NaN or infinity in 1 of 32"):
+        merge_models(_config(models, tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_opposite_tensors_are_refused_by_name(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _rewrite(models[1], {name: -tensor for name, tensor in _weights(models[0]).items()})
+    with pytest.raises(ValueError, match=r"tensor 'embed_tokens.weight': .*opposite directions"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+def test_an_adapter_is_refused_with_the_remedy(models: tuple[Path, Path], tmp_path: Path) -> None:
+    (models[0] / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"LoRA adapter.*Merge the adapter into its base"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+def test_a_missing_shard_is_named(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _split(models[0])
+    (models[0] / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002.safetensors, which is missing"):
+        merge_models(_config(models, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"models": ["a"]}, "exactly two"), ({"t": 1.5}, "t is 1.5"), ({"max_shard_bytes": 0}, "max_shard_bytes is 0")],
+)
+def test_bad_settings_are_refused_at_the_door(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MergeConfig(**({"models": ["a", "b"], "output_dir": "out"} | settings))  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""Cached equals plain: vectors, loss and gradients; whatever the chunks, with dropout on, and the dropout is real."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.matryoshka import matryoshka
+from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.packing import PACKED, register_packed_attention
+from qwen3emb_train.training.gradient_cache import GradientCache
+from qwen3emb_train.training.objectives import EmbeddingObjective, represent
+
+TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 40), 0], [3, 4, 0], [8, 0], [12, 13, 14, 15, 0], [16, 0], [17, 18, 0]]
+
+
+def batch() -> EmbeddingBatch:
+    index = torch.tensor
+    return EmbeddingBatch(
+        texts=PackedTokens.from_lists(TEXTS),
+        query_rows=index([0, 1, 4]),
+        positive_rows=index([2, 3, 5, 6]),
+        positive_owner=index([0, 1, 1, 2]),
+        negative_rows=index([7, 2, 3]),  # two of them are other queries' positives: encoded once, used twice
+        negative_owner=index([0, 1, 2]),
+        identity=torch.arange(len(TEXTS)),
+    )
+
+
+def gradients(encoder: Encoder) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in encoder.named_parameters()}
+
+
+def plain(encoder: Encoder, dims: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """One graph over one forward pass: the reference."""
+    encoder.zero_grad()
+    rows = batch()
+    result = matryoshka(InfoNCE(), represent(rows, encoder(rows.texts)), None, dims)
+    result.loss.backward()
+    return result.loss.detach(), gradients(encoder)
+
+
+@pytest.mark.parametrize("dims", [[], [32, 8]])
+@pytest.mark.parametrize(("tokens_per_chunk", "tokens_with_graph"), [(1000, 0), (1, 0), (12, 0), (12, 15), (12, 10**6)])
+def test_chunked_equals_plain_in_loss_and_gradient(
+    tiny_qwen3: Path, dims: list[int], tokens_per_chunk: int, tokens_with_graph: int
+) -> None:
+    encoder = load_encoder(ModelConfig(path=str(tiny_qwen3))).double()
+    expected_loss, expected = plain(encoder, dims)
+    encoder.zero_grad()
+    objective = EmbeddingObjective(
+        encoder, InfoNCE(), dims, tokens_per_chunk=tokens_per_chunk, tokens_with_graph=tokens_with_graph
+    )
+    metrics = objective.forward_backward(batch())
+    torch.testing.assert_close(metrics["loss"], expected_loss, rtol=1e-9, atol=0)
+    for name, gradient in gradients(encoder).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-9)
+
+
+def encoder_with_dropout(tiny: Path) -> Encoder:
+    register_packed_attention()
+    config = AutoConfig.from_pretrained(tiny)
+    config.attention_dropout = 0.3
+    backbone = AutoModel.from_pretrained(tiny, config=config, dtype=torch.float32, attn_implementation=PACKED)
+    return Encoder(backbone.double()).train()
+
+
+def test_a_replay_draws_the_same_dropout_and_the_dropout_is_real(tiny_qwen3: Path) -> None:
+    """Kept graphs are the truth: the replayed chunks must give the gradient of the very vectors the loss saw."""
+    encoder = encoder_with_dropout(tiny_qwen3)
+    tokens = PackedTokens.from_lists(TEXTS)
+    assert (encoder(tokens) - encoder(tokens)).abs().max() > 1e-3, "without dropout this test would be vacuous"
+    results = []
+    for tokens_with_graph in (10**6, 0):
+        torch.manual_seed(7)
+        encoder.zero_grad()
+        cache = GradientCache(encoder, tokens_per_chunk=12, tokens_with_graph=tokens_with_graph)
+        vectors = cache.encode(tokens)
+        direction = torch.linspace(-1, 1, vectors.numel(), dtype=torch.float64).view_as(vectors)
+        cache.backward(direction)
+        results.append((vectors.detach(), gradients(encoder)))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(gradient, results[1][1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_replaying_leaves_the_random_state_as_it_found_it(tiny_qwen3: Path) -> None:
+    encoder = encoder_with_dropout(tiny_qwen3)
+    cache = GradientCache(encoder, tokens_per_chunk=12)
+    vectors = cache.encode(PackedTokens.from_lists(TEXTS))
+    state = torch.get_rng_state()
+    cache.backward(torch.ones_like(vectors))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_bf16_autocast_keeps_gradients_of_every_chunk(tiny_qwen3: Path) -> None:
+    """Autocast remembers cast weights; one remembered without graph would silently cut later gradients."""
+    encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
+
+    def encode(tokens: PackedTokens) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return encoder(tokens)
+
+    found = []
+    for tokens_per_chunk in (1000, 12):
+        encoder.zero_grad()
+        EmbeddingObjective(encode, InfoNCE(), tokens_per_chunk=tokens_per_chunk).forward_backward(batch())
+        found.append(torch.cat([g.flatten() for g in gradients(encoder).values()]))
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
+    assert found[1].norm() == pytest.approx(float(found[0].norm()), rel=0.1)
