@@ -1,6 +1,10 @@
-"""Random models of a few thousand parameters with a byte-level BPE tokenizer, made on the spot."""
+"""Random models of a few thousand parameters with a byte-level BPE tokenizer, made on the spot.
+
+python -m tests.tiny DIRECTORY   writes one (recipes/tiny).
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -81,3 +85,7 @@ def make_tiny_tokenizer(path: Path) -> int:
         )
     )
     return tokenizer.get_vocab_size()
+
+
+if __name__ == "__main__":
+    print(f"tiny model: {make_tiny_model_directory(Path(sys.argv[1]))}")

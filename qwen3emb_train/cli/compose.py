@@ -18,11 +18,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from qwen3emb_train.cli.config_files import config_directory
 from qwen3emb_train.lineage import write_text
 
-_NOISE = re.compile(r"object_type=|_schema\s*$|To append to your config use|^\s*full_key: $")
+_NOISE = re.compile(r"(object|reference)_type=|_schema\s*$|To append to your|^\s*full_key: ")
+_RESOLVER = re.compile(r"\$\{[^}]*:")
 
 
 class ConfigError(ValueError):
@@ -59,6 +61,8 @@ def parse_arguments(program: str, arguments: Sequence[str]) -> Request:
                 rest.pop(0)
         elif argument.startswith("-") or ("=" not in argument and not argument.startswith("~")):
             raise ConfigError(f"cannot understand {argument!r}: give key=value, or see '{program} --help'.")
+        elif argument.lstrip("+~").startswith("hydra"):  # its searchpath could import a module
+            raise ConfigError(f"cannot set {argument!r}: Hydra's own settings are not used here.")
         else:
             overrides.append(argument)
     directory = Path(options["--config-dir"]).resolve() if "--config-dir" in options else None
@@ -75,20 +79,27 @@ def compose(request: Request, schema: type) -> tuple[Any, str]:
     """The program's configuration object, and the same as YAML.
 
     Raises:
-        ConfigError: an unknown key or choice, a value of a wrong type, a missing mandatory value, a ``_target_``.
+        ConfigError: an unknown key or choice, a value of a wrong type, a missing mandatory value, a ``_target_``, a
+            resolver such as ``${oc.env:X}``.
     """
     named = _dict_fields(schema)
-    overrides = [_into_dict(override, named) for override in request.overrides]
-    _register(request.program, schema, overrides, named)
-    if request.config_dir is not None:
-        overrides.append(f"hydra.searchpath=['file://{request.config_dir}']")
+    texts = [override for override in request.overrides if _is_text(override, schema)]
+    overrides = [_into_dict(override, named) for override in request.overrides if override not in texts]
+    _register(request.program, schema, request.overrides, named)
+    if request.config_dir is not None:  # Hydra looks for the primary file in its first directory only
+        overrides.append(f"hydra.searchpath=['file://{config_directory()}']")
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+        with initialize_config_dir(version_base="1.3", config_dir=str(request.config_dir or config_directory())):
             composed = hydra_compose(request.config_name or request.program, overrides)
-        _refuse_targets(OmegaConf.to_container(composed, resolve=False))
+        _refuse_untyped(composed, schema, request)
+        for override in texts:
+            _set_text(composed, override)
+        _refuse_code(OmegaConf.to_container(composed, resolve=False))
         _refuse_missing(composed, request.program)
         text = OmegaConf.to_yaml(composed)
         return OmegaConf.to_object(composed), text
+    except YAMLError as error:
+        raise ConfigError(f"not readable as YAML: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_readable(error, schema, request.program)) from error
 
@@ -138,7 +149,40 @@ def _into_dict(override: str, named: Mapping[str, type]) -> str:
     return bare if is_dataclass(named[field]) and len(rest) > 1 else f"++{bare}"
 
 
-def _refuse_targets(value: Any, path: str = "") -> None:
+def _is_text(override: str, schema: type) -> bool:
+    """Whether this is ``key=value`` for a field that holds text."""
+    key, is_assignment, _ = override.lstrip("+").partition("=")
+    kind: Any = schema
+    for name in key.split("."):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+    return bool(is_assignment) and kind in (str, str | None)
+
+
+def _set_text(composed: DictConfig, override: str) -> None:
+    """Sets text as it was typed.
+
+    Hydra would take ``model=outputs/x`` for a choice of the group of that name, and stumble over the commas and
+    brackets of a query or a path.
+    """
+    key, _, value = override.lstrip("+").partition("=")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    OmegaConf.update(composed, key, None if value == "null" else value, force_add=True)
+
+
+def _refuse_untyped(composed: DictConfig, schema: type, request: Request) -> None:
+    """Without the program's schema in its defaults list a file could hold any key."""
+    if OmegaConf.get_type(composed) is not schema:
+        raise ConfigError(
+            f"{request.config_name}.yaml is no configuration of {request.program}: "
+            f"begin it with 'defaults: [/{request.program}, _self_]'."
+        )
+
+
+def _refuse_code(value: Any, path: str = "") -> None:
     """Walks plain containers (``OmegaConf.to_container``)."""
     if isinstance(value, dict):
         if "_target_" in value:
@@ -146,10 +190,15 @@ def _refuse_targets(value: Any, path: str = "") -> None:
                 f"{path or 'the configuration'} has a _target_: a configuration sets values, it runs no code."
             )
         for key, child in value.items():
-            _refuse_targets(child, f"{path}.{key}".lstrip("."))
+            _refuse_code(child, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
         for number, child in enumerate(value):
-            _refuse_targets(child, f"{path}[{number}]")
+            _refuse_code(child, f"{path}[{number}]")
+    elif isinstance(value, str) and _RESOLVER.search(value):
+        raise ConfigError(
+            f"{path} is {value}: a configuration may refer to its own keys, as in ${{output_dir}}, but not to the "
+            "environment, where secrets are: run.json and config.yaml would hold them. Give the value itself."
+        )
 
 
 def _refuse_missing(composed: DictConfig, program: str) -> None:
@@ -169,12 +218,19 @@ def _readable(error: Exception, schema: type, program: str) -> str:
     if cause is not None:
         lines += [line for line in str(cause).splitlines() if not _NOISE.search(line) and line not in lines]
     text = "\n".join(line.strip() for line in lines)
+    other = re.search(r"Could not find '(\w+)_schema'", text)
+    if other:
+        return f"this is a configuration of the program {other[1]}, not of {program}."
     wrong = re.search(r"Key '([^']+)' (?:is )?not in|Could not override '([^']+)'", text)
     if wrong:
         key = (wrong[2] or wrong[1]).rsplit(".", 1)[-1]
         known = _known_keys(OmegaConf.structured(schema))
+        for name, kind in _dict_fields(schema).items():
+            known += _known_keys(OmegaConf.structured(kind), f"{name}.NAME") if is_dataclass(kind) else []
         close = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1)
-        if close:
+        if key == "_target_":
+            text += "\nA configuration sets values, it runs no code."
+        elif close:
             full = sorted(name for name in known if name.rsplit(".", 1)[-1] == close[0])
             text += f"\nDid you mean {' or '.join(full[:3])}?"
     return f"{text}\nAll keys: python -m qwen3emb_train {program} --help"

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+_DEFAULTS = re.compile(r"^defaults:\n(?:  - .*\n)+\n?", flags=re.MULTILINE)
+
 
 def config_directory() -> Path:
     """``configs/``: inside the package when installed, beside it in a checkout."""
@@ -13,8 +15,29 @@ def config_directory() -> Path:
     raise FileNotFoundError(f"no configs/ in or beside {package}: the installation is incomplete.")
 
 
-def group_options(skeleton: str) -> dict[str, list[str]]:
-    """Groups that a skeleton's defaults list names, each with the choices there are."""
-    defaults = skeleton.split("\ndefaults:", 1)[-1].split("\n\n", 1)[0]
-    groups = re.findall(r"^\s*- (\w+): \w+", defaults, flags=re.MULTILINE)
-    return {group: sorted(path.stem for path in (config_directory() / group).glob("*.yaml")) for group in groups}
+def skeleton(program: str) -> str:
+    """The commented keys of a program; those of its groups follow, indented below the group's name."""
+    text = (config_directory() / f"{program}.yaml").read_text(encoding="utf-8")
+    lines = _without_defaults(text).rstrip().splitlines()
+    for group, chosen in _group_defaults(text).items():
+        keys = (config_directory() / group / f"{chosen}.yaml").read_text(encoding="utf-8")
+        lines += [f"{group}:", *(f"  {line}".rstrip() for line in _without_defaults(keys).rstrip().splitlines())]
+    return "\n".join(lines)
+
+
+def group_options(program: str) -> dict[str, list[str]]:
+    """Groups that a program's defaults list names, each with the choices there are."""
+    text = (config_directory() / f"{program}.yaml").read_text(encoding="utf-8")
+    return {
+        group: sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))
+        for group in _group_defaults(text)
+    }
+
+
+def _group_defaults(text: str) -> dict[str, str]:
+    defaults = _DEFAULTS.search(text)
+    return dict(re.findall(r"- (\w+): (\w+)", defaults[0])) if defaults else {}
+
+
+def _without_defaults(text: str) -> str:
+    return _DEFAULTS.sub("", text, count=1)

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from qwen3emb_train.cli.config_files import config_directory, group_options
+from qwen3emb_train.cli.config_files import group_options, skeleton
 from qwen3emb_train.cli.programs import PROGRAMS, Program
 
 _USAGE = "usage: python -m qwen3emb_train PROGRAM key=value ...       (PROGRAM --help shows its keys)"
@@ -48,8 +48,7 @@ def overview() -> str:
 
 def program_help(program: Program) -> str:
     """Summary, example, and the commented skeleton: every key with its default and its meaning."""
-    skeleton = (config_directory() / f"{program.name}.yaml").read_text(encoding="utf-8")
-    groups = [f"  {group}={'|'.join(options)}" for group, options in group_options(skeleton).items()]
+    groups = [f"  {group}={'|'.join(options)}" for group, options in group_options(program.name).items()]
     lines = [
         f"{program.name}: {program.summary}",
         "",
@@ -62,7 +61,7 @@ def program_help(program: Program) -> str:
         "",
         *(["choices (each a file under configs/):", *groups, ""] if groups else []),
         "keys and defaults:",
-        *(f"  {line}" for line in skeleton.rstrip().splitlines()),
+        *(f"  {line}" for line in skeleton(program.name).splitlines()),
     ]
     return "\n".join(lines)
 
@@ -77,10 +76,10 @@ def _run(program: Program, arguments: Sequence[str]) -> int:
         if request.print_only:
             print(text, end="")
             return 0
-        write_config(config, text)
         run(config)
+        write_config(config, text)  # afterwards: a refused run must not leave its settings beside another's results
         return 0
-    except (ConfigError, ValueError, FileNotFoundError, FileExistsError, RuntimeError) as error:
+    except (ConfigError, ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get(_DEBUG):
             traceback.print_exc()
         if isinstance(error, RuntimeError) and type(error).__module__ == "builtins":

@@ -13,7 +13,8 @@ from qwen3emb_train import lineage
 from qwen3emb_train.evaluation.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.evaluation.lexical import rank_with_bm25
 from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
-from qwen3emb_train.evaluation.retrieval import RetrievalSet, load_retrieval_set, rank_documents
+from qwen3emb_train.evaluation.retrieval import RetrievalSet, load_retrieval_set
+from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
 
@@ -136,7 +137,7 @@ def _evaluate_model(config: EvaluateConfig, name: str, sets: dict[str, Retrieval
         documents = embedder.encode_documents(data.documents)
         _require_finite(queries, documents, name, set_name)
         for dim in config.dims or [queries.shape[1]]:
-            _, rows = rank_documents(
+            _, rows = top_k_documents(
                 truncate_and_normalize(queries, dim), truncate_and_normalize(documents, dim), deepest
             )
             yield _row(config, name, set_name, dim, data, rows)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.evaluation.embedders import Embedder, EmbeddingSettings, load_embedder
-from qwen3emb_train.evaluation.retrieval import rank_documents, read_documents
+from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
 
@@ -65,10 +66,10 @@ def search(config: SearchConfig) -> list[Hit]:
     Raises:
         FileNotFoundError, ValueError: the model or the corpus cannot be read (file, line and field are named).
     """
-    corpus = read_documents(Path(config.corpus))
+    corpus = read_texts(Path(config.corpus))
     embedder = load_embedder(config.model, EmbeddingSettings(config.max_tokens, config.precision))
     query = truncate_and_normalize(embedder.encode_queries([config.query], config.instruction), config.dim)
-    scores, rows = rank_documents(query, _document_vectors(config, embedder, list(corpus.values())), config.top_k)
+    scores, rows = top_k_documents(query, _document_vectors(config, embedder, list(corpus.values())), config.top_k)
     ids, texts = list(corpus), list(corpus.values())
     found = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
     return [Hit(rank, score, ids[row], texts[row]) for rank, (score, row) in enumerate(found, start=1)]

@@ -17,13 +17,14 @@ from enum import Enum
 from pathlib import Path
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
-from qwen3emb_train.mining.candidates import top_k_documents
-from qwen3emb_train.mining.corpus import DocumentPool, identity, read_corpus
+from qwen3emb_train.mining.pool import DocumentPool, identity
 from qwen3emb_train.mining.report import MiningStatistics
 from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.precision import Precision
 
 PROGRAM = "mine_negatives"
@@ -162,6 +163,7 @@ def mine_negatives(config: MiningConfig) -> Path:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file. Check the path, or run the stage that writes it.")
     if lineage.is_up_to_date(output, PROGRAM, settings, inputs):
+        print(f"{output}: up to date")
         return output
 
     examples = list(read_examples(Path(config.examples)))
@@ -186,7 +188,7 @@ def _mine(examples: Sequence[TrainingExample], config: MiningConfig) -> tuple[li
     asked = [example for example in examples if example.task in config.tasks]
     own_documents = [text for example in asked for text in (*example.positives, *example.negatives)]
     pool = DocumentPool()
-    pool.add(own_documents if config.corpus is None else read_corpus(Path(config.corpus)))
+    pool.add(own_documents if config.corpus is None else filter(str.strip, read_texts(Path(config.corpus)).values()))
     num_candidates = len(pool.texts)
     pool.add(own_documents)  # where the corpus lacks them: scored, but no candidates
     relevant: dict[str, set[int]] = defaultdict(set)

@@ -1,0 +1,1 @@
+"""One optimizer step, repeated: the objective, gradient caching, the loop, checkpoints, tracking."""

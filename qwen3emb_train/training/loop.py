@@ -103,7 +103,8 @@ def fit(
                 figures |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
                 if tracker is not None:
                     tracker.log(done, figures)
-                    _say_verdicts(tracker, done, figures, said)
+                    if done * 5 >= steps:  # before that, vectors of an untrained model may well all look alike
+                        _say_verdicts(tracker, done, figures, said)
             if tracker is not None:
                 tracker.progress(done, float(metrics["loss"]), speed.value())
             if is_last or (config.save_every is not None and done % config.save_every == 0):

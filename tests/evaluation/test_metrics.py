@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
-from qwen3emb_train.evaluation.retrieval import rank_documents
+from qwen3emb_train.models.nearest import top_k_documents
 
 pytrec_eval = pytest.importorskip("pytrec_eval")
 
@@ -31,7 +31,7 @@ def test_all_metrics_equal_trec_eval_on_graded_data_with_tied_scores(seed: int) 
     measures = {f"{name}.{','.join(map(str, CUTS))}" for name in ("ndcg_cut", "recall")}
     expected = pytrec_eval.RelevanceEvaluator(qrels, measures | {"recip_rank"}).evaluate(run)
 
-    _, rows = rank_documents(queries, documents, num_documents)
+    _, rows = top_k_documents(queries, documents, num_documents)
     assert any(len(set(row.tolist())) < num_documents for row in scores)  # without ties this would prove less
     for query, ranking in enumerate(rows.tolist()):
         judged = qrels[f"q{query}"]

@@ -4,12 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qwen3emb_train.evaluation import retrieval
-from qwen3emb_train.evaluation.retrieval import load_retrieval_set, rank_documents
+from qwen3emb_train.evaluation.retrieval import load_retrieval_set
 from tests.evaluation.tiny_set import write_tiny_set
 
 
@@ -50,8 +46,8 @@ def _append(name: str, line: str) -> Callable[[Path], object]:
         (_append("corpus.jsonl", '{"_id": "d4", "text": 7}'), r"corpus.jsonl:4: field 'text' is 7"),
         (_append("corpus.jsonl", '{"_id": "d4", "title": "t"}'), r"corpus.jsonl:4: field 'text' is None"),
         (_append("corpus.jsonl", '{"text": "no id"}'), r"corpus.jsonl:4: field '_id' is None"),
-        (_append("corpus.jsonl", '{"_id": "d4", '), r"corpus.jsonl:4: not valid JSON"),
-        (_append("queries.jsonl", "[1]"), r"queries.jsonl:4: a line must be a JSON object"),
+        (_append("corpus.jsonl", '{"_id": "d4", '), r"corpus.jsonl:4: .*is not JSON"),
+        (_append("queries.jsonl", "[1]"), r"queries.jsonl:4: .*should be a JSON object"),
         (_append("qrels/test.tsv", "q9\td1\t1"), r"test.tsv:5: field 'query-id': 'q9' is not in queries"),
         (_append("qrels/test.tsv", "q1\td9\t1"), r"test.tsv:5: field 'corpus-id': 'd9' is not in corpus"),
         (_append("qrels/test.tsv", "q1\td1\t1"), r"test.tsv:5: 'q1' and 'd1' are judged twice"),
@@ -75,19 +71,3 @@ def test_a_missing_file_is_named(beir: Path) -> None:
     (beir / "corpus.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"corpus.jsonl: no such file"):
         load_retrieval_set(beir)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 45), st.integers(1, 12))
-@settings(max_examples=80, deadline=None)
-def test_blockwise_ranking_equals_one_stable_sort(seed: int, num_documents: int, k: int, block: int) -> None:
-    """Integer vectors make the scores exact and ties frequent, across and inside blocks."""
-    generator = torch.Generator().manual_seed(seed)
-    queries = torch.randint(-1, 2, (5, 3), generator=generator).float()
-    documents = torch.randint(-1, 2, (num_documents, 3), generator=generator).float()
-    expected = (queries @ documents.T).sort(dim=1, descending=True, stable=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "_DOCUMENTS_PER_BLOCK", block)
-        patch.setattr(retrieval, "_QUERIES_PER_BLOCK", 2)
-        scores, rows = rank_documents(queries, documents, k)
-    assert torch.equal(scores, expected.values[:, :k])
-    assert torch.equal(rows, expected.indices[:, :k])

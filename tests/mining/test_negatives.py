@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
-from qwen3emb_train.mining.corpus import DocumentPool, identity, read_corpus
 from qwen3emb_train.mining.negatives import MiningConfig, Sampling, mine_negatives, score_limit, select_negatives
+from qwen3emb_train.mining.pool import DocumentPool, identity
 from qwen3emb_train.mining.report import MiningStatistics, histogram
 from qwen3emb_train.models.inference import TextEncoder
 from tests.tiny import make_tiny_model_directory
@@ -306,19 +306,6 @@ def test_a_missing_input_is_named(model: Path, tmp_path: Path, missing: str) -> 
 
 
 # -- corpus and report -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("line", ['{"title": "no text"}', '{"text": 3}', "[1]", "{", '{"text": "a", "title": 3}'])
-def test_a_bad_line_of_the_corpus_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "corpus.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"corpus\.jsonl:2: "):
-        read_corpus(tmp_path / "corpus.jsonl")
-
-
-def test_a_corpus_without_documents_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "corpus.jsonl").write_text('{"text": " "}\n')
-    with pytest.raises(ValueError, match="holds no documents"):
-        read_corpus(tmp_path / "corpus.jsonl")
 
 
 def test_the_pool_keeps_the_first_of_identical_texts() -> None:

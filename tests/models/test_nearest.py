@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.mining.candidates import top_k_documents
+from qwen3emb_train.models.nearest import top_k_documents
 
 
 def _by_sorting(queries: torch.Tensor, documents: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

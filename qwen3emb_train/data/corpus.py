@@ -1,0 +1,48 @@
+"""JSON Lines of texts: a corpus, or the queries of a BEIR set."""
+
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.data.rows import decode_row, json_rows
+from qwen3emb_train.data.validation import InvalidExampleError
+
+
+def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
+    """Texts by id, in file order: title, a line break, text where there is a title, else the text alone.
+
+    The line break keeps a title apart from a text that starts a sentence; mteb joins the two with a space instead.
+
+    Args:
+        ids_required: every line must carry ``_id`` (or ``id``); otherwise a line without one goes by its number.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a bad line, or an id twice; names file, line and field. A file without any line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. It should hold one JSON object with a text on every line.")
+    texts: dict[str, str] = {}
+    for line, raw in json_rows(path):
+        try:
+            record = decode_row(raw)
+        except InvalidExampleError as problem:
+            raise ValueError(f"{path}:{line}: {problem}") from problem
+        identity = record.get("_id", record.get("id"))
+        if identity is None and not ids_required:
+            identity = f"line {line}"
+        if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+            raise ValueError(f"{path}:{line}: field '_id' is {identity!r}; it must be a non-empty string.")
+        if str(identity) in texts:
+            raise ValueError(f"{path}:{line}: field '_id': {str(identity)!r} occurs twice. Ids must be unique.")
+        texts[str(identity)] = _text_of(record, path, line)
+    if not texts:
+        raise ValueError(f"{path}: holds no lines.")
+    return texts
+
+
+def _text_of(record: dict[str, Any], path: Path, line: int) -> str:
+    title, text = record.get("title") or "", record.get("text")
+    for field, value in (("text", text), ("title", title)):
+        if not isinstance(value, str):
+            raise ValueError(f"{path}:{line}: field {field!r} is {value!r}; it must be a string.")
+    return f"{title}\n{text}" if title else str(text)

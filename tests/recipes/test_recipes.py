@@ -1,0 +1,157 @@
+"""Configurations: every file composes into its program's dataclass, and the skeletons say what the dataclasses say."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from qwen3emb_train.cli.compose import Request, compose
+from qwen3emb_train.cli.config_files import config_directory, group_options, skeleton
+from qwen3emb_train.cli.programs import PROGRAMS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
+ALL_FILES = sorted([*RECIPES, *ROOT.glob("configs/**/*.yaml"), *ROOT.glob("scripts/**/*.yaml")])
+# What each program cannot do without.
+MANDATORY = {
+    "train_embedding": ["model.path=m", "data.mine.path=d", "output_dir=o"],
+    "mine_negatives": ["model=m", "examples=e", "output_dir=o"],
+    "merge": ["models=[a,b]", "output_dir=o"],
+    "export": ["model=m", "output_dir=o"],
+    "evaluate": ["models.mine=m", "sets.test.path=s", "output_dir=o"],
+    "search": ["model=m", "corpus=c", "query=q"],
+    "convert_gguf": ["output_dir=o"],
+}
+GROUPS = [(program, group, option) for program in PROGRAMS for group, all_ in group_options(program).items() for option in all_]  # fmt: skip
+# Lines "key: number" and "key: [numbers]".
+NUMBER = re.compile(r"^\s*\w+: \[?-?[\d.]+(e-?\d+)?\b")
+ORIGIN = re.compile(r"\((report|VL report|released|other team|ours)")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def program_of(recipe: Path) -> str:
+    named = [item[1:] for item in yaml.safe_load(recipe.read_text())["defaults"] if isinstance(item, str)]
+    (program,) = (name for name in named if name in PROGRAMS)
+    return program
+
+
+def compose_object(program: str, overrides: list[str], recipe: Path | None = None) -> tuple[Any, str]:
+    schema, _ = PROGRAMS[program].load()
+    where = (recipe.parent, recipe.stem) if recipe else (None, None)
+    return compose(Request(program, overrides, *where), schema)
+
+
+def test_there_are_recipes() -> None:
+    """Guards the parametrised tests below against an empty glob."""
+    assert {path.parent.name for path in RECIPES} >= {"qwen3-embedding-0.6b", "tiny"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_every_recipe_composes_into_its_programs_dataclass(recipe: Path) -> None:
+    config, text = compose_object(program_of(recipe), [], recipe)
+    assert type(config) is PROGRAMS[program_of(recipe)].load()[0]
+    assert "???" not in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_a_recipes_header_holds_the_command_that_runs_it(recipe: Path) -> None:
+    header = recipe.read_text().split("\ndefaults:")[0]
+    header = " ".join(line.lstrip("# ").rstrip("\\") for line in header.splitlines())
+    command = re.escape(f"--config-dir recipes/{recipe.parent.name} --config-name {recipe.stem}").replace(r"\ ", r"\s+")
+    assert re.search(rf"-m qwen3emb_train {program_of(recipe)}\s+{command}(\s|$)", header)
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("recipes/*/run.sh")), ids=name_of)
+def test_run_sh_names_every_stage_once_at_least_and_in_order(script: Path) -> None:
+    named = re.findall(r"\b(\d_[a-z]+)\b(?!/)", re.sub(r"(?m)^\s*#.*$", "", script.read_text()))
+    stages = [path.stem for path in sorted(script.parent.glob("[0-9]_*.yaml"))]
+    assert list(dict.fromkeys(named)) == stages
+
+
+def test_every_number_of_the_reports_recipe_carries_its_origin() -> None:
+    """What was never published must not look as if it had been."""
+    files = [path for path in ALL_FILES if path.parent.name == "qwen3-embedding-0.6b" or path.stem.startswith("qwen3_")]
+    bare = [
+        f"{name_of(path)}: {line}"
+        for path in files
+        for line in path.read_text().splitlines()
+        if NUMBER.match(line) and not ORIGIN.search(line)
+    ]
+    assert not bare
+    assert len(files) >= 11
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_skeleton_equals_the_dataclasss_defaults(program: str) -> None:
+    """A skeleton is documentation: a default that drifts from the code's would be a lie."""
+    config, _ = compose_object(program, MANDATORY[program])
+    schema, _ = PROGRAMS[program].load()
+    expected = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(MANDATORY[program])))  # fmt: skip
+    assert config == expected
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_field_is_a_key_of_the_skeleton(program: str) -> None:
+    """``--help`` prints the skeleton, so what is missing there cannot be found by a user."""
+    config, _ = compose_object(program, MANDATORY[program])
+    assert keys_of(yaml.safe_load(skeleton(program))) >= fields_of(config)
+
+
+def fields_of(value: Any, path: str = "") -> set[str]:
+    """Dotted names of all fields; entries under a user's own names (``data.mine``) are left out."""
+    found = set()
+    for field in dataclasses.fields(value):
+        full, child = f"{path}{field.name}", getattr(value, field.name)
+        found |= {full} | (fields_of(child, f"{full}.") if dataclasses.is_dataclass(child) else set())
+    return found
+
+
+def keys_of(value: Any, path: str = "") -> set[str]:
+    found = set()
+    for key, child in value.items():
+        found |= {f"{path}{key}"} | (keys_of(child, f"{path}{key}.") if isinstance(child, dict) else set())
+    return found
+
+
+@pytest.mark.parametrize(("program", "group", "option"), GROUPS)
+def test_every_choice_of_a_group_composes(program: str, group: str, option: str) -> None:
+    config, _ = compose_object(program, [f"{group}={option}", *MANDATORY[program]])
+    kind = getattr(getattr(config, group), "kind", None)
+    assert kind is None or kind.value == option
+
+
+def test_the_reports_presets_say_what_the_reports_say() -> None:
+    """Eq. 1 has five terms; the VL report drops q-q and d-d in its second stage."""
+    first, _ = compose_object("train_embedding", ["loss=qwen3_infonce", *MANDATORY["train_embedding"]])
+    second, _ = compose_object("train_embedding", ["loss=qwen3_vl_stage2", *MANDATORY["train_embedding"]])
+    terms = ("positive_in_denominator", "hard_negatives", "query_query", "document_document", "query_document")
+    assert [getattr(first.loss, term) for term in terms] == [True] * 5
+    assert [getattr(second.loss, term) for term in terms] == [True, True, False, False, True]
+    assert first.loss.false_negative_margin == second.loss.false_negative_margin == 0.1
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=name_of)
+def test_no_file_names_code_to_run_or_reads_the_environment(path: Path) -> None:
+    text = path.read_text()
+    assert "_target_" not in text
+    assert "oc.env" not in text
+    assert "!!python" not in text
+
+
+def test_the_launch_file_is_understood_by_accelerate() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "scripts" / "launch" / "ddp.yaml"))
+    assert config.distributed_type.value == "MULTI_GPU"
+    assert config.mixed_precision == "no", "a second autocast around the program's own"
+
+
+def test_the_configs_are_where_the_package_looks() -> None:
+    assert config_directory() == ROOT / "configs"
