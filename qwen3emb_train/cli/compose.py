@@ -4,7 +4,7 @@ There is no ``_target_`` anywhere: a file can set values, never name code to run
 logging are not used (ranks would race on them); the main process writes ``config.yaml`` into the output directory.
 """
 
-import difflib
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from qwen3emb_train.cli.config_files import config_directory
+from qwen3emb_train.cli.messages import dict_fields, foreign_file, readable
 from qwen3emb_train.lineage import write_text
 
-_NOISE = re.compile(r"(object|reference)_type=|_schema\s*$|To append to your|^\s*full_key: ")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
 
 
@@ -82,7 +82,7 @@ def compose(request: Request, schema: type) -> tuple[Any, str]:
         ConfigError: an unknown key or choice, a value of a wrong type, a missing mandatory value, a ``_target_``, a
             resolver such as ``${oc.env:X}``.
     """
-    named = _dict_fields(schema)
+    named = dict_fields(schema)
     texts = [override for override in request.overrides if _is_text(override, schema)]
     overrides = [_into_dict(override, named) for override in request.overrides if override not in texts]
     _register(request.program, schema, request.overrides, named)
@@ -94,14 +94,14 @@ def compose(request: Request, schema: type) -> tuple[Any, str]:
         _refuse_untyped(composed, schema, request)
         for override in texts:
             _set_text(composed, override)
-        _refuse_code(OmegaConf.to_container(composed, resolve=False))
+        _refuse_values(OmegaConf.to_container(composed, resolve=False))
         _refuse_missing(composed, request.program)
         text = OmegaConf.to_yaml(composed)
         return OmegaConf.to_object(composed), text
     except YAMLError as error:
         raise ConfigError(f"not readable as YAML: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_readable(error, schema, request.program)) from error
+        raise ConfigError(readable(error, schema, request.config_name, request.program)) from error
 
 
 def write_config(config: Any, text: str) -> None:
@@ -128,12 +128,6 @@ def _register(program: str, schema: type, overrides: Sequence[str], named: Mappi
         from qwen3emb_train.losses.infonce import InfoNCE
 
         store.store(group="loss", name="infonce_schema", node=InfoNCE)
-
-
-def _dict_fields(schema: type) -> dict[str, type]:
-    """Fields of type ``dict[str, X]``, with X: their keys are the user's own names."""
-    found = {name: kind for name, kind in get_type_hints(schema).items() if get_origin(kind) is dict}
-    return {name: get_args(kind)[1] for name, kind in found.items()}
 
 
 def _into_dict(override: str, named: Mapping[str, type]) -> str:
@@ -176,24 +170,26 @@ def _set_text(composed: DictConfig, override: str) -> None:
 def _refuse_untyped(composed: DictConfig, schema: type, request: Request) -> None:
     """Without the program's schema in its defaults list a file could hold any key."""
     if OmegaConf.get_type(composed) is not schema:
-        raise ConfigError(
-            f"{request.config_name}.yaml is no configuration of {request.program}: "
-            f"begin it with 'defaults: [/{request.program}, _self_]'."
-        )
+        raise ConfigError(foreign_file(request.config_name, request.program))
 
 
-def _refuse_code(value: Any, path: str = "") -> None:
-    """Walks plain containers (``OmegaConf.to_container``)."""
+def _refuse_values(value: Any, path: str = "") -> None:
+    """Refuses what runs code or reads secrets, and numbers that compare as false with every limit.
+
+    Walks plain containers (``OmegaConf.to_container``).
+    """
     if isinstance(value, dict):
         if "_target_" in value:
             raise ConfigError(
                 f"{path or 'the configuration'} has a _target_: a configuration sets values, it runs no code."
             )
         for key, child in value.items():
-            _refuse_code(child, f"{path}.{key}".lstrip("."))
+            _refuse_values(child, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
         for number, child in enumerate(value):
-            _refuse_code(child, f"{path}[{number}]")
+            _refuse_values(child, f"{path}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} is {value}: give a finite number (null, where a key allows it, switches it off).")
     elif isinstance(value, str) and _RESOLVER.search(value):
         raise ConfigError(
             f"{path} is {value}: a configuration may refer to its own keys, as in ${{output_dir}}, but not to the "
@@ -208,40 +204,3 @@ def _refuse_missing(composed: DictConfig, program: str) -> None:
             f"missing: {', '.join(missing)}. Give {'them' if len(missing) > 1 else 'it'} as key=value "
             f"(see 'python -m qwen3emb_train {program} --help')."
         )
-
-
-def _readable(error: Exception, schema: type, program: str) -> str:
-    """Hydra's message without its class names, and the nearest known key."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    message = str(error).split("\nConfig search path:")[0]
-    lines = [line for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
-    if cause is not None:
-        lines += [line for line in str(cause).splitlines() if not _NOISE.search(line) and line not in lines]
-    text = "\n".join(line.strip() for line in lines)
-    other = re.search(r"Could not find '(\w+)_schema'", text)
-    if other:
-        return f"this is a configuration of the program {other[1]}, not of {program}."
-    wrong = re.search(r"Key '([^']+)' (?:is )?not in|Could not override '([^']+)'", text)
-    if wrong:
-        key = (wrong[2] or wrong[1]).rsplit(".", 1)[-1]
-        known = _known_keys(OmegaConf.structured(schema))
-        for name, kind in _dict_fields(schema).items():
-            known += _known_keys(OmegaConf.structured(kind), f"{name}.NAME") if is_dataclass(kind) else []
-        close = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1)
-        if key == "_target_":
-            text += "\nA configuration sets values, it runs no code."
-        elif close:
-            full = sorted(name for name in known if name.rsplit(".", 1)[-1] == close[0])
-            text += f"\nDid you mean {' or '.join(full[:3])}?"
-    return f"{text}\nAll keys: python -m qwen3emb_train {program} --help"
-
-
-def _known_keys(node: Any, path: str = "") -> list[str]:
-    keys: list[str] = []
-    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-        for key in map(str, node):
-            full = f"{path}.{key}".lstrip(".")
-            keys.append(full)
-            if not OmegaConf.is_missing(node, key):
-                keys += _known_keys(node[key], full)
-    return keys

@@ -102,7 +102,16 @@ def export_model(config: ExportConfig) -> Path:
         )  # fmt: skip
         lineage.write_text(directory / "README.md", card)
         lineage.write_record(directory, record)
+    _report(figures)
     return output
+
+
+def _report(figures: Mapping[str, object]) -> None:
+    """Says how far each way of reading the folder is from the trainer's vectors."""
+    for name, figure in figures.items():
+        if name != "least_cosine_allowed":
+            shown = f"least cosine {figure:.8f}" if isinstance(figure, float) else figure
+            print(f"  {name}: {shown}")
 
 
 def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:

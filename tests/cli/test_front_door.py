@@ -1,13 +1,12 @@
 """The command line: help is instant, bad input ends with one clear message, no configuration runs code."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 
 from qwen3emb_train.cli.front_door import main
@@ -94,7 +93,8 @@ def test_cfg_prints_the_configuration_and_runs_nothing(
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 def test_a_data_source_is_added_by_naming_it(plus: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train_embedding", "model.path=m", "output_dir=o", f"{plus}data.mine.path=d", f"{plus}data.mine.weight=2", "--cfg"]) == 0  # fmt: skip
+    source_given = [f"{plus}data.mine.path=d", f"{plus}data.mine.weight=2"]
+    assert main(["train_embedding", "model.path=m", "output_dir=o", *source_given, "--cfg"]) == 0
     source = yaml.safe_load(capsys.readouterr().out)["data"]["mine"]
     assert (source["path"], source["weight"], source["task"]) == ("d", 2.0, "retrieval")
 
@@ -145,7 +145,7 @@ BAD_CONFIGURATIONS = [
     ([*TRAIN, "loss=foo"], "infonce"),
     ([*TRAIN, "batch_size=1"], "batch_size is 1; it must be at least 2."),
     ([*TRAIN, "loss.temperature=0"], "temperature=0.0 must be positive"),
-    ([*TRAIN, "data.mine.weight=nan"], "weight is nan; it must be positive"),
+    ([*TRAIN, "data.mine.weight=nan"], "data.mine.weight is nan: give a finite number"),
     (TRAIN[:-1], "missing: output_dir. Give it as key=value"),
     (["train_embedding", "output_dir=o"], "missing: model.path."),
     (["export", "output_dir=o"], "missing: model."),
@@ -173,7 +173,7 @@ def test_a_bad_configuration_is_refused_with_its_key_and_remedy(
         ("defaults: [/export, _self_]\nmodle: m\noutput_dir: o\n", "Did you mean model?"),
         ("defaults: [/export\nmodel: [", "not readable as YAML"),
         ("model: m\noutput_dir: o\n", "begin it with 'defaults: [/export, _self_]'"),
-        ("defaults: [/train_embedding, _self_]\n", "configuration of the program train_embedding, not of export"),
+        ("defaults: [/train_embedding, _self_]\n", "is no configuration of export"),
         ("defaults: [/export, _self_]\nmodel: ${oc.env:HOME}\noutput_dir: o\n", "model is ${oc.env:HOME}"),
         ("defaults: [/export, _self_]\nmodel: ${nothing}\noutput_dir: o\n", "Interpolation key 'nothing' not found"),
     ],
@@ -195,11 +195,11 @@ TARGETS = [
 def test_a_configuration_never_names_code(target: str, tmp_path: Path, refused: Refused) -> None:
     """On the command line, at every level of a recipe, under names that are the user's own."""
     canary = tmp_path / "canary"
-    call = {"_target_": target, "_args_": [f"touch {canary}"]}
-    for override in (f"_target_={target}", f"+_target_={target}", f"prompts._target_={target}", f"++model._target_={target}"):  # fmt: skip
-        assert "_target_" in refused(*EXPORT, override)
-    for override in (f"+model._target_={target}", f"++loss._target_={target}", f"data.x._target_={target}", "data._target_.path=x"):  # fmt: skip
-        assert "_target_" in refused(*TRAIN, override)
+    call: dict[str, object] = {"_target_": target, "_args_": [f"touch {canary}"]}
+    for key in ("_target_", "+_target_", "prompts._target_", "++model._target_"):
+        assert "_target_" in refused(*EXPORT, f"{key}={target}")
+    for key in ("+model._target_", "++loss._target_", "data.x._target_", "data._target_.path"):
+        assert "_target_" in refused(*TRAIN, f"{key}={target}")
     recipes = [
         ("export", {"model": "m", "output_dir": "o", **call}),
         ("export", {"model": call, "output_dir": "o"}),
@@ -237,8 +237,8 @@ BAD_LINES = [
     ('{"query": "q2", "positive": "p2"\n', ["line: is not JSON", "jq -c"]),
     ('{"query": "q2", "positives": []}\n', ["positives: there is no positive", "at least one relevant document"]),
     ('{"query": "q2", "positive": "  "}\n', ["positive: is empty", "Give a text"]),
-    ('{"query": "q2", "positive": "p", "negatives": ["n", "p "]}\n', ["negatives[1]: is equal to a positive", "Remove it"]),
-    ('{"query": "q2", "positive": "p", "negativs": ["n"]}\n', ["negativs: is not a known field", "Did you mean negatives?"]),
+    ('{"query": "q", "positive": "p", "negatives": ["n", "p "]}\n', ["negatives[1]: is equal to a positive", "Remove"]),
+    ('{"query": "q", "positive": "p", "negativs": ["n"]}\n', ["negativs: is not a known field", "mean negatives?"]),
     ('{"query": "q2", "positive": "p", "scores": [NaN]}\n', ["holds NaN", "finite number"]),
     ('{"query": 7, "positive": "p"}\n', ["query: should be a text, but is int 7"]),
 ]  # fmt: skip
@@ -269,7 +269,7 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path, refused: Refused
     weights = load_file(model / "model.safetensors")
     weights["norm.weight"][3] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"query": f"q{i}", "positive": f"p{i}"}) + "\n" for i in range(2)))  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text(GOOD + GOOD.replace("1", "2"))
     for command in (
         train(tmp_path / "pairs.jsonl", model, tmp_path),
         ["export", f"model={model}", f"output_dir={tmp_path / 'export'}"],

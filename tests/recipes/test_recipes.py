@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from qwen3emb_train.cli.compose import Request, compose
@@ -26,7 +26,12 @@ MANDATORY = {
     "search": ["model=m", "corpus=c", "query=q"],
     "convert_gguf": ["output_dir=o"],
 }
-GROUPS = [(program, group, option) for program in PROGRAMS for group, all_ in group_options(program).items() for option in all_]  # fmt: skip
+CHOICES = [
+    (program, group, option)
+    for program in PROGRAMS
+    for group, options in group_options(program).items()
+    for option in options
+]
 # Lines "key: number" and "key: [numbers]".
 NUMBER = re.compile(r"^\s*\w+: \[?-?[\d.]+(e-?\d+)?\b")
 ORIGIN = re.compile(r"\((report|VL report|released|other team|ours)")
@@ -93,8 +98,8 @@ def test_a_skeleton_equals_the_dataclasss_defaults(program: str) -> None:
     """A skeleton is documentation: a default that drifts from the code's would be a lie."""
     config, _ = compose_object(program, MANDATORY[program])
     schema, _ = PROGRAMS[program].load()
-    expected = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(MANDATORY[program])))  # fmt: skip
-    assert config == expected
+    given = OmegaConf.from_dotlist(MANDATORY[program])
+    assert config == OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -120,7 +125,7 @@ def keys_of(value: Any, path: str = "") -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("program", "group", "option"), GROUPS)
+@pytest.mark.parametrize(("program", "group", "option"), CHOICES)
 def test_every_choice_of_a_group_composes(program: str, group: str, option: str) -> None:
     config, _ = compose_object(program, [f"{group}={option}", *MANDATORY[program]])
     kind = getattr(getattr(config, group), "kind", None)
