@@ -13,7 +13,11 @@ _DEBUG = "QWEN3EMB_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a program. Returns the exit code: 0 done (or stopped by a signal and saved), 2 bad input."""
+    """Runs a program.
+
+    Returns:
+        The exit code: 0 done (or stopped by a signal and saved), 1 a verification failed, 2 bad input.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
@@ -76,9 +80,9 @@ def _run(program: Program, arguments: Sequence[str]) -> int:
         if request.print_only:
             print(text, end="")
             return 0
-        run(config)
+        exit_code = run(config) or 0
         write_config(config, text)  # afterwards: a refused run must not leave its settings beside another's results
-        return 0
+        return exit_code
     except (ConfigError, ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get(_DEBUG):
             traceback.print_exc()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-Loader = Callable[[], tuple[type, Callable[[Any], None]]]
+Loader = Callable[[], tuple[type, Callable[[Any], int | None]]]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Program:
         name: also the name of its skeleton, ``configs/<name>.yaml``.
         summary: one line.
         example: a command a reader can adapt.
-        load: imports the program (only now) and returns its configuration class and its function.
+        load: imports the program (only now) and returns its configuration class and its function. What the function
+            returns is the exit code; None is 0.
     """
 
     name: str
@@ -43,12 +44,22 @@ def _mine_negatives() -> tuple[type, Callable[[Any], None]]:
 
 
 def _merge() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.merging.merge import MergeConfig, merge_models
+    from qwen3emb_train.merging.config import MergeConfig
+    from qwen3emb_train.merging.merge import merge_models
 
     def run(config: MergeConfig) -> None:
         print(f"merged: {merge_models(config)}")
 
     return MergeConfig, run
+
+
+def _merge_search() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.cli.merge_search import MergeSearchConfig, merge_search
+
+    def run(config: MergeSearchConfig) -> None:
+        print(f"merged: {merge_search(config)}")
+
+    return MergeSearchConfig, run
 
 
 def _export() -> tuple[type, Callable[[Any], None]]:
@@ -58,6 +69,45 @@ def _export() -> tuple[type, Callable[[Any], None]]:
         print(f"exported: {export_model(config)}")
 
     return ExportConfig, run
+
+
+def _export_reranker() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, export_reranker
+
+    def run(config: ExportRerankerConfig) -> None:
+        print(f"exported: {export_reranker(config)}")
+
+    return ExportRerankerConfig, run
+
+
+def _export_onnx() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.export.onnx import ExportOnnxConfig, export_onnx
+
+    def run(config: ExportOnnxConfig) -> None:
+        print(f"exported: {export_onnx(config)}")
+
+    return ExportOnnxConfig, run
+
+
+def _export_gguf() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.export.gguf import ExportGgufConfig, export_gguf
+
+    def run(config: ExportGgufConfig) -> None:
+        print(f"exported: {export_gguf(config)}")
+
+    return ExportGgufConfig, run
+
+
+def _verify() -> tuple[type, Callable[[Any], int]]:
+    from qwen3emb_train.export.checks import format_checks, has_failed
+    from qwen3emb_train.export.verify import VerifyConfig, verify
+
+    def run(config: VerifyConfig) -> int:
+        checks = verify(config)
+        print(format_checks(checks))
+        return int(has_failed(checks))
+
+    return VerifyConfig, run
 
 
 def _evaluate() -> tuple[type, Callable[[Any], None]]:
@@ -106,15 +156,46 @@ PROGRAMS = {
         ),
         Program(
             "merge",
-            "merge two checkpoints into one model by slerp",
+            "merge checkpoints or adapters into one model: slerp, Karcher mean, soup, TIES, DARE",
             f"{_RUN} merge 'models=[outputs/a/model,outputs/b/model]' t=0.5 output_dir=outputs/merged",
             _merge,
+        ),
+        Program(
+            "merge_search",
+            "merge with the shares that score best on development sets",
+            f"{_RUN} merge_search run=outputs/mine count=3 dev_sets.mine.path=data/dev dev_sets.mine.split=dev "
+            "test_sets.mine.path=data/test output_dir=outputs/merged",
+            _merge_search,
         ),
         Program(
             "export",
             "write a model in the Sentence-Transformers layout, and verify it",
             f"{_RUN} export model=outputs/mine/model output_dir=exports/mine",
             _export,
+        ),
+        Program(
+            "export_reranker",
+            "write a yes/no reranker for transformers, vLLM and Sentence-Transformers' CrossEncoder",
+            f"{_RUN} export_reranker model=outputs/reranker/model output_dir=exports/reranker",
+            _export_reranker,
+        ),
+        Program(
+            "export_onnx",
+            "write an ONNX graph from ids to the finished vector, and verify it in onnxruntime",
+            f"{_RUN} export_onnx model=exports/mine output_dir=exports/mine-onnx",
+            _export_onnx,
+        ),
+        Program(
+            "export_gguf",
+            "write a GGUF file for llama.cpp, and verify it there",
+            f"{_RUN} export_gguf model=exports/mine output_dir=exports/mine-gguf",
+            _export_gguf,
+        ),
+        Program(
+            "verify",
+            "check any model folder: closing token, padding, pooling, prompts, weights, card; exit code 1 if one fails",
+            f"{_RUN} verify path=exports/mine reference=outputs/mine/model",
+            _verify,
         ),
         Program(
             "evaluate",

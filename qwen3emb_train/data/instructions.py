@@ -22,3 +22,25 @@ def format_query(instruction: str | None, query: str) -> str:
 def query_prompt(instruction: str) -> str:
     """What stands before the query: the Sentence-Transformers prompt of this instruction."""
     return QUERY_TEMPLATE.format(instruction=instruction, query="")
+
+
+# The reranker reads one chat in which the model is about to answer "yes" or "no" (paper-facts 1.4; the released example
+# writes exactly these characters, the empty think block included). Prefix and suffix are tokenised by themselves and
+# never cut; what is too long is cut from the body.
+RERANKER_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+RERANKER_BODY = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+RERANKER_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+RERANKER_ANSWERS = ("yes", "no")
+
+
+def reranker_body(instruction: str, query: str, document: str) -> str:
+    """The user's turn: what is judged."""
+    return RERANKER_BODY.format(instruction=instruction, query=query, document=document)
+
+
+def reranker_text(instruction: str, query: str, document: str) -> str:
+    """The whole text, after which the model says yes or no."""
+    return RERANKER_PREFIX + reranker_body(instruction, query, document) + RERANKER_SUFFIX

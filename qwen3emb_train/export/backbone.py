@@ -15,6 +15,7 @@ from qwen3emb_train.models.weights import StoredWeights, require_finite, write_w
 MAX_SHARD_BYTES = 5_000_000_000
 _LM_HEAD = "lm_head.weight"
 _PREFIX = "model."
+_SLOW_FORMS = ("Qwen2Tokenizer", "GPT2Tokenizer")
 
 
 def write_backbone_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
@@ -26,15 +27,22 @@ def write_backbone_weights(source: Path, target: Path, dtype: torch.dtype) -> No
         ValueError: a weight is not finite, before or after the cast.
     """
     weights = StoredWeights(source)
-    stored_names = {name.removeprefix(_PREFIX): name for name in weights.names if name != _LM_HEAD}
+    _write_cast(weights, backbone_names(weights), target, dtype)
 
+
+def _write_cast(weights: StoredWeights, stored_names: dict[str, str], target: Path, dtype: torch.dtype) -> None:
     def cast(name: str) -> Float[Tensor, "..."]:
         tensor = weights.load(stored_names[name]).to(dtype)
-        require_finite(tensor, name, source)  # float16 ends at 65504
+        require_finite(tensor, name, weights.directory)  # float16 ends at 65504
         return tensor
 
     sizes = {name: math.prod(weights.shape(stored)) * dtype.itemsize for name, stored in stored_names.items()}
     write_weights(target, sizes, cast, MAX_SHARD_BYTES)
+
+
+def backbone_names(weights: StoredWeights) -> dict[str, str]:
+    """Name in the bare backbone -> stored name; a causal LM's prefix is dropped, and its head left out."""
+    return {name.removeprefix(_PREFIX): name for name in weights.names if name != _LM_HEAD}
 
 
 def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -52,7 +60,12 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
     kept = {"tie_word_embeddings", "transformers_version"}
     full = AutoConfig.from_pretrained(source).to_dict()
     config = {key: value for key, value in full.items() if key in kept or key not in generic or generic[key] != value}
-    for private in ("_name_or_path", "_attn_implementation", "use_cache"):  # how training ran it, not what it is
+    for private in (
+        "_name_or_path",
+        "_model_name_or_path",
+        "_attn_implementation",
+        "use_cache",
+    ):  # how training ran it, not what it is
         config.pop(private, None)
     model_type = config["model_type"]
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -60,6 +73,9 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
             f"{source}/config.json: model_type {model_type!r} is not a causal language model of transformers."
         )
     config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]]
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if config.get(token, 0) is None:
+            del config[token]
     config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:
@@ -70,13 +86,51 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
     return config
 
 
-def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_tokens: int) -> None:
-    """Writes tokenizer.json, the closing token inside its post-processor, and a tokenizer_config.json for all readers.
+def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, tied: bool) -> None:
+    """Casts and writes the weights under the names of the causal LM; its head only where it is not the embedding.
 
-    transformers 5 names a generic class ``TokenizersBackend`` and lists ``extra_special_tokens``; 4.x, vLLM, llama.cpp
-    and mlx built on it fail on both (reliability.md H), so the base model's class and the old spelling are written.
+    Raises:
+        ValueError: a weight is not finite, or the head is missing.
     """
+    weights = StoredWeights(source)
+    if not tied and _LM_HEAD not in weights.names:
+        raise ValueError(
+            f"{source}: config.json says tie_word_embeddings=false, but there is no {_LM_HEAD}. A reranker scores with "
+            "its language-model head: give a directory that was saved with it."
+        )
+    stored_names = {f"{_PREFIX}{name}": stored for name, stored in backbone_names(weights).items()}
+    if not tied:
+        stored_names[_LM_HEAD] = _LM_HEAD
+    _write_cast(weights, stored_names, target, dtype)
+
+
+def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_tokens: int) -> None:
+    """Writes tokenizer.json, the closing token inside its post-processor, and a config for readers old and new."""
     tokenizer.save(target)
+    _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.closing_token)
+
+
+def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> Any:
+    """The same for a reranker, whose tokenizer appends nothing: its template ends the text. Returns the tokenizer."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    hf: Any = AutoTokenizer.from_pretrained(source)
+    hf.backend_tokenizer.no_truncation()
+    hf.backend_tokenizer.no_padding()
+    hf.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    hf.chat_template = None  # the base's; the reranker's own is written beside
+    hf.save_pretrained(str(target))
+    _write_tokenizer_config(source, target, max_tokens, pad_token=hf.pad_token or hf.eos_token)
+    return hf
+
+
+def _write_tokenizer_config(source: Path, target: Path, max_tokens: int, pad_token: str) -> None:
+    """tokenizer_config.json as 4.x, vLLM, llama.cpp and mlx can read it, and the files that slow tokenizers want.
+
+    transformers 5 names a generic class ``TokenizersBackend`` and lists ``extra_special_tokens``; 4.x and what is built
+    on it fail on both (reliability.md H), so the base model's class and the old spelling are written.
+    """
     file = target / "tokenizer_config.json"
     written = read_json(file)
     base_file = source / "tokenizer_config.json"
@@ -86,12 +140,25 @@ def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_to
     written["tokenizer_class"] = named[0] if named else "PreTrainedTokenizerFast"
     for key in ("backend", "is_local", "local_files_only"):
         written.pop(key, None)
+    if written.get("add_prefix_space", False) is None:
+        written["add_prefix_space"] = False
     if isinstance(written.get("extra_special_tokens"), list):
         written["additional_special_tokens"] = written.pop("extra_special_tokens")
-    written["pad_token"] = written.get("pad_token") or tokenizer.closing_token
+    written["pad_token"] = written.get("pad_token") or pad_token
     written["padding_side"] = "left"
     written["model_max_length"] = max_tokens
     write_json(file, written)
+    if written["tokenizer_class"] in _SLOW_FORMS:
+        _write_slow_tokenizer(target)
+
+
+def _write_slow_tokenizer(target: Path) -> None:
+    """vocab.json and merges.txt, which the tokenizer's Python form reads in 4.x."""
+    model = read_json(target / "tokenizer.json")["model"]
+    vocabulary = json.dumps(model["vocab"], ensure_ascii=False)
+    (target / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (target / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

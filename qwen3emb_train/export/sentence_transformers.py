@@ -16,14 +16,17 @@ from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.export.backbone import write_backbone_weights, write_config, write_json, write_tokenizer
-from qwen3emb_train.export.model_card import model_card
-from qwen3emb_train.export.verify import verify_export
+from qwen3emb_train.export.card_tables import read_scores
+from qwen3emb_train.export.checks import as_figures
+from qwen3emb_train.export.hub import HubConfig, push
+from qwen3emb_train.export.model_card import embedding_card
+from qwen3emb_train.export.verify import require_verified, verify_directory
+from qwen3emb_train.export.verify_files import POOLING_MODES
 
 PROGRAM = "export"
 
 # The pre-6 module names: old Sentence-Transformers, vLLM and TEI know only these, and version 6 still maps them.
 _MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
-_POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 _OLDEST_READER = "2.7.0"  # the version the official card asks for; a higher one makes older readers warn
 
 
@@ -45,10 +48,13 @@ class ExportConfig:
         dtype: of the stored weights. float16 ends at 65504: weights beyond are refused.
         max_tokens: longest text, the closing token included; never more than the backbone's positions.
         query_instruction: the default task of a query; "" = queries carry no prompt.
+        instructions: further tasks, name -> instruction: each becomes a prompt of that name.
         prompts: further named prompts, name -> text put before a text as it stands.
-        verify: compare the folder's vectors with the trainer's before publishing it.
+        scores: an evaluation's output_dir (or its results.json), for the card.
+        verify: look at all that users' readers will get (see ``verify.py``) before publishing it.
         base_model: hub name of the base model, for the card.
         license: licence identifier of the hub ("apache-2.0"), for the card.
+        hub: send the folder to a model hub. Off.
     """
 
     model: str = "???"
@@ -56,20 +62,31 @@ class ExportConfig:
     dtype: ExportDtype = ExportDtype.bfloat16
     max_tokens: int = 8192
     query_instruction: str = DEFAULT_INSTRUCTION
+    instructions: dict[str, str] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
+    scores: str | None = None
     verify: bool = True
     base_model: str | None = None
     license: str | None = None
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
             raise ValueError(f"max_tokens is {self.max_tokens}; a text needs one token and the closing token (>= 2).")
-        taken = {"query", "document"} & set(self.prompts)
+        taken = {"query", "document"} & {*self.prompts, *self.instructions}
         if taken:
             raise ValueError(
-                f"prompts names {sorted(taken)}: the query's prompt is made from query_instruction, and "
+                f"prompts or instructions name {sorted(taken)}: the query's prompt is made from query_instruction, and "
                 "documents carry none. Choose other names."
             )
+        twice = self.prompts.keys() & self.instructions.keys()
+        if twice:
+            raise ValueError(f"{sorted(twice)} is in prompts and in instructions. Choose one of them.")
+
+    def all_prompts(self) -> dict[str, str]:
+        """What stands before a text, by prompt name."""
+        prompts = {"query": query_prompt(self.query_instruction) if self.query_instruction else "", "document": ""}
+        return prompts | {name: query_prompt(task) for name, task in self.instructions.items()} | self.prompts
 
 
 def export_model(config: ExportConfig) -> Path:
@@ -82,36 +99,35 @@ def export_model(config: ExportConfig) -> Path:
     source, output = Path(config.model), Path(config.output_dir)
     if not source.is_dir():
         raise FileNotFoundError(f"model {source}: no such directory. Run the stage that writes it, or mend the path.")
+    scores = read_scores(Path(config.scores)) if config.scores else []
     recorded = json.loads(json.dumps(asdict(config)))
-    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
+    del recorded["hub"]  # where it is sent does not change what it is
+    inputs = {"model": source} | ({"scores": Path(config.scores)} if config.scores else {})
+    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
         print(f"{output}: up to date")
+        push(output, config.hub)
         return output
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype.value]
-    prompts = {"query": query_prompt(config.query_instruction) if config.query_instruction else "", "document": ""}
+    prompts = config.all_prompts()
     with lineage.atomic_directory(output) as directory:
         write_backbone_weights(source, directory, dtype)
         hf_config = write_config(source, directory, dtype)
-        max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
+        dim, positions = int(hf_config["hidden_size"]), hf_config.get("max_position_embeddings")
+        max_tokens = min(config.max_tokens, int(positions or config.max_tokens))
         write_tokenizer(source, directory, load_tokenizer(str(source)), max_tokens)
-        write_modules(directory, int(hf_config["hidden_size"]), max_tokens, prompts | config.prompts)
-        figures = verify_export(directory, source) if config.verify else {"verified": False}
-        record = lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures)
-        card = model_card(
-            output.name, record, dim=int(hf_config["hidden_size"]), max_tokens=max_tokens,
-            query_instruction=config.query_instruction, base_model=config.base_model, license=config.license,
+        write_modules(directory, dim, max_tokens, prompts)
+        record = lineage.new_record(PROGRAM, recorded, inputs, prompts=prompts)
+        card = embedding_card(
+            output.name, record, dim=dim, max_tokens=max_tokens, dtype=config.dtype.value, prompts=prompts,
+            scores=scores, base_model=config.base_model, license=config.license,
         )  # fmt: skip
         lineage.write_text(directory / "README.md", card)
+        checks = verify_directory(directory, reference=source, prompts=prompts) if config.verify else []
+        require_verified(checks)
+        record.metrics["verification"] = as_figures(checks) if checks else {"verified": False}
         lineage.write_record(directory, record)
-    _report(figures)
+    push(output, config.hub)
     return output
-
-
-def _report(figures: Mapping[str, object]) -> None:
-    """Says how far each way of reading the folder is from the trainer's vectors."""
-    for name, figure in figures.items():
-        if name != "least_cosine_allowed":
-            shown = f"least cosine {figure:.8f}" if isinstance(figure, float) else figure
-            print(f"  {name}: {shown}")
 
 
 def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:
@@ -125,7 +141,7 @@ def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[s
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
         for number, (name, path) in enumerate(_MODULES)
     ]
-    pooling = {f"pooling_mode_{mode}": mode == "lasttoken" for mode in _POOLING_MODES}
+    pooling = {f"pooling_mode_{mode}": mode == "lasttoken" for mode in POOLING_MODES}
     for _, path in _MODULES:
         (directory / path).mkdir(exist_ok=True)
     write_json(directory / "modules.json", modules)

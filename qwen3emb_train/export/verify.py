@@ -1,137 +1,124 @@
-"""Does an exported folder give the trainer's vectors? Asked of plain transformers and of Sentence-Transformers.
+"""Is a model folder what it says? A table of promises: kept, broken, or not to be looked at.
 
-Computed in float32 on both sides, so the figures show the rounding of the stored weights and nothing else. Batches
-padded on either side are compared with single texts, which also shows whether the installed transformers honours
-``is_causal: false`` of a bidirectional backbone under every mask.
+Every export ends with it, before the folder gets its name; ``python -m qwen3emb_train verify path=DIR`` runs it on any
+other: a model directory, anybody's Sentence-Transformers folder, a reranker.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
-
-from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train import lineage
+from qwen3emb_train.export import verify_files
 from qwen3emb_train.export.backbone import read_json
-from qwen3emb_train.models.inference import TextEncoder
-from qwen3emb_train.models.pooling import pool_last_token_padded, truncate_and_normalize
-from qwen3emb_train.models.precision import resolve_device
+from qwen3emb_train.export.checks import Check, Checklist, VerificationError, format_checks, has_failed
+from qwen3emb_train.export.samples import SAMPLE_TEXTS
+from qwen3emb_train.export.verify_embedding import EmbeddingFolder
+from qwen3emb_train.export.verify_reranker import is_reranker, reranker_checks
+from qwen3emb_train.export.verify_vectors import check_adapter, check_differs_from_base
 
-LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999}
-_TRUNCATED = 8
-_SHORT_TEXTS = (
-    "What is the capital of China?",
-    "The capital of China is Beijing.",
-    "a",
-    "Wie hoch ist der Berg, und wie lange dauert der Weg zum Gipfel?",
-    "重力是物体之间的相互吸引。",
-    "Το νερό βράζει στους εκατό βαθμούς.",
-    "def add(a, b):\n    return a + b",
-    "ما هي عاصمة مصر؟ 🙂",
-)
-SAMPLE_TEXTS = (*_SHORT_TEXTS, " ".join(_SHORT_TEXTS * 12))
+_WEIGHTS = "weights whole and finite"
 
 
-def verify_export(directory: Path, encoder_path: Path) -> dict[str, Any]:
-    """Compares vectors and ids of ``directory`` with those of the trainer's encoder at ``encoder_path``.
+@dataclass
+class VerifyConfig:
+    """What is verified, and against what.
 
-    Returns:
-        The least cosine over the sample texts of every way of reading the folder, and the threshold they met. Where
-        Sentence-Transformers is not installed, its entry says so.
+    Attributes:
+        path: the folder.
+        reference: the model directory it was made from: ids and vectors must be the same.
+        base: the model that training started from: the folder's weights must not be that one's.
+        adapter: a LoRA adapter on ``base`` (null: on the base that the adapter names) which the folder has merged.
+        vllm, tei: ask these servers for vectors too, where they are installed.
+    """
+
+    path: str = "???"
+    reference: str | None = None
+    base: str | None = None
+    adapter: str | None = None
+    vllm: bool = False
+    tei: bool = False
+
+
+def verify(config: VerifyConfig) -> list[Check]:
+    """Looks at a folder, whatever is wrong with it.
 
     Raises:
-        ValueError: a cosine is below the threshold, or ids differ; the message holds all figures.
+        FileNotFoundError: path, reference, base or adapter is not a directory.
     """
-    max_tokens = int(read_json(directory / "sentence_bert_config.json")["max_seq_length"])
-    least = LEAST_COSINE[read_json(directory / "config.json")["dtype"]]
-    prompts: dict[str, str] = read_json(directory / "config_sentence_transformers.json")["prompts"]
-    prompts = {name: prompt for name, prompt in prompts.items() if prompt}
-
-    trainer = TextEncoder.load(str(encoder_path), max_tokens=max_tokens, precision="fp32")
-    expected = trainer.encode(SAMPLE_TEXTS)
-    prompted = {name: trainer.encode([prompt + text for text in SAMPLE_TEXTS]) for name, prompt in prompts.items()}
-    tokenizer = trainer.tokenizer
-    del trainer  # the next models need its memory
-
-    figures: dict[str, Any] = {"least_cosine_allowed": least}
-    figures |= _check_transformers(directory, tokenizer, expected, max_tokens)
-    figures |= _check_sentence_transformers(directory, expected, prompted)
-    failed = {key: value for key, value in figures.items() if isinstance(value, float) and not value >= least}
-    if failed:
-        raise ValueError(
-            f"The export's vectors are not the trainer's; it was not published. Below {least}: {failed}. "
-            f"All: {figures}. If float16 or bfloat16 is to blame, export float32."
-        )
-    return figures
+    given = {"reference": config.reference, "base": config.base, "adapter": config.adapter}
+    paths = {name: Path(path) for name, path in given.items() if path is not None}
+    for name, path in ({"path": Path(config.path)} | paths).items():
+        if not path.is_dir():
+            raise FileNotFoundError(f"{name} {path}: no such directory. Give the folder of a model.")
+    servers = [name for name, wanted in (("vllm", config.vllm), ("tei", config.tei)) if wanted]
+    prompts = _recorded_prompts(Path(config.path))
+    return verify_directory(Path(config.path), prompts=prompts, servers=servers, **paths)
 
 
-def _check_transformers(
-    directory: Path, trainer_tokenizer: TextTokenizer, expected: Float[Tensor, "texts dim"], max_tokens: int
-) -> dict[str, Any]:
-    """AutoTokenizer and AutoModel, as the card's second example uses them."""
-    from transformers import AutoModel, AutoTokenizer
+def verify_directory(
+    directory: Path,
+    *,
+    reference: Path | None = None,
+    base: Path | None = None,
+    adapter: Path | None = None,
+    prompts: Mapping[str, str] | None = None,
+    servers: Sequence[str] = (),
+) -> list[Check]:
+    """All checks of a folder.
 
-    device = resolve_device("auto")
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-    for limit in (max_tokens, min(_TRUNCATED, max_tokens)):
-        ids = tokenizer(list(SAMPLE_TEXTS), truncation=True, max_length=limit)["input_ids"]
-        wanted = trainer_tokenizer.tokenize(SAMPLE_TEXTS, limit)
-        if ids != wanted:
-            row = next(i for i in range(len(ids)) if ids[i] != wanted[i])
-            raise ValueError(
-                f"The exported tokenizer gives other ids than the trainer's for {SAMPLE_TEXTS[row][:60]!r} at "
-                f"max_length {limit}: {ids[row][:12]}... instead of {wanted[row][:12]}... (the last one must be the "
-                f"closing token, {trainer_tokenizer.closing_token_id})."
-            )
-    model, loading = AutoModel.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
-    if loading["missing_keys"]:
-        raise ValueError(f"The exported weights lack {sorted(loading['missing_keys'])[:5]}.")
-    model = model.to(device).eval()
-
-    @torch.inference_mode()
-    def encode(texts: Sequence[str], padding_side: str) -> Float[Tensor, "texts dim"]:
-        tokenizer.padding_side = padding_side
-        batch = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-        batch = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
-        states = model(**batch, use_cache=False).last_hidden_state
-        return truncate_and_normalize(pool_last_token_padded(states, batch["attention_mask"]).float().cpu())
-
-    return {
-        "transformers_left_padded": _least_cosine(encode(SAMPLE_TEXTS, "left"), expected),
-        "transformers_right_padded": _least_cosine(encode(SAMPLE_TEXTS, "right"), expected),
-        "transformers_single": _least_cosine(torch.cat([encode([text], "left") for text in SAMPLE_TEXTS]), expected),
-    }
+    Args:
+        reference, base, adapter: see VerifyConfig.
+        prompts: the prompts it must have; None: not known. Exports of ours record theirs in ``run.json``.
+        servers: "vllm", "tei", or both.
+    """
+    checklist = Checklist()
+    checklist.run(_WEIGHTS, lambda: verify_files.check_weights(directory))
+    checklist.run("dtype as config.json says", lambda: verify_files.check_dtype(directory), [_WEIGHTS])
+    if is_reranker(directory):
+        reranker_checks(directory, checklist, _WEIGHTS)
+    else:
+        EmbeddingFolder(directory, longest_text(directory), reference, prompts).run(checklist, _WEIGHTS, servers)
+        _origin_checks(directory, checklist, base, adapter)
+    checklist.run("card", lambda: verify_files.check_card(directory))
+    return checklist.checks
 
 
-def _check_sentence_transformers(
-    directory: Path, expected: Float[Tensor, "texts dim"], prompted: Mapping[str, Float[Tensor, "texts dim"]]
-) -> dict[str, Any]:
-    """SentenceTransformer(path), without a prompt, one at a time, and with each named prompt."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        return {"sentence_transformers": "skipped: pip install 'qwen3emb-train[export]' and export again to check it"}
-    model: Any = SentenceTransformer(
-        str(directory),
-        device=str(resolve_device("auto")),
-        local_files_only=True,
-        model_kwargs={"dtype": torch.float32},
-    )
-    encode: Callable[..., Tensor] = model.encode
-    texts, quiet = list(SAMPLE_TEXTS), {"convert_to_tensor": True, "show_progress_bar": False}
-    figures = {
-        "sentence_transformers": _least_cosine(encode(texts, **quiet).cpu(), expected),
-        "sentence_transformers_single": _least_cosine(encode(texts, batch_size=1, **quiet).cpu(), expected),
-    }
-    for name, vectors in prompted.items():
-        figures[f"sentence_transformers_prompt_{name}"] = _least_cosine(
-            encode(texts, prompt_name=name, **quiet).cpu(), vectors
-        )
-    return figures
+def require_verified(checks: Sequence[Check]) -> None:
+    """Prints the table; raises a VerificationError, which keeps a folder from being published, if a check failed."""
+    if has_failed(checks):
+        raise VerificationError(f"The export is not what it should be; it was not published.\n{format_checks(checks)}")
+    if checks:
+        print(format_checks(checks))
 
 
-def _least_cosine(vectors: Float[Tensor, "texts dim"], expected: Float[Tensor, "texts dim"]) -> float:
-    return F.cosine_similarity(vectors.double(), expected.double()).min().item()
+def longest_text(directory: Path) -> int:
+    """Tokens of the longest text that the folder reads; at most 8192 where it names no limit."""
+    limits = [8192]
+    for file, key in (
+        ("sentence_bert_config.json", "max_seq_length"),
+        ("tokenizer_config.json", "model_max_length"),
+        ("config.json", "max_position_embeddings"),
+    ):
+        limit = read_json(directory / file).get(key) if (directory / file).is_file() else None
+        limits += [int(limit)] if limit else []
+    return min(limits)
+
+
+def _origin_checks(directory: Path, checklist: Checklist, base: Path | None, adapter: Path | None) -> None:
+    if adapter is not None and base is None:
+        base = Path(str(read_json(adapter / "adapter_config.json")["base_model_name_or_path"]))
+    if base is None:
+        return
+    start, limit = base, longest_text(directory)
+    checklist.run("not the base's weights", lambda: check_differs_from_base(directory, start), [_WEIGHTS])
+    if adapter is not None:
+        added = adapter
+        checklist.run("base + adapter", lambda: check_adapter(directory, start, added, SAMPLE_TEXTS, limit), [_WEIGHTS])
+
+
+def _recorded_prompts(directory: Path) -> dict[str, str] | None:
+    if not (directory / lineage.RUN_FILE).is_file():
+        return None
+    record = lineage.read_record(directory)
+    return record.metrics.get("prompts") if record is not None else None

@@ -1,1 +1,1 @@
-"""Merging: the weights of two model directories are interpolated, tensor by tensor, into a third."""
+"""Merging: the weights of model directories, or of adapters on their bases, become one more, tensor by tensor."""

@@ -1,77 +1,40 @@
-"""Two model directories become a third: slerp over their weights, tensor by tensor.
+"""Model directories become one more: tensor by tensor, so that no whole model is ever in memory.
 
-The report's third stage merges checkpoints of the fine-tuning run by slerp (TR section 3.2). Memory: one tensor of each
-input, their interpolation, and the output shard being filled, never a whole model (unless one shard holds it).
+The report's third stage merges checkpoints of the fine-tuning run by slerp (TR section 3.2).
 """
 
 import json
 import math
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train import lineage
-from qwen3emb_train.merging.slerp import slerp
-from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
+from qwen3emb_train.merging.checkpoints import select_checkpoints
+from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod, MergeSourceConfig
+from qwen3emb_train.merging.inputs import ModelInput, fitting_names, load_config, open_model
+from qwen3emb_train.merging.methods.karcher import karcher_mean
+from qwen3emb_train.merging.methods.linear import weighted_mean
+from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
+from qwen3emb_train.merging.methods.task_vectors import dare, ties
+from qwen3emb_train.models.weights import require_finite, write_weights
 
 PROGRAM = "merge"
+Shares = Callable[[str], list[float]]
+"""Tensor name -> the models' shares, with the sum 1."""
 
-# What decides the function that the weights compute. Names, dtypes and generation settings may differ.
-_ARCHITECTURE_KEYS = (
-    "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "intermediate_size", "hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "layer_types",
-    "attention_bias", "tie_word_embeddings", "is_causal",
-)  # fmt: skip
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-_PER_CALL_STATE = ("truncation", "padding")
-
-
-class MergeDtype(str, Enum):
-    """``same``: each tensor in the inputs' dtype (the wider one where they differ)."""
-
-    same = "same"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-@dataclass
-class MergeConfig:
-    """What is merged.
-
-    Attributes:
-        models: the two model directories; a checkpoint's is ``.../checkpoints/step_000100/model``.
-        t: position on the arc: 0 is the first model, 1 the second, 0.5 the middle.
-        output_dir: the model directory to write.
-        dtype: data type of the stored result; the interpolation itself is float32.
-        max_shard_bytes: largest weights file.
-    """
-
-    models: list[str] = field(default_factory=list)
-    t: float = 0.5
-    output_dir: str = "???"
-    dtype: MergeDtype = MergeDtype.same
-    max_shard_bytes: int = 5_000_000_000
-
-    def __post_init__(self) -> None:
-        if len(self.models) != 2:
-            raise ValueError(
-                f"models names {len(self.models)} directories {self.models}; slerp takes exactly two. To merge more, "
-                "merge two and merge the result with the next (t = 1/3 for the third gives equal shares)."
-            )
-        if not 0.0 <= self.t <= 1.0:
-            raise ValueError(f"t is {self.t}; use a value from 0 (only the first model) to 1 (only the second).")
-        if self.max_shard_bytes < 1:
-            raise ValueError(f"max_shard_bytes is {self.max_shard_bytes}; use a positive number, e.g. 5000000000.")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def merge_models(config: MergeConfig) -> Path:
@@ -79,109 +42,164 @@ def merge_models(config: MergeConfig) -> Path:
 
     Raises:
         FileNotFoundError: an input lacks a file it needs.
-        ValueError: the models differ in architecture, vocabulary, tensor names or shapes; an input holds an adapter or
-            a non-finite value; two tensors are opposite.
+        ValueError: the models differ in architecture, vocabulary, pooling, tensor names or shapes; an input holds a
+            non-finite value; two tensors are opposite; a group_t fits no tensor.
     """
     output = Path(config.output_dir)
-    inputs = {f"model_{position}": Path(path) for position, path in enumerate(config.models)}
+    models = model_directories(config)
+    inputs = input_directories(config, models)
     recorded = json.loads(json.dumps(asdict(config)))
     if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
         print(f"{output}: up to date")
         return output
-    first, second = (StoredWeights(path) for path in inputs.values())
-    hf_config = _load_config(first.directory)
-    _require_same_architecture(hf_config, _load_config(second.directory), config.models)
-    _require_same_tokenizer(first.directory, second.directory)
-    names = _shared_names(first, second, tied=bool(hf_config.get("tie_word_embeddings")))
-    dtypes = {name: _output_dtype(config.dtype, first.dtype(name), second.dtype(name)) for name in names}
-
-    def merged(name: str) -> Float[Tensor, "..."]:
-        a, b = first.load(name), second.load(name)
-        try:
-            result = slerp(a, b, config.t).to(dtypes[name])
-        except ValueError as error:
-            raise ValueError(f"tensor {name!r}: {error}") from None
-        require_finite(result, name, output)
-        return result
-
-    with lineage.atomic_directory(output) as directory:
-        sizes = {name: math.prod(first.shape(name)) * dtypes[name].itemsize for name in names}
-        write_weights(directory, sizes, merged, config.max_shard_bytes)
-        _copy_settings(first.directory, directory, set(dtypes.values()))
-        weights = {"weights": {"model_0": 1.0 - config.t, "model_1": config.t}}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **weights))
+    merge = Merge(config, models)
+    shares = merge.shares_by_name(config)
+    record: dict[str, object] = {"models": [str(model) for model in models]}
+    if not (config.layer_t or config.group_t):
+        record["weights"] = {f"model_{i}": share for i, share in enumerate(_given_shares(config, len(models)))}
+    # The digests of the inputs take about as long as the merge, and another core.
+    with ThreadPoolExecutor(1) as pool, lineage.atomic_directory(output) as directory:
+        new_record = pool.submit(lineage.new_record, PROGRAM, recorded, inputs, **record)
+        merge.write(directory, shares)
+        lineage.write_record(directory, new_record.result())
     return output
 
 
-def _load_config(directory: Path) -> dict[str, Any]:
-    """config.json as transformers understands it, so that old and new spellings (rope_theta) compare equal."""
-    from transformers import AutoConfig
-
-    if not (directory / "config.json").is_file():
-        raise FileNotFoundError(f"{directory}: no config.json. Give a model directory in the Hugging Face layout.")
-    return dict(AutoConfig.from_pretrained(directory).to_dict())
+def model_directories(config: MergeSourceConfig) -> list[Path]:
+    """The models named, or the run's selected checkpoints."""
+    if config.run is None:
+        return [Path(model) for model in config.models]
+    return select_checkpoints(Path(config.run), config.count, config.select, config.metric)
 
 
-def _require_same_architecture(first: Mapping[str, Any], second: Mapping[str, Any], models: list[str]) -> None:
-    different = [key for key in _ARCHITECTURE_KEYS if first.get(key) != second.get(key)]
-    if different:
-        values = "; ".join(f"{key}: {first.get(key)!r} and {second.get(key)!r}" for key in different)
-        raise ValueError(
-            f"{models[0]} and {models[1]} are not of one architecture. {values}. Merge checkpoints of the same base."
-        )
+def input_directories(config: MergeSourceConfig, models: Sequence[Path]) -> dict[str, Path]:
+    """What the merge reads, by name, for its record: adapters' bases and the task vectors' base included."""
+    inputs = {}
+    for position, directory in enumerate(models):
+        opened = open_model(directory, config.base)
+        inputs[f"model_{position}"] = directory
+        if opened.settings != directory:
+            inputs[f"base of model_{position}"] = opened.settings
+    if config.method.needs_base:
+        inputs["base"] = Path(str(config.base))
+    return inputs
 
 
-def _require_same_tokenizer(first: Path, second: Path) -> None:
-    tokenizers = []
-    for directory in (first, second):
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing. Copy the tokenizer files of the model it was trained from.")
-        tokenizers.append(json.loads(path.read_text(encoding="utf-8")))
-    sections = sorted({*tokenizers[0], *tokenizers[1]} - set(_PER_CALL_STATE))
-    different = [name for name in sections if tokenizers[0].get(name) != tokenizers[1].get(name)]
-    if different:
-        raise ValueError(
-            f"{first} and {second}: their tokenizer.json differ in {different}, so the same text gives other ids. "
-            "Merge models trained with one tokenizer (a post_processor alone: save both with the same closing token)."
-        )
+class Merge:
+    """Opened models that fit together; writes their merge at any shares, as often as a search asks for it.
+
+    Attributes:
+        models: the opened models.
+        names: the tensors they share, the wider data types first.
+    """
+
+    def __init__(self, config: MergeSourceConfig, models: Sequence[Path]) -> None:
+        self._config = config
+        self.models = [open_model(directory, config.base) for directory in models]
+        self._base = open_model(Path(str(config.base))) if config.method.needs_base else None
+        names = fitting_names(self.models if self._base is None else [*self.models, self._base])
+        self._dtypes = {name: self._output_dtype(name) for name in names}
+        self.names = sorted(names, key=lambda name: -self._dtypes[name].itemsize)
+
+    def shares_by_name(self, config: MergeConfig) -> Shares:
+        """The shares that a merge's settings give each tensor.
+
+        Raises:
+            ValueError: a group_t fits no tensor.
+        """
+        for part in config.group_t:
+            if not any(part in name for name in self.names):
+                raise ValueError(f"group_t.{part}: no tensor has it in its name. Names are such as {self.names[:3]}.")
+        everywhere = _given_shares(config, len(self.models))
+        num_layers = int(load_config(self.models[0].settings).get("num_hidden_layers") or 1)
+
+        def shares(name: str) -> list[float]:
+            t = next((t for part, t in config.group_t.items() if part in name), None)
+            if t is None and config.layer_t:
+                t = _at_depth(config.layer_t, name, num_layers)
+            return everywhere if t is None else [1.0 - t, t]
+
+        return shares
+
+    def write(self, directory: Path, shares: Shares) -> None:
+        """Fills an existing directory: weights, config.json and tokenizer.
+
+        Raises:
+            ValueError: a tensor is not finite, or two are opposite; it is named.
+        """
+        shapes = {name: self.models[0].weights.shape(name) for name in self.names}
+        sizes = {name: math.prod(shape) * self._dtypes[name].itemsize for name, shape in shapes.items()}
+
+        def merged(name: str) -> Float[Tensor, "..."]:
+            try:
+                result = self._merged(name, shares(name))
+            except ValueError as error:
+                raise ValueError(f"tensor {name!r}: {error}") from None
+            require_finite(result, name, Path("the merge"))
+            return result
+
+        write_weights(directory, sizes, merged, self._config.max_shard_bytes)
+        self._copy_settings(directory)
+
+    def _merged(self, name: str, shares: Sequence[float]) -> Float[Tensor, "..."]:
+        config, dtype = self._config, self._dtypes[name]
+        present = [position for position, share in enumerate(shares) if share > 0.0]
+        weights = [shares[position] for position in present]
+        tensors = (self.models[position].weights.load(name) for position in present)
+        if len(present) == 1 and (self._base is None or (config.density == 1.0 and config.scale == 1.0)):
+            return next(tensors).to(dtype)
+        match config.method:
+            case MergeMethod.slerp if len(present) == 2:
+                return slerp(next(tensors), next(tensors), weights[1], dtype)
+            case MergeMethod.slerp:
+                return slerp_in_turn(tensors, weights).to(dtype)
+            case MergeMethod.linear:
+                return weighted_mean(tensors, weights).to(dtype)
+            case MergeMethod.karcher:
+                return karcher_mean(list(tensors), weights).to(dtype)
+        assert self._base is not None
+        base, thinned = self._base.weights.load(name), {"density": config.density, "scale": config.scale}
+        if config.method is MergeMethod.ties:
+            return ties(base, list(tensors), weights, **thinned).to(dtype)
+        seeds = [f"{config.seed}/{position}/{name}" for position in present]
+        elect_signs = config.method is MergeMethod.dare_ties
+        return dare(base, list(tensors), weights, seeds=seeds, elect_signs=elect_signs, **thinned).to(dtype)
+
+    def _output_dtype(self, name: str) -> torch.dtype:
+        if self._config.dtype is not MergeDtype.same:
+            return {MergeDtype.float32: torch.float32, MergeDtype.bfloat16: torch.bfloat16}[self._config.dtype]
+        dtype = self.models[0].weights.dtype(name)
+        for model in self.models[1:]:
+            dtype = torch.promote_types(dtype, model.weights.dtype(name))
+        return dtype
+
+    def _copy_settings(self, target: Path) -> None:
+        """config.json (with the dtype now stored), and the tokenizer files as they are."""
+        first: ModelInput = self.models[0]
+        hf_config = json.loads((first.settings / "config.json").read_text(encoding="utf-8"))
+        dtypes = set(self._dtypes.values())
+        if len(dtypes) == 1:
+            stored = str(dtypes.pop()).removeprefix("torch.")
+            hf_config.update({key: stored for key in ("dtype", "torch_dtype") if key in hf_config})
+        (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
+        for name in _TOKENIZER_FILES:
+            if (first.tokenizer / name).is_file():
+                shutil.copyfile(first.tokenizer / name, target / name)
 
 
-def _shared_names(first: StoredWeights, second: StoredWeights, *, tied: bool) -> list[str]:
-    """Names of the tensors to merge, the same in both; a tied lm_head is the embedding again and is left out."""
-    names, others = (
-        [name for name in weights.names if not (tied and name.endswith("lm_head.weight"))]
-        for weights in (first, second)
-    )
-    if names != others:
-        raise ValueError(
-            f"The tensors of the two models have different names: only in {first.directory}: "
-            f"{sorted(set(names) - set(others))[:5]}; only in {second.directory}: "
-            f"{sorted(set(others) - set(names))[:5]}. If they differ by a 'model.' prefix or an lm_head, pass one "
-            "of them through a training checkpoint or the export program first: both write the bare backbone."
-        )
-    for name in names:
-        if first.shape(name) != second.shape(name):
-            raise ValueError(
-                f"tensor {name!r} has shape {first.shape(name)} in {first.directory} and {second.shape(name)} in "
-                f"{second.directory}. Merge checkpoints of the same base model."
-            )
-    return names
+def _given_shares(config: MergeConfig, num_models: int) -> list[float]:
+    if config.t is not None:
+        return [1.0 - config.t, config.t]
+    weights = config.weights or [1.0] * num_models
+    return [weight / sum(weights) for weight in weights]
 
 
-def _output_dtype(asked: MergeDtype, first: torch.dtype, second: torch.dtype) -> torch.dtype:
-    if asked is MergeDtype.same:
-        return torch.promote_types(first, second)
-    return {MergeDtype.float32: torch.float32, MergeDtype.bfloat16: torch.bfloat16}[asked]
-
-
-def _copy_settings(source: Path, target: Path, dtypes: set[torch.dtype]) -> None:
-    """config.json (with the dtype now stored), and the tokenizer files as they are."""
-    hf_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    if len(dtypes) == 1:
-        stored = str(dtypes.pop()).removeprefix("torch.")
-        hf_config.update({key: stored for key in ("dtype", "torch_dtype") if key in hf_config})
-    (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+def _at_depth(values: Sequence[float], name: str, num_layers: int) -> float:
+    """The value at a tensor's depth, linear between the evenly spaced ``values``."""
+    layer = _LAYER.search(name)
+    if layer is None:
+        return values[0] if "embed" in name else values[-1]
+    place = int(layer[1]) / max(1, num_layers - 1) * (len(values) - 1)
+    below = min(int(place), len(values) - 1)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (place - below) * (values[above] - values[below])

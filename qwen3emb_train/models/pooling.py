@@ -1,5 +1,6 @@
 """From token states to one vector for each text."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,7 +19,7 @@ def pool_last_token_padded(
     """The same for padded texts, on whichever side the padding is: the last position that the mask keeps."""
     longest = attention_mask.shape[1]
     last = longest - 1 - attention_mask.flip(1).argmax(1)
-    return states[attention_mask.new_ones(len(states)).cumsum(0) - 1, last]
+    return states[torch.arange(states.shape[0], device=states.device), last]
 
 
 def truncate_and_normalize(vectors: Float[Tensor, "texts dim"], dim: int | None = None) -> Float[Tensor, "texts kept"]:

@@ -1,21 +1,23 @@
 """Safetensors weights of a model directory, one tensor at a time: what merging and export read and write.
 
-Nothing here knows an architecture. Reading maps the files and copies single tensors; writing holds one shard.
+Nothing here knows an architecture. Reading and writing hold one tensor, however large the files are.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class StoredWeights:
@@ -31,7 +33,8 @@ class StoredWeights:
 
         Raises:
             FileNotFoundError: no weights, or the index names a shard that is not there.
-            ValueError: the directory holds an adapter, or a tensor's dtype is not float32, bfloat16 or float16.
+            ValueError: the directory holds an adapter, a file is damaged, or a tensor's dtype is not float32, bfloat16
+                or float16.
         """
         self.directory = directory
         if (directory / "adapter_config.json").is_file():
@@ -39,38 +42,44 @@ class StoredWeights:
                 f"{directory}: holds a LoRA adapter (adapter_config.json), not a model. Merge the adapter into its "
                 "base model first (training does so when it saves a checkpoint's model/ directory)."
             )
-        self._files = {}
+        self._stored: dict[str, tuple[Path, str, list[int], int]] = {}  # file, dtype, shape, first byte
         for path in _weight_files(directory):
-            file = safe_open(path, framework="pt")
-            self._files.update(dict.fromkeys(file.keys(), file))
-        self.names = sorted(self._files)
-        for name in self.names:
-            stored = self._files[name].get_slice(name).get_dtype()
-            if stored not in _DTYPES:
+            self._stored.update(_read_header(path))
+        self.names = sorted(self._stored)
+        for name, (_, dtype, _, _) in sorted(self._stored.items()):
+            if dtype not in _DTYPES:
                 raise ValueError(
-                    f"{directory}: tensor {name!r} is stored as {stored}. Only float32, bfloat16 and float16 weights "
+                    f"{directory}: tensor {name!r} is stored as {dtype}. Only float32, bfloat16 and float16 weights "
                     "are read; save the model unquantised first."
                 )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
+        return tuple(self._stored[name][2])
 
     def dtype(self, name: str) -> torch.dtype:
-        return _DTYPES[self._files[name].get_slice(name).get_dtype()]
+        return _DTYPES[self._stored[name][1]]
 
     def load(self, name: str) -> Shaped[Tensor, "..."]:
         """One tensor, in its stored dtype.
 
+        Read, not mapped: a mapped file is read 4 KiB at a time, and its pages count as this process's memory.
+
         Raises:
             ValueError: it holds NaN or infinity.
         """
-        tensor: Tensor = self._files[name].get_tensor(name)
+        path, _, _, first_byte = self._stored[name]
+        tensor = torch.empty(self.shape(name), dtype=self.dtype(name))
+        with path.open("rb", buffering=0) as file:
+            file.seek(first_byte)
+            _read_all(file, _bytes_of(tensor).numpy().data, path)
         require_finite(tensor, name, self.directory)
         return tensor
 
 
 def require_finite(tensor: Shaped[Tensor, "..."], name: str, origin: Path) -> None:
     """Raises a ValueError naming the tensor and where it is from if it holds NaN or infinity."""
+    if math.isfinite(float(tensor.sum())):
+        return  # a sum is finite only if every term is: one pass, where isfinite makes several and a mask
     if not torch.isfinite(tensor).all():
         count = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
@@ -84,10 +93,12 @@ def write_weights(
 ) -> None:
     """Writes tensors in the order of ``sizes`` as one safetensors file, or as shards with an index.
 
+    Where the dtypes differ, give the wider ones first: readers want every tensor at a multiple of its item size.
+
     Args:
         directory: an existing directory.
         sizes: bytes of every tensor by name: the shards are planned before the first tensor is loaded.
-        load: gives a tensor by name; called once for each, when its shard is written.
+        load: gives a tensor by name; called once for each, in this order, and written before the next.
         max_shard_bytes: limit of a shard; one tensor larger than that has a shard of its own.
     """
     shards: list[list[str]] = [[]]
@@ -101,12 +112,74 @@ def write_weights(
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         file_name = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: load(name).contiguous() for name in names}
-        save_file(tensors, directory / file_name, metadata={"format": "pt"})
+        _write_file(directory / file_name, names, load)
         weight_map.update(dict.fromkeys(names, file_name))
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_file(path: Path, names: Sequence[str], load: Callable[[str], Tensor]) -> None:
+    """One safetensors file, tensor by tensor.
+
+    The format's header, which stands first, holds every shape: room is left for it, and what it does not need is
+    filled with spaces, as the format allows.
+    """
+    room = 256 + sum(len(json.dumps(name)) + 192 for name in names)
+    room += -room % 8
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    with path.open("wb", buffering=0) as file:
+        file.seek(8 + room)
+        for name in names:
+            tensor = load(name).contiguous()
+            _write_all(file, _bytes_of(tensor).numpy().data)
+            end = position + tensor.numel() * tensor.element_size()
+            header[name] = {
+                "dtype": _DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [position, end],
+            }
+            position = end
+        file.seek(0)
+        text = json.dumps(header, separators=(",", ":")).encode().ljust(room)
+        _write_all(file, memoryview(room.to_bytes(8, "little") + text))
+
+
+def _read_header(path: Path) -> dict[str, tuple[Path, str, list[int], int]]:
+    try:
+        with safe_open(path, framework="pt"):  # checks lengths, offsets and overlaps
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy the model again.") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for buffer in [name for name in header if name.endswith("position_ids")]:
+        del header[buffer]  # 0, 1, 2, ...: what old BERT files hold beside their weights
+    return {
+        name: (path, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _bytes_of(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, " bytes"]:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _read_all(file: Any, buffer: memoryview, path: Path) -> None:
+    """A single read gives at most 2 GiB on Linux."""
+    while buffer:
+        count = file.readinto(buffer)
+        if not count:
+            raise ValueError(f"{path}: ended while it was read. Copy the model again.")
+        buffer = buffer[count:]
+
+
+def _write_all(file: Any, buffer: memoryview) -> None:
+    while buffer:
+        buffer = buffer[file.write(buffer) :]
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwen3emb_train import lineage
-from qwen3emb_train.merging.merge import MergeConfig, MergeDtype, merge_models
-from qwen3emb_train.merging.slerp import slerp
+from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod
+from qwen3emb_train.merging.merge import merge_models
+from qwen3emb_train.merging.methods.slerp import slerp
 from tests.tiny import make_tiny_model_directory
 
 
@@ -192,9 +193,10 @@ def test_opposite_tensors_are_refused_by_name(models: tuple[Path, Path], tmp_pat
         merge_models(_config(models, tmp_path / "out"))
 
 
-def test_an_adapter_is_refused_with_the_remedy(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_adapter_beside_a_whole_model_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whether it is merged into those weights already cannot be seen."""
     (models[0] / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"LoRA adapter.*Merge the adapter into its base"):
+    with pytest.raises(ValueError, match=r"holds an adapter .* and a whole model"):
         merge_models(_config(models, tmp_path / "out"))
 
 
@@ -205,10 +207,163 @@ def test_a_missing_shard_is_named(models: tuple[Path, Path], tmp_path: Path) -> 
         merge_models(_config(models, tmp_path / "out"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"models": ["a"]}, "exactly two"), ({"t": 1.5}, "t is 1.5"), ({"max_shard_bytes": 0}, "max_shard_bytes is 0")],
-)
+BAD_SETTINGS = [
+    ({"models": ["a"]}, "at least two"),
+    ({"models": [], "run": "r", "count": 1}, "count is 1"),
+    ({"run": "r"}, "models and run are both given"),
+    ({"t": 1.5}, "t is 1.5"),
+    ({"group_t": {"mlp": -1.0}}, "group_t is"),
+    ({"t": 0.5, "weights": [1.0, 1.0]}, "weights and t are both given"),
+    ({"t": 0.5, "layer_t": [0.5]}, "t and layer_t are both given"),
+    ({"t": 0.5, "models": ["a", "b", "c"]}, "and there are 3: set weights"),
+    ({"weights": [1.0]}, "weights has 1 values for 2 models"),
+    ({"weights": [0.0, 0.0]}, "not all of them 0"),
+    ({"weights": [-1.0, 2.0]}, "from 0 up"),
+    ({"method": MergeMethod.ties}, "set base to the model directory"),
+    ({"density": 0.0}, "density is 0.0"),
+    ({"max_shard_bytes": 0}, "max_shard_bytes is 0"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS, ids=str)
 def test_bad_settings_are_refused_at_the_door(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MergeConfig(**({"models": ["a", "b"], "output_dir": "out"} | settings))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+ALL_METHODS = list(MergeMethod)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Models around a common start, in bfloat16 where rounding would show."""
+    root = tmp_path_factory.mktemp("three")
+    start = make_tiny_model_directory(root / "base", num_layers=3)
+    generator = torch.Generator().manual_seed(1)
+    models = [start]
+    for position in range(3):
+        models.append(Path(shutil.copytree(start, root / f"m{position}")))
+        weights = _weights(start)
+        for name, tensor in weights.items():
+            weights[name] = (tensor + 0.1 * torch.randn(tensor.shape, generator=generator)).bfloat16()
+        _rewrite(models[-1], weights)
+    return models
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_all_weight_on_one_model_is_that_model_to_the_bit(
+    three: list[Path], tmp_path: Path, method: MergeMethod, chosen: int
+) -> None:
+    """With density 1 for those that thin task vectors out: else the model itself is not what is asked for."""
+    base, *models = three
+    weights = [float(i == chosen) for i in range(3)]
+    config = MergeConfig(
+        [str(m) for m in models],
+        method=method,
+        weights=weights,
+        base=str(base),
+        density=1.0,
+        output_dir=str(tmp_path / "out"),
+    )
+    merged = _weights(merge_models(config))
+    assert all(torch.equal(merged[name], tensor) for name, tensor in _weights(models[chosen]).items())
+
+
+@pytest.mark.parametrize("method", [MergeMethod.karcher, MergeMethod.linear, MergeMethod.ties])
+def test_the_order_of_the_models_does_not_matter(three: list[Path], tmp_path: Path, method: MergeMethod) -> None:
+    base, *models = (str(path) for path in three)
+    common = {"method": method, "base": base, "dtype": MergeDtype.float32}
+    one = MergeConfig(models, weights=[0.5, 0.3, 0.2], output_dir=str(tmp_path / "one"), **common)  # type: ignore[arg-type]
+    two = MergeConfig(models[::-1], weights=[0.2, 0.3, 0.5], output_dir=str(tmp_path / "two"), **common)  # type: ignore[arg-type]
+    first, second = _weights(merge_models(one)), _weights(merge_models(two))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_the_same_settings_give_the_same_bytes(three: list[Path], tmp_path: Path, method: MergeMethod) -> None:
+    """DARE too: what it drops depends on seed, model and tensor name only."""
+    base, *models = (str(path) for path in three)
+    files = []
+    for name, shard_bytes in (("one", 5_000_000_000), ("two", 5_000_000_000), ("three", 20_000)):
+        config = MergeConfig(
+            models, method=method, base=base, output_dir=str(tmp_path / name), max_shard_bytes=shard_bytes
+        )
+        files.append(_weights(merge_models(config)))
+    assert all(torch.equal(files[0][name], other[name]) for other in files[1:] for name in files[0])
+
+
+def test_dare_drops_other_entries_for_another_seed_and_tensor(three: list[Path], tmp_path: Path) -> None:
+    base, *models = (str(path) for path in three)
+    start, dropped = _weights(three[0]), []
+    for seed in (0, 1):
+        config = MergeConfig(
+            models[:2], method=MergeMethod.dare, base=base, seed=seed, density=0.3, output_dir=str(tmp_path / str(seed))
+        )
+        merged = _weights(merge_models(config))
+        dropped.append({name: tensor.float() == start[name].bfloat16().float() for name, tensor in merged.items()})
+    up, gate = "layers.0.mlp.up_proj.weight", "layers.0.mlp.gate_proj.weight"
+    assert not torch.equal(dropped[0][up], dropped[1][up])
+    assert not torch.equal(dropped[0][up], dropped[0][gate])
+
+
+def test_t_over_the_depth_and_by_group(three: list[Path], tmp_path: Path) -> None:
+    """layer_t is linear over the layers, embeddings first, the final norm last; group_t goes before it."""
+    _, first, second, _ = three
+    config = _config((first, second), tmp_path / "out", layer_t=[0.0, 0.5], group_t={"q_proj": 1.0, "proj": 0.25})
+    merged, a, b = _weights(merge_models(config)), _weights(first), _weights(second)
+    expected = {"embed_tokens.weight": 0.0, "norm.weight": 0.5, "layers.1.input_layernorm.weight": 0.25}
+    expected |= {"layers.0.input_layernorm.weight": 0.0, "layers.2.input_layernorm.weight": 0.5}
+    expected |= {"layers.1.self_attn.q_proj.weight": 1.0, "layers.2.mlp.up_proj.weight": 0.25}
+    for name, t in expected.items():
+        assert torch.equal(merged[name], slerp(a[name], b[name], t, torch.bfloat16)), name
+
+
+def test_a_group_that_fits_nothing_is_named(models: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"group_t\.mpl: no tensor has it in its name"):
+        merge_models(_config(models, tmp_path / "out", group_t={"mpl": 0.5}))
+
+
+def test_a_runs_checkpoints_are_merged_as_if_they_were_named(three: list[Path], tmp_path: Path) -> None:
+    for step, path in zip((10, 20, 30), three[1:], strict=True):
+        shutil.copytree(path, tmp_path / "run" / "checkpoints" / f"step_{step:06d}" / "model")
+    taken = merge_models(MergeConfig(run=str(tmp_path / "run"), count=3, output_dir=str(tmp_path / "taken")))
+    named = merge_models(MergeConfig(models=[str(path) for path in three[1:]], output_dir=str(tmp_path / "named")))
+    assert (taken / "model.safetensors").read_bytes() == (named / "model.safetensors").read_bytes()
+    record = lineage.read_record(taken)
+    assert record is not None
+    assert [Path(path).parent.name for path in record.metrics["models"]] == [
+        "step_000010",
+        "step_000020",
+        "step_000030",
+    ]
+
+
+def test_an_export_with_another_pooling_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """A directory without modules.json is ours, and pools the last token."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for path, kind in kinds.items()]
+    (models[1] / "modules.json").write_text(json.dumps(modules))
+    (models[1] / "1_Pooling").mkdir()
+    pooling = models[1] / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}))
+    with pytest.raises(ValueError, match="in different ways: lasttoken and mean"):
+        merge_models(_config(models, tmp_path / "out"))
+    pooling.write_text(json.dumps({"pooling_mode": "lasttoken"}))
+    merge_models(_config(models, tmp_path / "out"))
+    (models[1] / "modules.json").write_text(json.dumps([*modules, {"type": "x.Dense", "path": "3_Dense"}]))
+    with pytest.raises(ValueError, match=r"has modules \['Dense'\] beside the backbone"):
+        merge_models(_config(models, tmp_path / "other"))
+
+
+def test_a_vocabulary_difference_is_shown(models: tuple[Path, Path], tmp_path: Path) -> None:
+    path = models[1] / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"2 differ: 'a': \d+ and \d+, 'b'"):
+        merge_models(_config(models, tmp_path / "out"))

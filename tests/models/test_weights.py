@@ -1,13 +1,14 @@
 """Weights written in shards are read back to the bit, one tensor at a time; what cannot be read is named."""
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights, write_weights
+from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights, require_finite, write_weights
 
 
 @pytest.mark.parametrize(("max_shard_bytes", "num_files"), [(10_000, 1), (100, 3), (1, 4)])
@@ -45,3 +46,49 @@ def test_quantised_weights_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_directory_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds neither model\.safetensors nor"):
         StoredWeights(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_single_bad_value_is_found_anywhere(dtype: torch.dtype, bad: float) -> None:
+    """Also the pair whose sum is no number, and large values whose sum overflows although each is finite."""
+    tensor = torch.full((3, 100_003), torch.finfo(dtype).max, dtype=dtype)
+    require_finite(tensor, "a", Path("m"))
+    tensor[2, 77_777] = bad
+    with pytest.raises(ValueError, match="m: tensor 'a' holds NaN or infinity in 1 of 300009"):
+        require_finite(tensor, "a", Path("m"))
+    require_finite(torch.empty(0, 4, dtype=dtype), "a", Path("m"))
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    write_weights(tmp_path, {"a": 400}, lambda name: torch.ones(100), 1000)
+    file = tmp_path / WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
+        StoredWeights(tmp_path)
+
+
+def test_other_readers_read_what_is_written(tmp_path: Path) -> None:
+    """The header is padded: safetensors' own reader must not mind. Scalars and empty tensors are tensors too."""
+    tensors = {"scalar": torch.tensor(3.0), "empty": torch.empty(0, 3), "half": torch.randn(3).half()}
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    write_weights(tmp_path, sizes, tensors.__getitem__, 1000)
+    read = load_file(tmp_path / WEIGHTS_FILE)
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert {name: StoredWeights(tmp_path).load(name).shape for name in tensors} == {
+        n: t.shape for n, t in tensors.items()
+    }
+
+
+def test_only_one_tensor_is_held(tmp_path: Path) -> None:
+    """Memory: a shard may be larger than the machine's."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def load(name: str) -> torch.Tensor:
+        assert sum(reference() is not None for reference in alive) <= 1
+        tensor = torch.ones(1000)
+        alive.append(weakref.ref(tensor))
+        return tensor
+
+    write_weights(tmp_path, dict.fromkeys("abcde", 4000), load, 1_000_000)
+    assert len(alive) == 5

@@ -1,13 +1,16 @@
 """slerp: exact endpoints, the formula of Shoemake 1985 in float64, norms, and what happens where no arc is defined."""
 
 import math
+import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.merging.slerp import slerp
+from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
+from tests.merging.methods.tensors import random_tensors
 
 POSITIONS = st.floats(0.0, 1.0, allow_nan=False)
 SEEDS = st.integers(0, 10_000)
@@ -108,3 +111,41 @@ def test_opposite_directions_are_refused() -> None:
 def test_t_outside_the_arc_is_refused(t: float) -> None:
     with pytest.raises(ValueError, match="not on the arc"):
         slerp(*_pair(6), t)
+
+
+@given(SEEDS, st.lists(st.floats(0.05, 5.0), min_size=2, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_many_in_turn_are_slerps_of_slerps(seed: int, weights: list[float]) -> None:
+    tensors = random_tensors(seed, len(weights))
+    expected, so_far = tensors[0], weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        so_far += weight
+        expected = _formula(expected, tensor, weight / so_far).view(tensor.shape).float()
+    torch.testing.assert_close(slerp_in_turn(tensors, weights), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_tensors_in_turn_give_that_tensor_to_the_bit() -> None:
+    a, _ = _pair(7)
+    assert torch.equal(slerp_in_turn([a] * 4, [0.1, 0.2, 0.3, 0.4]), a)
+
+
+def test_tensors_are_asked_for_one_after_the_other() -> None:
+    """Memory: the merge so far and one tensor, never all of them."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def tensors() -> Iterator[torch.Tensor]:
+        for tensor_seed in range(6):
+            assert sum(reference() is not None for reference in alive) <= 2
+            tensor = _pair(tensor_seed)[0]
+            alive.append(weakref.ref(tensor))
+            yield tensor
+            del tensor
+
+    slerp_in_turn(tensors(), [1.0] * 6)
+    assert len(alive) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_result_is_rounded_once(dtype: torch.dtype) -> None:
+    a, b = (tensor.to(dtype) for tensor in _pair(8))
+    assert torch.equal(slerp(a, b, 0.3, dtype), slerp(a.float(), b.float(), 0.3).to(dtype))

@@ -1,0 +1,185 @@
+"""merge_search: merging proposes, evaluation scores. The two rooms do not know each other; they meet here."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from qwen3emb_train import lineage
+from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
+from qwen3emb_train.evaluation.retrieval import load_retrieval_set
+from qwen3emb_train.merging.config import MergeSourceConfig
+from qwen3emb_train.merging.merge import Merge, input_directories, model_directories
+from qwen3emb_train.merging.plot import plot_search, require_matplotlib
+from qwen3emb_train.merging.search import SearchStrategy, Shares, TriedPoint, search_shares
+from qwen3emb_train.merging.self_positioning import Position, ProbeConfig, position_by_gradient, read_probe
+from qwen3emb_train.models.precision import Precision
+
+PROGRAM = "merge_search"
+_EQUAL = "equal shares"
+
+
+@dataclass
+class MergeSearchConfig(MergeSourceConfig):
+    """A merge whose shares are chosen by nDCG on development sets.
+
+    Attributes:
+        strategy: golden (two models), coordinate, or self_positioning (needs ``probe.path``).
+        dev_sets: name -> retrieval set; the mean over the sets decides.
+        test_sets: name -> retrieval set that decides nothing: the single models, equal shares and the chosen merge are
+            scored on it, and the figures stand in run.json whatever they are.
+        max_evaluations: merges scored on the dev sets at most.
+        tolerance: the search ends when it moves shares by less than this.
+        probe: for self_positioning.
+        ndcg_at: cut-off of the score.
+        max_tokens, precision, tokens_per_batch: as in evaluate.
+        output_dir: the model directory to write: the chosen merge, merge_search.png and .html, run.json with every
+            point. Scores are kept beside it, in ``NAME.evaluations``: a search that is started again repeats none.
+    """
+
+    strategy: SearchStrategy = SearchStrategy.coordinate
+    dev_sets: dict[str, SetConfig] = field(default_factory=dict)
+    test_sets: dict[str, SetConfig] = field(default_factory=dict)
+    max_evaluations: int = 30
+    tolerance: float = 0.02
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ndcg_at: int = 10
+    max_tokens: int = 8192
+    precision: Precision = Precision.auto
+    tokens_per_batch: int = 16_384
+    output_dir: str = "???"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dev_sets:
+            raise ValueError("dev_sets is empty: name at least one, e.g. dev_sets.NAME.path=PATH.")
+        judged = [(chosen.path, chosen.split) for chosen in self.dev_sets.values()]
+        for name, chosen in self.test_sets.items():
+            if (chosen.path, chosen.split) in judged:
+                raise ValueError(f"test_sets.{name} is also a dev set: what chooses a merge cannot judge it.")
+        if self.tolerance <= 0.0:
+            raise ValueError(f"tolerance is {self.tolerance}; use a positive share, e.g. 0.02.")
+        if (self.strategy is SearchStrategy.self_positioning) != (self.probe.path is not None):
+            raise ValueError("strategy=self_positioning and probe.path belong together: give both, or neither.")
+
+
+def merge_search(config: MergeSearchConfig) -> Path:
+    """Searches, writes the chosen merge and returns its directory; does nothing where it is up to date.
+
+    Raises:
+        FileNotFoundError, ValueError: a model or set cannot be read; the models do not fit together.
+        ImportError: matplotlib is missing.
+    """
+    require_matplotlib()
+    output = Path(config.output_dir)
+    models = model_directories(config)
+    inputs = input_directories(config, models) | _set_files(config)
+    recorded = json.loads(json.dumps(asdict(config)))
+    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
+        print(f"{output}: up to date")
+        return output
+    scorer = _Scorer(config, Merge(config, models))
+    path = _self_positioning(config, scorer) if config.strategy is SearchStrategy.self_positioning else []
+    points = search_shares(
+        len(models),
+        lambda shares: scorer.score(shares, config.dev_sets),
+        config.strategy,
+        max_evaluations=config.max_evaluations,
+        tolerance=config.tolerance,
+        proposed=[position.shares for position in path[-1:]],
+    )
+    chosen = max(points, key=lambda point: point.mean)
+    test = _test_scores(config, scorer, points, chosen) if config.test_sets else {}
+    figures = {
+        "models": [str(model) for model in models],
+        "weights": {f"model_{position}": share for position, share in enumerate(chosen.shares)},
+        "metric": f"ndcg@{config.ndcg_at}",
+        "dev": {"mean": chosen.mean, **chosen.scores},
+        "test": test,
+        "tried": [{"shares": point.shares, "mean": point.mean, **point.scores} for point in points],
+    }
+    if path:
+        figures["self_positioning"] = [asdict(position) for position in path]
+    with lineage.atomic_directory(output) as directory:
+        scorer.merge.write(directory, lambda name: list(chosen.shares))
+        plot_search(directory, points, chosen, f"ndcg@{config.ndcg_at}")
+        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **figures))
+    print(format_search(points, chosen, test))
+    return output
+
+
+def format_search(points: Sequence[TriedPoint], chosen: TriedPoint, test: dict[str, dict[str, float]]) -> str:
+    """A line for every point, the chosen one marked; then the test scores."""
+    lines = ["dev      " + "  ".join(["shares", *chosen.scores])]
+    for point in points:
+        mark = "*" if point == chosen else " "
+        shares = " ".join(f"{share:.3f}" for share in point.shares)
+        lines.append(f"{mark} {point.mean:.4f}  {shares}  " + " ".join(f"{s:.4f}" for s in point.scores.values()))
+    for name, scores in test.items():
+        lines.append(f"test     {name}: " + "  ".join(f"{key} {score:.4f}" for key, score in scores.items()))
+    return "\n".join(lines)
+
+
+class _Scorer:
+    """Scores a merge on retrieval sets. What was scored before is read back, known by the digest of the weights."""
+
+    def __init__(self, config: MergeSearchConfig, merge: Merge) -> None:
+        self.merge = merge
+        self._config = config
+        output = Path(config.output_dir)
+        self.directory = output.with_name(f"{output.name}.evaluations")
+        self.candidate = self.directory / "candidate"
+
+    def write_candidate(self, shares: Shares) -> None:
+        shutil.rmtree(self.candidate, ignore_errors=True)
+        self.candidate.mkdir(parents=True)
+        self.merge.write(self.candidate, lambda name: list(shares))
+
+    def score(self, shares: Shares, sets: dict[str, SetConfig]) -> dict[str, float]:
+        """nDCG by set."""
+        self.write_candidate(shares)
+        settings = EvaluateConfig(
+            models={PROGRAM: str(self.candidate)},
+            sets=sets,
+            max_tokens=self._config.max_tokens,
+            precision=self._config.precision,
+            tokens_per_batch=self._config.tokens_per_batch,
+            ndcg_at=self._config.ndcg_at,
+        )
+        key = lineage.value_digest([lineage.digest(self.candidate), asdict(settings)])
+        settings.output_dir = str(self.directory / key[:32])
+        rows = evaluate(settings)
+        shutil.rmtree(self.candidate)
+        return {row.set: row.scores[f"ndcg@{self._config.ndcg_at}"] for row in rows}
+
+
+def _set_files(config: MergeSearchConfig) -> dict[str, Path]:
+    """The files that are read beside the models, by name, for the record."""
+    files = {} if config.probe.path is None else {"probe": Path(config.probe.path)}
+    for kind, sets in (("dev", config.dev_sets), ("test", config.test_sets)):
+        for name, chosen in sets.items():
+            for file in load_retrieval_set(Path(chosen.path), chosen.split).files:
+                files[f"{kind} {name}: {file.name}"] = file
+    return files
+
+
+def _self_positioning(config: MergeSearchConfig, scorer: _Scorer) -> list[Position]:
+    from qwen3emb_train.models.inference import TextEncoder
+
+    examples = read_probe(config.probe)
+    scorer.write_candidate(tuple(1.0 / len(scorer.merge.models) for _ in scorer.merge.models))
+    text_encoder = TextEncoder.load(str(scorer.candidate), precision="fp32")
+    shutil.rmtree(scorer.candidate)
+    return position_by_gradient(
+        text_encoder.encoder, text_encoder.tokenizer, scorer.merge.models, examples, config.probe
+    )
+
+
+def _test_scores(
+    config: MergeSearchConfig, scorer: _Scorer, points: Sequence[TriedPoint], chosen: TriedPoint
+) -> dict[str, dict[str, float]]:
+    """The chosen merge beside what it has to beat: every single model, and equal shares."""
+    num_models = len(chosen.shares)
+    named = {f"model_{i}": points[i].shares for i in range(num_models)} | {_EQUAL: points[num_models].shares}
+    return {name: scorer.score(shares, config.test_sets) for name, shares in {**named, "chosen": chosen.shares}.items()}

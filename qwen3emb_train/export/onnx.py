@@ -1,0 +1,167 @@
+"""One ONNX graph from ids to the finished vector: backbone, last-token pooling and L2 norm, any batch and length.
+
+The graph takes its last position from the attention mask, so padding may stand on either side. Attention is written out
+("eager") under a mask of our own: no row is ever masked whole, which is where exported models give NaN.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qwen3emb_train import lineage
+from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.export.samples import REAL_TEXTS
+from qwen3emb_train.export.verify_vectors import least_cosine
+from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.pooling import pool_last_token_padded, truncate_and_normalize
+
+PROGRAM = "export_onnx"
+MODEL_FILE = "model.onnx"
+LEAST_COSINE = 0.999
+
+
+@dataclass
+class ExportOnnxConfig:
+    """What is converted.
+
+    Attributes:
+        model: a model directory or an export.
+        output_dir: receives model.onnx (and its data beside it), the tokenizer, and run.json.
+        verify: embed texts with onnxruntime (where installed), padded left and right, and compare.
+    """
+
+    model: str = "???"
+    output_dir: str = "???"
+    verify: bool = True
+
+
+class PooledBackbone(nn.Module):
+    """Ids and mask to L2-normalised vectors, in operations that every runtime has.
+
+    Attributes:
+        backbone: the transformers model, with eager attention.
+        causal: whether a token sees earlier ones only.
+    """
+
+    def __init__(self, backbone: nn.Module, causal: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.causal = causal
+
+    def forward(
+        self, input_ids: Int[Tensor, "texts longest"], attention_mask: Int[Tensor, "texts longest"]
+    ) -> Float[Tensor, "texts dim"]:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        seen = attention_mask.bool()[:, None, None, :]
+        if self.causal:
+            seen = seen & (positions[None, :] <= positions[:, None])
+        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min).expand(-1, -1, input_ids.shape[1], -1)
+        states = self.backbone(
+            input_ids=input_ids,
+            attention_mask=bias,
+            position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state
+        return truncate_and_normalize(pool_last_token_padded(states, attention_mask))
+
+
+def export_onnx(config: ExportOnnxConfig) -> Path:
+    """Writes and verifies the graph; returns its path.
+
+    Raises:
+        FileNotFoundError: the model directory lacks a file.
+        ImportError: ``onnx`` or ``onnxscript`` is missing.
+        ValueError: the model's attention has no plain mask, or onnxruntime's vectors differ from ours.
+    """
+    source, output = Path(config.model), Path(config.output_dir)
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"An ONNX export needs {package}: pip install 'qwen3emb-train[onnx]'")
+    recorded = asdict(config)
+    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
+        print(f"{output}: up to date")
+        return output / MODEL_FILE
+    with lineage.atomic_directory(output) as directory:
+        write_onnx(source, directory / MODEL_FILE)
+        load_tokenizer(str(source)).save(directory)
+        figures = compare_with_onnxruntime(directory, source) if config.verify else {"verified": False}
+        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures))
+    print(f"  onnxruntime: {figures}")
+    return output / MODEL_FILE
+
+
+def write_onnx(source: Path, file: Path) -> None:
+    """Traces the model with a batch of two and writes the graph, its weights in float32 in ``model.onnx.data``."""
+    from transformers import AutoModel
+
+    backbone: Any = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    config = backbone.config
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise ValueError(f"{source}: has sliding-window layers, whose mask this graph does not hold.")
+    model = PooledBackbone(backbone, causal=bool(getattr(config, "is_causal", True)))
+    longest = config.max_position_embeddings
+    axes = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("sequence", min=2, max=longest)}
+    ids = torch.ones(2, 6, dtype=torch.long)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what of torchvision it does without
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's own, about its own calls
+        program: Any = torch.onnx.export(
+            model,
+            (ids, mask),
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["sentence_embedding"],
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            verbose=False,
+        )
+        program.save(file, external_data=True)
+
+
+def compare_with_onnxruntime(directory: Path, source: Path) -> dict[str, Any]:
+    """Least cosines of onnxruntime's vectors to ours, by padding side.
+
+    Raises:
+        ValueError: one is below 0.999.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return {"skipped": "onnxruntime is not installed: pip install 'qwen3emb-train[onnx]' and export again"}
+    expected = TextEncoder.load(str(source), precision="fp32", device="cpu").encode(REAL_TEXTS)
+    figures = {
+        f"least_cosine_{side}_padded": least_cosine(embed_with_onnxruntime(directory, REAL_TEXTS, side), expected)
+        for side in ("left", "right")
+    }
+    if not min(figures.values()) >= LEAST_COSINE:
+        raise ValueError(
+            f"onnxruntime's vectors differ from ours; below {LEAST_COSINE} nothing is published: {figures}"
+        )
+    return figures | {"num_texts": len(REAL_TEXTS)}
+
+
+def embed_with_onnxruntime(
+    directory: Path, texts: tuple[str, ...], padding_side: str, texts_per_batch: int = 16
+) -> Float[Tensor, "texts dim"]:
+    """Vectors by the graph and the tokenizer beside it, as a user without torch would get them."""
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(directory / MODEL_FILE, options, providers=["CPUExecutionProvider"])
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side=padding_side)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    vectors = []
+    for first in range(0, len(texts), texts_per_batch):
+        batch = tokenizer(list(texts[first : first + texts_per_batch]), padding=True, return_tensors="np")
+        inputs = {name: batch[name].astype("int64") for name in ("input_ids", "attention_mask")}
+        vectors.append(torch.from_numpy(session.run(["sentence_embedding"], inputs)[0]))
+    return torch.cat(vectors)

@@ -1,0 +1,71 @@
+"""Checks of the ids that a folder's tokenizer gives under the installed transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train.export.checks import BrokenPromiseError, Finding
+
+_TRUNCATED = 8
+
+
+class FolderTokenizer:
+    """The tokenizer as AutoTokenizer loads it.
+
+    Attributes:
+        hf: the transformers tokenizer.
+        texts: what it is tried on.
+        max_tokens: the folder's longest text.
+    """
+
+    def __init__(self, directory: Path, texts: Sequence[str], max_tokens: int) -> None:
+        from transformers import AutoTokenizer
+
+        self.hf: Any = AutoTokenizer.from_pretrained(directory)
+        self.texts = list(texts)
+        self.max_tokens = max_tokens
+
+    def ids(self, limit: int) -> list[list[int]]:
+        return list(self.hf(self.texts, truncation=True, max_length=limit)["input_ids"])
+
+    def closing_token_id(self) -> int:
+        """The one id that every text ends with and that is not of the text.
+
+        Raises:
+            BrokenPromiseError: there is none.
+        """
+        cut = {"truncation": True, "max_length": self.max_tokens}
+        bare = self.hf(self.texts, add_special_tokens=False, **cut)["input_ids"]
+        for text, whole, own in zip(self.texts, self.ids(self.max_tokens), bare, strict=True):
+            if whole[-1:] == own[-1:] and whole[-len(own) :] == own:
+                raise BrokenPromiseError(
+                    f"nothing is appended to {text[:40]!r}: its ids end with {whole[-1]}, a token of the text. The "
+                    "closing token (EOS) is lost: transformers 5 ignores add_eos_token, only tokenizer.json's "
+                    "post_processor counts"
+                )
+        last = {ids[-1] for ids in self.ids(self.max_tokens)}
+        if len(last) > 1:
+            raise BrokenPromiseError(f"texts end with different ids: {sorted(last)[:5]}")
+        return int(last.pop())
+
+
+def check_closing_token(tokenizer: FolderTokenizer, reference: TextTokenizer | None) -> Finding:
+    """Every text ends with one and the same closing token; the reference's ids are the folder's."""
+    closing = tokenizer.closing_token_id()
+    if reference is not None:
+        ids, wanted = tokenizer.ids(tokenizer.max_tokens), reference.tokenize(tokenizer.texts, tokenizer.max_tokens)
+        for text, own, other in zip(tokenizer.texts, ids, wanted, strict=True):
+            if own != other:
+                raise BrokenPromiseError(f"{text[:40]!r} becomes {own[:8]}..., with the reference {other[:8]}...")
+    return Finding(f"{tokenizer.hf.convert_ids_to_tokens(closing)} ({closing}) ends every text")
+
+
+def check_truncation(tokenizer: FolderTokenizer) -> Finding:
+    """A text that is cut still ends with the closing token."""
+    closing = tokenizer.closing_token_id()
+    for limit in (2, _TRUNCATED):
+        for text, ids in zip(tokenizer.texts, tokenizer.ids(limit), strict=True):
+            if len(ids) > limit or ids[-1] != closing:
+                raise BrokenPromiseError(f"cut to {limit} tokens, {text[:40]!r} becomes {ids[-limit:]}")
+    return Finding(f"cut to 2 and to {_TRUNCATED} tokens, texts keep it")

@@ -1,0 +1,182 @@
+"""Opening what is to be merged, and refusing what does not fit together, with the difference."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
+from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
+
+# What decides the function that the weights compute. Names, dtypes and generation settings may differ.
+_ARCHITECTURE_KEYS = (
+    "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "layer_types",
+    "attention_bias", "tie_word_embeddings", "is_causal",
+)  # fmt: skip
+_PER_CALL_STATE = ("truncation", "padding")
+LAST_TOKEN = "lasttoken"
+_OLD_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": LAST_TOKEN,
+}
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One of the models to merge.
+
+    Attributes:
+        directory: as it was named.
+        weights: its tensors; an adapter's are those of the model it makes.
+        settings: the directory with its config.json: an adapter's base.
+    """
+
+    directory: Path
+    weights: StoredWeights | AdaptedWeights
+    settings: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The directory with its tokenizer.json: an adapter may bring its own."""
+        own = (self.directory / "tokenizer.json").is_file()
+        return self.directory if own else self.settings
+
+
+def open_model(directory: Path, base: str | None = None) -> ModelInput:
+    """A model directory, or an adapter on its base.
+
+    Raises:
+        FileNotFoundError, ValueError: what ``StoredWeights`` and ``AdaptedWeights`` raise; both in one directory.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory. Give a model directory, or an adapter's.")
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return ModelInput(directory, StoredWeights(directory), directory)
+    if (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file():
+        raise ValueError(
+            f"{directory}: holds an adapter ({ADAPTER_CONFIG}) and a whole model; whether the adapter is merged into "
+            "it already cannot be seen. Remove one of the two."
+        )
+    settings = base_of(directory, base)
+    return ModelInput(directory, AdaptedWeights(directory, settings), settings)
+
+
+def fitting_names(models: Sequence[ModelInput]) -> list[str]:
+    """Names of the tensors to merge: those of all models, a tied language-model head left out.
+
+    Raises:
+        FileNotFoundError: a config.json or tokenizer.json is missing.
+        ValueError: two models differ in architecture, tokenizer, pooling, tensor names or shapes.
+    """
+    first = models[0]
+    config = load_config(first.settings)
+    names = _names(first, config)
+    for other in models[1:]:
+        other_config = load_config(other.settings)
+        _require_same_architecture(first.directory, config, other.directory, other_config)
+        _require_same_tokenizer(first.tokenizer, other.tokenizer)
+        _require_same_pooling(first.directory, other.directory)
+        _require_same_tensors(first, names, other, _names(other, other_config))
+    return names
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """config.json as transformers understands it, so that old and new spellings (rope_theta) compare equal."""
+    from transformers import AutoConfig
+
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory}: no config.json. Give a model directory in the Hugging Face layout.")
+    return dict(AutoConfig.from_pretrained(directory).to_dict())
+
+
+def _names(model: ModelInput, config: Mapping[str, Any]) -> list[str]:
+    tied = bool(config.get("tie_word_embeddings"))
+    return [name for name in model.weights.names if not (tied and name.endswith("lm_head.weight"))]
+
+
+def _require_same_architecture(
+    first: Path, first_config: Mapping[str, Any], second: Path, second_config: Mapping[str, Any]
+) -> None:
+    different = [key for key in _ARCHITECTURE_KEYS if first_config.get(key) != second_config.get(key)]
+    if different:
+        values = "; ".join(f"{key}: {first_config.get(key)!r} and {second_config.get(key)!r}" for key in different)
+        raise ValueError(
+            f"{first} and {second} are not of one architecture. {values}. Merge checkpoints of the same base."
+        )
+
+
+def _require_same_tokenizer(first: Path, second: Path) -> None:
+    tokenizers = []
+    for directory in (first, second):
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Copy the tokenizer files of the model it was trained from.")
+        tokenizers.append(json.loads(path.read_text(encoding="utf-8")))
+    sections = sorted({*tokenizers[0], *tokenizers[1]} - set(_PER_CALL_STATE))
+    different = [name for name in sections if tokenizers[0].get(name) != tokenizers[1].get(name)]
+    if different:
+        raise ValueError(
+            f"{first} and {second}: their tokenizer.json differ in {different}, so the same text gives other ids"
+            f"{_vocabulary_difference(*tokenizers)}. Merge models trained with one tokenizer (a post_processor alone: "
+            "save both with the same closing token)."
+        )
+
+
+def _vocabulary_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    ours, theirs = (dict(tokenizer["model"].get("vocab") or {}) for tokenizer in (first, second))
+    moved = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
+    if not moved:
+        return ""
+    examples = ", ".join(f"{token!r}: {ours.get(token)} and {theirs.get(token)}" for token in moved[:3])
+    return f" ({len(ours)} and {len(theirs)} tokens; {len(moved)} differ: {examples})"
+
+
+def _require_same_pooling(first: Path, second: Path) -> None:
+    ours, theirs = pooling_of(first), pooling_of(second)
+    if ours != theirs:
+        raise ValueError(
+            f"{first} and {second} make one vector of a text in different ways: {ours} and {theirs}. Merge models "
+            "trained with one pooling."
+        )
+
+
+def pooling_of(directory: Path) -> str:
+    """How an export makes one vector of a text ("lasttoken", "mean", ...); any other directory: the last token.
+
+    Raises:
+        ValueError: the export has modules with weights of their own, which a merge of the backbone would lose.
+    """
+    modules_file = directory / "modules.json"
+    if not modules_file.is_file():
+        return LAST_TOKEN
+    modules = json.loads(modules_file.read_text(encoding="utf-8"))
+    kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    extra = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
+    if extra:
+        raise ValueError(f"{directory}: has modules {extra} beside the backbone, which a merge would lose.")
+    if "Pooling" not in kinds:
+        return "none"
+    settings = json.loads((directory / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
+    modes = settings.get("pooling_mode") or [mode for key, mode in _OLD_POOLING_KEYS.items() if settings.get(key)]
+    return modes if isinstance(modes, str) else "+".join(modes)
+
+
+def _require_same_tensors(first: ModelInput, names: list[str], second: ModelInput, others: list[str]) -> None:
+    if names != others:
+        raise ValueError(
+            f"The tensors of the two models have different names: only in {first.directory}: "
+            f"{sorted(set(names) - set(others))[:5]}; only in {second.directory}: "
+            f"{sorted(set(others) - set(names))[:5]}. If they differ by a 'model.' prefix or an lm_head, pass one "
+            "of them through a training checkpoint or the export program first: both write the bare backbone."
+        )
+    for name in names:
+        if first.weights.shape(name) != second.weights.shape(name):
+            raise ValueError(
+                f"tensor {name!r} has shape {first.weights.shape(name)} in {first.directory} and "
+                f"{second.weights.shape(name)} in {second.directory}. Merge checkpoints of the same base model."
+            )

@@ -1,0 +1,27 @@
+"""The weighted mean of weight tensors: a model soup (Wortsman et al. 2022, arXiv 2203.05482)."""
+
+from collections.abc import Iterable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from qwen3emb_train.merging.methods.blocks import interpolate
+
+
+def weighted_mean(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[float]) -> Float[Tensor, "*shape"]:
+    """The sum of weight times tensor over the sum of the weights, in float32.
+
+    Each tensor joins the mean of those before it by its share of the weight so far; so equal tensors give that tensor
+    to the bit, and only one tensor and the mean are held at once.
+
+    Args:
+        tensors: one or more, of one shape; they are asked for one after the other.
+        weights: positive, one for each tensor.
+    """
+    mean, so_far = None, 0.0
+    for tensor, weight in zip(tensors, weights, strict=True):
+        so_far += weight
+        mean = tensor.float() if mean is None else interpolate(mean, tensor, weight / so_far)
+    if mean is None:
+        raise ValueError("nothing to merge: give at least one tensor.")
+    return mean

@@ -1,0 +1,167 @@
+"""The shares of a merge, chosen by a score on held-out data.
+
+The scores are someone else's business: the search asks for them point by point. Every single model is tried before
+anything else, so the chosen point is never below the best of them on the data that chose it. What it is worth, other
+data must say: the best of many noisy scores is partly luck.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+Shares = tuple[float, ...]
+Evaluate = Callable[[Shares], Mapping[str, float]]
+"""The models' shares, with the sum 1 -> a score by name of the set, higher is better."""
+
+
+class SearchStrategy(str, Enum):
+    """``golden``: two models. ``coordinate``: any number. ``self_positioning``: by gradient on a probe set."""
+
+    golden = "golden"
+    coordinate = "coordinate"
+    self_positioning = "self_positioning"
+
+
+@dataclass(frozen=True)
+class TriedPoint:
+    """Shares and their scores.
+
+    Attributes:
+        shares: one for each model, with the sum 1.
+        scores: by set; their mean decides.
+    """
+
+    shares: Shares
+    scores: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.scores.values()) / len(self.scores)
+
+
+@dataclass
+class Trials:
+    """Points tried so far; a point is scored once, and no more than ``limit`` points are.
+
+    Attributes:
+        evaluate: gives the scores of a point.
+        limit: the largest number of points.
+        points: in the order of their trial.
+    """
+
+    evaluate: Evaluate
+    limit: int
+    points: list[TriedPoint] = field(default_factory=list)
+
+    @property
+    def is_exhausted(self) -> bool:
+        return len(self.points) >= self.limit
+
+    @property
+    def best(self) -> TriedPoint:
+        """The highest mean score; of equals the one tried first, so a single model goes before a merge."""
+        return max(self.points, key=lambda point: point.mean)
+
+    def score(self, shares: Sequence[float]) -> float:
+        """The mean score of a point; minus infinity for a new one when the limit is reached."""
+        total = math.fsum(shares)
+        rounded = tuple(round(share / total, 6) for share in shares)
+        known = next((point for point in self.points if point.shares == rounded), None)
+        if known is None:
+            if self.is_exhausted:
+                return -math.inf
+            known = TriedPoint(rounded, dict(self.evaluate(rounded)))
+            self.points.append(known)
+        return known.mean
+
+
+def search_shares(
+    num_models: int,
+    evaluate: Evaluate,
+    strategy: SearchStrategy,
+    *,
+    max_evaluations: int = 30,
+    tolerance: float = 0.02,
+    proposed: Sequence[Shares] = (),
+) -> list[TriedPoint]:
+    """Tries the single models, equal shares, what is ``proposed``, and then what the strategy leads to.
+
+    Args:
+        num_models: two or more.
+        evaluate: called once for each point.
+        strategy: golden section or coordinate search; self_positioning adds nothing to the proposed points.
+        max_evaluations: points at most; the single models count.
+        tolerance: the search ends when it moves shares by less than this.
+        proposed: points that come from elsewhere (``self_positioning.py``).
+
+    Returns:
+        The points in the order of their trial.
+
+    Raises:
+        ValueError: max_evaluations is too low for the single models and equal shares; golden with other than two.
+    """
+    if max_evaluations < num_models + 1 + len(proposed):
+        raise ValueError(
+            f"max_evaluations is {max_evaluations}; the {num_models} single models, equal shares and what is proposed "
+            f"need {num_models + 1 + len(proposed)} already."
+        )
+    if strategy is SearchStrategy.golden and num_models != 2:
+        raise ValueError(f"strategy=golden is for two models, and there are {num_models}: use strategy=coordinate.")
+    trials = Trials(evaluate, max_evaluations)
+    singles = [tuple(float(i == chosen) for i in range(num_models)) for chosen in range(num_models)]
+    for shares in [*singles, (1.0,) * num_models, *proposed]:
+        trials.score(shares)
+    match strategy:
+        case SearchStrategy.golden:
+            _golden_section(trials, tolerance)
+        case SearchStrategy.coordinate:
+            _coordinate_search(trials, tolerance)
+    return trials.points
+
+
+def _golden_section(trials: Trials, tolerance: float) -> None:
+    """Quarters first, because a score over t may have several hills; then the golden section around the best of them.
+
+    Kiefer, *Sequential minimax search for a maximum*, 1953.
+    """
+
+    def score(t: float) -> float:
+        return trials.score((1.0 - t, t))
+
+    best = max((0.0, 0.25, 0.5, 0.75, 1.0), key=score)
+    low, high = max(0.0, best - 0.25), min(1.0, best + 0.25)
+    ratio = (math.sqrt(5.0) - 1.0) / 2.0
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    while high - low > tolerance and not trials.is_exhausted:
+        if score(left) >= score(right):
+            high, right = right, left
+            left = high - ratio * (high - low)
+        else:
+            low, left = left, right
+            right = low + ratio * (high - low)
+
+
+def _coordinate_search(trials: Trials, tolerance: float) -> None:
+    """From the best point so far: one model's share up or down, the others' in proportion; smaller steps when stuck."""
+    current, step = trials.best.shares, 0.25
+    while step >= tolerance and not trials.is_exhausted:
+        start = current
+        for model in range(len(current)):
+            for change in (step, -step):
+                moved = _with_share(current, model, current[model] + change)
+                if moved is not None and trials.score(moved) > trials.score(current):
+                    current = trials.best.shares
+                    break
+        if current == start:
+            step /= 2.0
+
+
+def _with_share(shares: Shares, model: int, share: float) -> Shares | None:
+    """The point at which ``model`` has this share and the others divide the rest as before; None if there is none."""
+    share = min(1.0, max(0.0, share))
+    others = 1.0 - shares[model]
+    if others == 0.0:  # all of it is this model's: what it gives up is divided evenly
+        return tuple(share if i == model else (1.0 - share) / (len(shares) - 1) for i in range(len(shares)))
+    moved = tuple(share if i == model else old * (1.0 - share) / others for i, old in enumerate(shares))
+    return None if moved == shares else moved

@@ -1,0 +1,170 @@
+"""Shares by gradient: the merge finds its own position between the models, on a small probe set.
+
+Li et al. 2024, *Improving general text embedding model* (arXiv 2410.15035), call this Self Positioning: they search the
+interpolation space of task vectors by stochastic gradient descent. Here the merge is W = sum of a_i W_i with
+a = softmax(z). One backward pass gives the gradient G of the contrastive loss in W, and that of a_i is <G, W_i>: one
+model, its gradient and a tensor of each input are held, however many models there are. It is the gradient of the
+weighted mean; between checkpoints of one run, whose angles are small, slerp differs from that by little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
+from qwen3emb_train.data.readers import ReadingConfig, read_examples
+from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.token_store import text_identity
+from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.merging.inputs import ModelInput
+from qwen3emb_train.merging.methods.blocks import float_blocks
+from qwen3emb_train.merging.methods.linear import weighted_mean
+from qwen3emb_train.models.encoder import Encoder
+
+
+@dataclass
+class ProbeConfig:
+    """The probe set and the descent on it.
+
+    Attributes:
+        path: training examples that no model was trained on; the authors take a few for every task.
+        instruction: for examples that carry none. None: the model's own; "": nothing.
+        num_examples: taken from the start of the file, all in one batch.
+        max_tokens: longest text.
+        steps: gradient steps.
+        lr: step size of Adam on z.
+        temperature: of the contrastive loss.
+    """
+
+    path: str | None = None
+    instruction: str | None = None
+    num_examples: int = 64
+    max_tokens: int = 256
+    steps: int = 10
+    lr: float = 0.2
+    temperature: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 2:
+            raise ValueError(f"probe.num_examples is {self.num_examples}; a contrastive loss needs at least 2.")
+        if self.steps < 1 or self.lr <= 0.0:
+            raise ValueError(f"probe.steps is {self.steps} and probe.lr {self.lr}; both must be positive.")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Shares on the way, and the probe loss there."""
+
+    shares: tuple[float, ...]
+    loss: float
+
+
+def read_probe(config: ProbeConfig) -> list[TrainingExample]:
+    """The first ``num_examples`` examples.
+
+    Raises:
+        FileNotFoundError, ValueError: the file cannot be read, or holds fewer than two examples.
+    """
+    examples = []
+    for example in read_examples(Path(str(config.path)), ReadingConfig()):
+        examples.append(example)
+        if len(examples) == config.num_examples:
+            break
+    if len(examples) < 2:
+        raise ValueError(f"{config.path}: {len(examples)} examples; a contrastive loss needs at least 2.")
+    return examples
+
+
+def position_by_gradient(
+    encoder: Encoder,
+    tokenizer: TextTokenizer,
+    models: Sequence[ModelInput],
+    examples: Sequence[TrainingExample],
+    config: ProbeConfig,
+) -> list[Position]:
+    """Descends from equal shares; the encoder's weights are overwritten.
+
+    Returns:
+        Each step's position, the start first and the end last (``steps + 1`` of them).
+    """
+    encoder.eval()
+    # torch gives the row of the pad token no gradient, and in many models that is the closing token's row.
+    encoder.backbone.get_input_embeddings().padding_idx = None
+    logits = torch.zeros(len(models), dtype=torch.float64)
+    optimizer = torch.optim.Adam([logits], lr=config.lr)
+    path = []
+    for step in range(config.steps + 1):
+        shares = logits.softmax(dim=0)
+        _load_mean(encoder, models, shares.tolist())
+        encoder.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(step < config.steps):
+            loss = _probe_loss(encoder, tokenizer, examples, config)
+        path.append(Position(tuple(shares.tolist()), float(loss.detach())))
+        if step < config.steps:
+            loss.backward()
+            gradient = _share_gradient(encoder, models)
+            logits.grad = shares * (gradient - shares @ gradient)  # through the softmax
+            optimizer.step()
+    return path
+
+
+def _load_mean(encoder: Encoder, models: Sequence[ModelInput], shares: Sequence[float]) -> None:
+    with torch.no_grad():
+        for name, parameter in encoder.backbone.named_parameters():
+            parameter.copy_(weighted_mean((_load(model, name) for model in models), shares))
+
+
+def _share_gradient(encoder: Encoder, models: Sequence[ModelInput]) -> Tensor:
+    """<G, W_i - W_0> for every model: only differences matter under the softmax, and they are small beside W_0."""
+    totals = [0.0] * len(models)
+    for name, parameter in encoder.backbone.named_parameters():
+        if parameter.grad is None:
+            continue
+        first = _load(models[0], name)
+        gradient = parameter.grad.cpu()
+        for position, model in enumerate(models[1:], start=1):
+            for slope, ours, theirs in float_blocks(gradient, first, _load(model, name)):
+                totals[position] += torch.dot(slope, theirs - ours).item()
+    return torch.tensor(totals, dtype=torch.float64)
+
+
+def _load(model: ModelInput, name: str) -> Tensor:
+    """A tensor by its name in the bare backbone; hub models have theirs under ``model.``."""
+    return model.weights.load(name if name in model.weights.names else f"model.{name}")
+
+
+def _probe_loss(
+    encoder: Encoder, tokenizer: TextTokenizer, examples: Sequence[TrainingExample], config: ProbeConfig
+) -> Tensor:
+    """InfoNCE over the probe set as one batch: in-batch documents and each query's own negatives."""
+    default = DEFAULT_INSTRUCTION if config.instruction is None else config.instruction
+    queries = [
+        format_query(default if example.instruction is None else example.instruction, example.query)
+        for example in examples
+    ]
+    positives = [example.positives[0] for example in examples]
+    negatives = [(row, text) for row, example in enumerate(examples) for text in example.negatives[:1]]
+    texts = [*queries, *positives, *(text for _, text in negatives)]
+    tokens = PackedTokens.from_lists(tokenizer.tokenize(texts, config.max_tokens))
+    vectors = encoder(tokens.to(next(encoder.parameters()).device))
+    identity = torch.tensor([text_identity(text) for text in texts], dtype=torch.long, device=vectors.device)
+    parts = [len(queries), len(positives), len(negatives)]
+    (query_vectors, positive_vectors, negative_vectors) = vectors.split(parts)
+    (query_identity, positive_identity, negative_identity) = identity.split(parts)
+    rows = Representations(
+        queries=query_vectors,
+        positives=positive_vectors,
+        negatives=negative_vectors,
+        positive_owner=torch.arange(len(queries), device=vectors.device),
+        negative_owner=torch.tensor([row for row, _ in negatives], dtype=torch.long, device=vectors.device),
+        query_identity=query_identity,
+        positive_identity=positive_identity,
+        negative_identity=negative_identity,
+    )
+    return InfoNCE(temperature=config.temperature, query_query=False, document_document=False)(rows).loss
