@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 
@@ -89,10 +90,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
 
     register_packed_attention()
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    if _looks_local(config.path) and not Path(config.path).is_dir():
-        raise FileNotFoundError(
-            f"model.path {config.path}: no such directory. Run the stage that writes it, or mend the path."
-        )
+    refuse_missing_directory(config.path)
     if (Path(config.path) / "adapter_config.json").exists():
         raise ValueError(f"model.path {config.path} holds a LoRA adapter, not a model: merge it into its base first.")
     try:
@@ -150,10 +148,6 @@ def merged_state_dict(encoder: Encoder) -> dict[str, Tensor]:
         if isinstance(module, LoraLayer):
             weights[f"{name}.weight"] = module.base_layer.weight.detach() + module.get_delta_weight("default").detach()
     return weights
-
-
-def _looks_local(path: str) -> bool:
-    return path.startswith((".", "/", "~", "outputs", "exports")) or path.count("/") > 1
 
 
 def _keep_layers(hf_config: Any, config: ModelConfig) -> None:
