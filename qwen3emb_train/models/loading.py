@@ -99,7 +99,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
         _keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
         implementation = PACKED if config.attention is Attention.packed else "sdpa"
-        with _quiet_transformers():
+        with quiet_transformers():
             backbone, info = AutoModel.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
                 output_loading_info=True, **source,
@@ -211,7 +211,7 @@ def _bare(backbone: Any) -> Any:
     return backbone.get_base_model() if _is_peft(backbone) else backbone
 
 
-class _quiet_transformers:  # noqa: N801 - reads as a statement
+class quiet_transformers:  # noqa: N801 - reads as a statement
     """Hides transformers' table of left-out weights: missing ones are errors here, left-out layers are asked for."""
 
     def __enter__(self) -> None:
