@@ -2,7 +2,7 @@
 
 Serves weakly supervised pretraining and supervised fine-tuning alike: they differ in data, loss fields and model path.
 
-    <output_dir>/  config.json  metrics.jsonl  checkpoints/  model/ (the last checkpoint's)  run.json (when finished)
+    <output_dir>/  config.yaml  metrics.jsonl  checkpoints/  model/ (the last checkpoint's)  run.json (when finished)
 """
 
 import shutil
@@ -120,7 +120,7 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
     inputs = {f"data.{name}": Path(source.path) for name, source in config.data.items()}
     if Path(config.model.path).is_dir():
         inputs["model"] = Path(config.model.path)
-    if is_up_to_date(output_dir, PROGRAM, settings, inputs):
+    if not config.overwrite and is_up_to_date(output_dir, PROGRAM, settings, inputs):
         _say(f"{output_dir}: up to date")
         return output_dir / "model"
 
