@@ -4,6 +4,8 @@ Everything works without a process group: then there is one rank. ``torch.distri
 program (through accelerate) or by a test, never here.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,7 +20,10 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    return rank() == 0
+    """Also before the process group is there: a launcher names the rank in the environment."""
+    if dist.is_available() and dist.is_initialized():
+        return rank() == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def all_gather_rows(rows: Tensor) -> list[Tensor]:

@@ -68,6 +68,7 @@ def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_
     """
     from transformers import AutoTokenizer
 
+    refuse_missing_directory(path)
     try:
         hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -81,6 +82,17 @@ def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_
     hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (reliability.md H)
     hf.backend_tokenizer.no_padding()
     return TextTokenizer(hf, closing_token)
+
+
+def refuse_missing_directory(path: str) -> None:
+    """A mistyped local path must not be taken for a hub name, which would be looked up for a minute.
+
+    Raises:
+        FileNotFoundError: ``path`` can only be a directory, and is none.
+    """
+    looks_local = path.startswith((".", "/", "~", "outputs/", "exports/")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise FileNotFoundError(f"model {path}: no such directory. Run the stage that writes it, or mend the path.")
 
 
 def _closing_token_of(hf: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query, query_prompt
 from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.precision import Precision, resolve_device, resolve_precision
 
 INSTALL_SENTENCE_TRANSFORMERS = "pip install 'qwen3emb-train[eval]' (sentence-transformers)"
@@ -82,12 +83,13 @@ def _sentence_transformer(directory: str, settings: EmbeddingSettings) -> Embedd
         ) from None
     device = resolve_device("auto")
     bf16 = resolve_precision(settings.precision, device) is Precision.bf16
-    model: Any = SentenceTransformer(
-        directory,
-        device=str(device),
-        local_files_only=True,
-        model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32},
-    )
+    with quiet_transformers():
+        model: Any = SentenceTransformer(
+            directory,
+            device=str(device),
+            local_files_only=True,
+            model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32},
+        )
     model.max_seq_length = min(model.max_seq_length or settings.max_tokens, settings.max_tokens)
     own_prompt = (model.prompts or {}).get("query") or ""
     encoding = {

@@ -7,6 +7,7 @@ the tokenizer that the file carries.
 import contextlib
 import importlib.util
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def _save_dequantized(gguf_file: Path, directory: Path) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    # Saving imports deepspeed where it is installed, which then reports on stdout that there is no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # transformers shows its progress bars here whatever its settings; its log messages are not touched by this.
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(

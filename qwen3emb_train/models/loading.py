@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 
@@ -89,10 +90,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
 
     register_packed_attention()
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    if _looks_local(config.path) and not Path(config.path).is_dir():
-        raise FileNotFoundError(
-            f"model.path {config.path}: no such directory. Run the stage that writes it, or mend the path."
-        )
+    refuse_missing_directory(config.path)
     if (Path(config.path) / "adapter_config.json").exists():
         raise ValueError(f"model.path {config.path} holds a LoRA adapter, not a model: merge it into its base first.")
     try:
@@ -101,7 +99,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
         _keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
         implementation = PACKED if config.attention is Attention.packed else "sdpa"
-        with _quiet_transformers():
+        with quiet_transformers():
             backbone, info = AutoModel.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
                 output_loading_info=True, **source,
@@ -150,10 +148,6 @@ def merged_state_dict(encoder: Encoder) -> dict[str, Tensor]:
         if isinstance(module, LoraLayer):
             weights[f"{name}.weight"] = module.base_layer.weight.detach() + module.get_delta_weight("default").detach()
     return weights
-
-
-def _looks_local(path: str) -> bool:
-    return path.startswith((".", "/", "~", "outputs", "exports")) or path.count("/") > 1
 
 
 def _keep_layers(hf_config: Any, config: ModelConfig) -> None:
@@ -217,7 +211,7 @@ def _bare(backbone: Any) -> Any:
     return backbone.get_base_model() if _is_peft(backbone) else backbone
 
 
-class _quiet_transformers:  # noqa: N801 - reads as a statement
+class quiet_transformers:  # noqa: N801 - reads as a statement
     """Hides transformers' table of left-out weights: missing ones are errors here, left-out layers are asked for."""
 
     def __enter__(self) -> None:

@@ -2,10 +2,11 @@
 
 Serves weakly supervised pretraining and supervised fine-tuning alike: they differ in data, loss fields and model path.
 
-    <output_dir>/  config.json  metrics.jsonl  checkpoints/  model/ (the last checkpoint's)  run.json (when finished)
+    <output_dir>/  config.yaml  metrics.jsonl  checkpoints/  model/ (the last checkpoint's)  run.json (when finished)
 """
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -119,7 +120,7 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
     inputs = {f"data.{name}": Path(source.path) for name, source in config.data.items()}
     if Path(config.model.path).is_dir():
         inputs["model"] = Path(config.model.path)
-    if is_up_to_date(output_dir, PROGRAM, settings, inputs):
+    if not config.overwrite and is_up_to_date(output_dir, PROGRAM, settings, inputs):
         _say(f"{output_dir}: up to date")
         return output_dir / "model"
 
@@ -174,7 +175,7 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
 def _start_accelerator(device: str) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    # Buffers (rotary frequencies) are constants: sending them at every forward would be waste.
+    # Buffers (rotary frequencies) are constants; and a rank may have more chunks, hence forwards, than another.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(cpu=resolve_device(device).type == "cpu", kwargs_handlers=[kwargs])
 
@@ -203,7 +204,9 @@ def _plan(config: TrainEmbeddingConfig, stores: list[TokenStore]) -> BatchPlan:
 
 
 def _build_objective(config: TrainEmbeddingConfig, encoder: Encoder, accelerator: Any) -> EmbeddingObjective:
-    wrapped = accelerator.prepare_model(encoder)
+    with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 knows only this name
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = accelerator.prepare_model(encoder)
     precision = resolve_precision(config.precision, accelerator.device)
 
     def encode(tokens: PackedTokens) -> Tensor:

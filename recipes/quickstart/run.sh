@@ -27,4 +27,4 @@ say "6/6 evaluation on held-out modules"
 run evaluate 6_evaluate
 
 printf '\nDone in %d s. The model: exports/quickstart. Ask it something:\n' $((SECONDS - started))
-printf "  %s -m qwen3emb_train search model=exports/quickstart corpus=outputs/quickstart/data/test/corpus.jsonl 'query=how do I compare two version numbers?'\n" "$python"
+printf "  %s -m qwen3emb_train search model=exports/quickstart corpus=outputs/quickstart/data/test/corpus.jsonl 'query=wait until a child process has ended'\n" "$python"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -195,7 +196,7 @@ TARGETS = [
 def test_a_configuration_never_names_code(target: str, tmp_path: Path, refused: Refused) -> None:
     """On the command line, at every level of a recipe, under names that are the user's own."""
     canary = tmp_path / "canary"
-    call: dict[str, object] = {"_target_": target, "_args_": [f"touch {canary}"]}
+    call: dict[str, Any] = {"_target_": target, "_args_": [f"touch {canary}"]}
     for key in ("_target_", "+_target_", "prompts._target_", "++model._target_"):
         assert "_target_" in refused(*EXPORT, f"{key}={target}")
     for key in ("+model._target_", "++loss._target_", "data.x._target_", "data._target_.path"):
