@@ -94,8 +94,6 @@ def position_by_gradient(
         Each step's position, the start first and the end last (``steps + 1`` of them).
     """
     encoder.eval()
-    # torch gives the row of the pad token no gradient, and in many models that is the closing token's row.
-    encoder.backbone.get_input_embeddings().padding_idx = None
     logits = torch.zeros(len(models), dtype=torch.float64)
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     path = []

@@ -109,6 +109,8 @@ def load_encoder(config: ModelConfig) -> Encoder:
     _refuse_damaged(backbone, info, config.path)
     _set_causality(backbone)
     backbone.config.use_cache = False
+    # torch gives the padding token's row no gradient, and that token closes every text here where pad == closing.
+    backbone.get_input_embeddings().padding_idx = None
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora.rank:

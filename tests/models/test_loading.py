@@ -40,6 +40,15 @@ def test_num_layers_keeps_the_first_layers(tiny_qwen3: Path, tmp_path: Path) -> 
         load_encoder(ModelConfig(path=str(tiny_qwen3), num_layers=3))
 
 
+def test_the_closing_token_s_row_is_trained_although_it_is_the_padding_token(tiny_qwen3: Path) -> None:
+    encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
+    assert encoder.config.pad_token_id == 0
+    encoder(TOKENS).sum().backward()
+    gradient = encoder.backbone.get_input_embeddings().weight.grad
+    assert gradient is not None
+    assert gradient[0].abs().max() > 0
+
+
 def test_lora_merged_equals_the_adapter_and_differs_from_the_base(tiny_qwen3: Path, tmp_path: Path) -> None:
     """After LoRA and merging, outputs identical to the base were reported twice (peers.md 3, no. 26)."""
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3), lora=LoraConfig(rank=4, alpha=8))).eval()
