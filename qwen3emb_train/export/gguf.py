@@ -81,7 +81,7 @@ def export_gguf(config: ExportGgufConfig) -> Path:
         write_gguf(source, directory / file_name, config.dtype, config.max_tokens)
         figures = compare_with_llama_cpp(directory / file_name, source) if config.verify else {"verified": False}
         lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures))
-    print(f"  llama.cpp: {figures}")
+    print("  llama.cpp: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
     return output / file_name
 
 

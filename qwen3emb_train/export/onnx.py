@@ -22,6 +22,7 @@ from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.export.samples import REAL_TEXTS
 from qwen3emb_train.export.verify_vectors import least_cosine
 from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.pooling import pool_last_token_padded, truncate_and_normalize
 
 PROGRAM = "export_onnx"
@@ -95,7 +96,7 @@ def export_onnx(config: ExportOnnxConfig) -> Path:
         load_tokenizer(str(source)).save(directory)
         figures = compare_with_onnxruntime(directory, source) if config.verify else {"verified": False}
         lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures))
-    print(f"  onnxruntime: {figures}")
+    print("  onnxruntime: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
     return output / MODEL_FILE
 
 
@@ -103,7 +104,8 @@ def write_onnx(source: Path, file: Path) -> None:
     """Traces the model with a batch of two and writes the graph, its weights in float32 in ``model.onnx.data``."""
     from transformers import AutoModel
 
-    backbone: Any = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    with quiet_transformers():
+        backbone: Any = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     config = backbone.config
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{source}: has sliding-window layers, whose mask this graph does not hold.")
