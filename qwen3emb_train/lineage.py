@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,17 @@ def new_record(program: str, config: Mapping[str, Any], inputs: Mapping[str, Pat
         metrics=metrics,
         parents=parents,
         environment=environment(),
-        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        finished=_now(),
     )
+
+
+def with_metrics(record: RunRecord, **metrics: Any) -> RunRecord:
+    """The same run at a later point: other figures and time, the inputs as they were digested at its start."""
+    return replace(record, metrics=metrics, finished=_now())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def write_record(directory: Path, record: RunRecord) -> None:

@@ -25,6 +25,15 @@ class Program:
     load: Loader
 
 
+def _saying(done: str, function: Callable[[Any], object]) -> Callable[[Any], None]:
+    """The function as a program that ends by saying what it wrote."""
+
+    def run(config: Any) -> None:
+        print(f"{done}: {function(config)}")
+
+    return run
+
+
 def _train_embedding() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.training.train_embedding import TrainEmbeddingConfig, train_embedding
 
@@ -37,65 +46,44 @@ def _train_embedding() -> tuple[type, Callable[[Any], None]]:
 def _mine_negatives() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.mining.negatives import MiningConfig, mine_negatives
 
-    def run(config: MiningConfig) -> None:
-        print(f"mined: {mine_negatives(config)}")
-
-    return MiningConfig, run
+    return MiningConfig, _saying("mined", mine_negatives)
 
 
 def _merge() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.merging.config import MergeConfig
     from qwen3emb_train.merging.merge import merge_models
 
-    def run(config: MergeConfig) -> None:
-        print(f"merged: {merge_models(config)}")
-
-    return MergeConfig, run
+    return MergeConfig, _saying("merged", merge_models)
 
 
 def _merge_search() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.cli.merge_search import MergeSearchConfig, merge_search
 
-    def run(config: MergeSearchConfig) -> None:
-        print(f"merged: {merge_search(config)}")
-
-    return MergeSearchConfig, run
+    return MergeSearchConfig, _saying("merged", merge_search)
 
 
 def _export() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.export.sentence_transformers import ExportConfig, export_model
 
-    def run(config: ExportConfig) -> None:
-        print(f"exported: {export_model(config)}")
-
-    return ExportConfig, run
+    return ExportConfig, _saying("exported", export_model)
 
 
 def _export_reranker() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, export_reranker
 
-    def run(config: ExportRerankerConfig) -> None:
-        print(f"exported: {export_reranker(config)}")
-
-    return ExportRerankerConfig, run
+    return ExportRerankerConfig, _saying("exported", export_reranker)
 
 
 def _export_onnx() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.export.onnx import ExportOnnxConfig, export_onnx
 
-    def run(config: ExportOnnxConfig) -> None:
-        print(f"exported: {export_onnx(config)}")
-
-    return ExportOnnxConfig, run
+    return ExportOnnxConfig, _saying("exported", export_onnx)
 
 
 def _export_gguf() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.export.gguf import ExportGgufConfig, export_gguf
 
-    def run(config: ExportGgufConfig) -> None:
-        print(f"exported: {export_gguf(config)}")
-
-    return ExportGgufConfig, run
+    return ExportGgufConfig, _saying("exported", export_gguf)
 
 
 def _verify() -> tuple[type, Callable[[Any], int]]:
@@ -131,10 +119,7 @@ def _search() -> tuple[type, Callable[[Any], None]]:
 def _convert_gguf() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.models.gguf import ConvertGgufConfig, convert
 
-    def run(config: ConvertGgufConfig) -> None:
-        print(f"converted: {convert(config)}")
-
-    return ConvertGgufConfig, run
+    return ConvertGgufConfig, _saying("converted", convert)
 
 
 _RUN = "python -m qwen3emb_train"

@@ -7,7 +7,6 @@ Serves weakly supervised pretraining and supervised fine-tuning alike: they diff
 
 import shutil
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.token_store import TokenStore, copy_rejected, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.distributed import is_main_process, rank, world_size
-from qwen3emb_train.lineage import RunRecord, is_up_to_date, new_record, value_digest, write_record
+from qwen3emb_train.lineage import RunRecord, is_up_to_date, new_record, value_digest, with_metrics, write_record
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.models.encoder import Encoder
@@ -146,13 +145,13 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
         return collate(step, plan.local(step, rank(), world_size()))
 
     def save(reached: TrainingState) -> None:
-        if is_main_process():
-            record = _record(settings, inputs, reached)
-            checkpoints.save(encoder, tokenizer, optimizer, reached, record)
+        if record is not None:
+            checkpoints.save(encoder, tokenizer, optimizer, reached, _reached(record, reached))
         accelerator.wait_for_everyone()
 
-    tracker = None
+    record, tracker = None, None  # the main process alone writes
     if is_main_process():
+        record = new_record(PROGRAM, settings, inputs)  # once a run: it digests the whole of the inputs
         output_dir.mkdir(parents=True, exist_ok=True)
         tracker = Tracker(output_dir, config.tracking, settings, steps=config.steps, first_step=state.step)
     try:
@@ -166,8 +165,8 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
     finally:
         if tracker is not None:
             tracker.close()
-    if state.step == config.steps and is_main_process():
-        _finish(config, checkpoints, output_dir, stores, _record(settings, inputs, state))
+    if state.step == config.steps and record is not None:
+        _finish(config, checkpoints, output_dir, stores, _reached(record, state))
     accelerator.wait_for_everyone()
     return output_dir / "model"
 
@@ -246,9 +245,8 @@ def _resume(
     return restore(latest, encoder, optimizer)
 
 
-def _record(settings: Mapping[str, Any], inputs: Mapping[str, Path], state: TrainingState) -> RunRecord:
-    figures = {"step": state.step, "examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
-    return new_record(PROGRAM, settings, inputs, **figures)
+def _reached(record: RunRecord, state: TrainingState) -> RunRecord:
+    return with_metrics(record, step=state.step, examples_seen=state.examples_seen, tokens_seen=state.tokens_seen)
 
 
 def _finish(

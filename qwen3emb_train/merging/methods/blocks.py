@@ -1,6 +1,6 @@
 """Arithmetic on large tensors in blocks that stay in the processor's cache: no float32 copy of a whole tensor."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -80,3 +80,24 @@ def by_blocks(
         else:
             target.copy_(function(inputs, room[: len(target)]))
     return result
+
+
+def join_in_turn(
+    tensors: Iterable[Float[Tensor, "*shape"]],
+    weights: Iterable[float],
+    join: Callable[[Tensor, Tensor, float], Tensor],
+) -> Float[Tensor, "*shape"]:
+    """Folds many tensors into one: each joins the result of those before it at its share of the weight so far.
+
+    Args:
+        tensors: one or more; they are asked for one after the other, so that only one and the result are held.
+        weights: positive, one for each tensor.
+        join: ``join(result, tensor, t)``, the result at ``t`` = 0 and the tensor at 1.
+    """
+    joined, so_far = None, 0.0
+    for tensor, weight in zip(tensors, weights, strict=True):
+        so_far += weight
+        joined = tensor.float() if joined is None else join(joined, tensor, weight / so_far)
+    if joined is None:
+        raise ValueError("nothing to merge: give at least one tensor.")
+    return joined

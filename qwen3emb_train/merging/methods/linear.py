@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.merging.methods.blocks import interpolate
+from qwen3emb_train.merging.methods.blocks import interpolate, join_in_turn
 
 
 def weighted_mean(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[float]) -> Float[Tensor, "*shape"]:
@@ -18,10 +18,4 @@ def weighted_mean(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[
         tensors: one or more, of one shape; they are asked for one after the other.
         weights: positive, one for each tensor.
     """
-    mean, so_far = None, 0.0
-    for tensor, weight in zip(tensors, weights, strict=True):
-        so_far += weight
-        mean = tensor.float() if mean is None else interpolate(mean, tensor, weight / so_far)
-    if mean is None:
-        raise ValueError("nothing to merge: give at least one tensor.")
-    return mean
+    return join_in_turn(tensors, weights, interpolate)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.merging.methods.blocks import inner_products, interpolate, weighted_sum
+from qwen3emb_train.merging.methods.blocks import inner_products, interpolate, join_in_turn, weighted_sum
 
 PARALLEL_COSINE = 0.9995
 """Above it the arc and its chord differ by less than 2e-4 of their length, and sin(angle) loses digits."""
@@ -70,13 +70,7 @@ def slerp_in_turn(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[
         tensors: two or more, of one shape; they are asked for one after the other.
         weights: positive, one for each tensor.
     """
-    merged, so_far = None, 0.0
-    for tensor, weight in zip(tensors, weights, strict=True):
-        so_far += weight
-        merged = tensor.float() if merged is None else slerp(merged, tensor, weight / so_far)
-    if merged is None:
-        raise ValueError("nothing to merge: give at least one tensor.")
-    return merged
+    return join_in_turn(tensors, weights, slerp)
 
 
 def opposite_directions(cosine: float) -> ValueError:
