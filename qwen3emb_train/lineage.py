@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -58,9 +58,56 @@ def digest(path: Path) -> str:
         return file_digest(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or directory. Check the path, or run the stage that writes it.")
+    return _combined((child.relative_to(path).as_posix(), file_digest(child)) for child in _files_of(path))
+
+
+def digest_cached(path: Path, cache: Path, *, verify: bool = False) -> str:
+    """``digest(path)``, without reading again the files that are evidently the same as last time.
+
+    A file counts as unchanged while its size, modification time (ns) and inode are those noted in ``cache``. Whoever
+    changes contents and sets all three back deceives this; ``verify`` reads everything. A file that was modified less
+    than two seconds before it was digested is not noted: a later change could leave the same time stamp.
+
+    Args:
+        cache: a directory for the notes, one small file for each ``path``.
+    """
+    if not path.exists():
+        return digest(path)  # raises, with the remedy
+    notes_file = cache / f"{value_digest(str(path.resolve()))[:32]}.json"
+    notes: dict[str, Any] = {}
+    if notes_file.is_file() and not verify:
+        try:
+            notes = json.loads(notes_file.read_text(encoding="utf-8"))
+        except ValueError:
+            notes = {}  # damaged: everything is read again
+    children = [path] if path.is_file() else _files_of(path)
+    names = [child.relative_to(path).as_posix() for child in children]
+    noted = {name: _digest_noted(child, notes.get(name)) for name, child in zip(names, children, strict=True)}
+    lasting = {name: note for name, note in noted.items() if note["noted_ns"] - note["mtime_ns"] > 2_000_000_000}
+    if lasting != notes:
+        write_text(notes_file, json.dumps(lasting))
+    if path.is_file():
+        only: str = noted["."]["digest"]
+        return only
+    return _combined((name, note["digest"]) for name, note in noted.items())
+
+
+def _digest_noted(file: Path, note: dict[str, Any] | None) -> dict[str, Any]:
+    before, now = file.stat(), time.time_ns()
+    state = {"size": before.st_size, "mtime_ns": before.st_mtime_ns, "inode": before.st_ino}
+    if note is not None and state.items() <= note.items():
+        return note
+    return {**state, "noted_ns": now, "digest": file_digest(file)}
+
+
+def _files_of(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != RUN_FILE)
+
+
+def _combined(digests: Iterable[tuple[str, str]]) -> str:
     combined = hashlib.sha256()
-    for child in sorted(p for p in path.rglob("*") if p.is_file() and p.name != RUN_FILE):
-        combined.update(f"{child.relative_to(path).as_posix()}\0{file_digest(child)}\n".encode())
+    for name, one in digests:
+        combined.update(f"{name}\0{one}\n".encode())
     return combined.hexdigest()
 
 
@@ -95,13 +142,24 @@ def _git_commit() -> str | None:
     return described.stdout.strip()
 
 
-def new_record(program: str, config: Mapping[str, Any], inputs: Mapping[str, Path], **metrics: Any) -> RunRecord:
-    """A record of a run of ``program`` on ``inputs`` (name -> file or directory), finished now."""
+def new_record(
+    program: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    digest_of: Callable[[Path], str] = digest,
+    /,  # any name may be a metric's
+    **metrics: Any,
+) -> RunRecord:
+    """A record of a run of ``program`` on ``inputs`` (name -> file or directory), finished now.
+
+    Args:
+        digest_of: as for ``is_up_to_date``.
+    """
     parents = {name: asdict(record) for name, path in inputs.items() if (record := read_record(path)) is not None}
     return RunRecord(
         program=program,
         config=dict(config),
-        inputs={name: digest(path) for name, path in inputs.items()},
+        inputs={name: digest_of(path) for name, path in inputs.items()},
         metrics=metrics,
         parents=parents,
         environment=environment(),
@@ -138,8 +196,18 @@ def read_record(directory: Path) -> RunRecord | None:
     return None
 
 
-def is_up_to_date(directory: Path, program: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
-    """Whether ``directory`` is the finished result of this very program, configuration and input contents."""
+def is_up_to_date(
+    directory: Path,
+    program: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    digest_of: Callable[[Path], str] = digest,
+) -> bool:
+    """Whether ``directory`` is the finished result of this very program, configuration and input contents.
+
+    Args:
+        digest_of: gives an input's content digest; ``digest_cached`` where reading all of it takes long.
+    """
     if not (directory / RUN_FILE).is_file():
         return False
     record = read_record(directory)
@@ -147,7 +215,7 @@ def is_up_to_date(directory: Path, program: str, config: Mapping[str, Any], inpu
         record is not None
         and record.program == program
         and value_digest(record.config) == value_digest(dict(config))
-        and record.inputs == {name: digest(path) for name, path in inputs.items()}
+        and record.inputs == {name: digest_of(path) for name, path in inputs.items()}
     )
 
 
@@ -170,7 +238,7 @@ def atomic_directory(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _restore_interrupted(final)
-    temporary = final.with_name(f".{final.name}.writing")
+    temporary = writing_name(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -183,8 +251,13 @@ def atomic_directory(final: Path) -> Iterator[Path]:
     if final.exists():
         final.rename(replaced)
     temporary.rename(final)
-    _sync_directory(final.parent)
+    _sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def writing_name(final: Path) -> Path:
+    """Where ``atomic_directory`` keeps what is not complete yet."""
+    return final.with_name(f".{final.name}.writing")
 
 
 def _restore_interrupted(final: Path) -> None:
@@ -198,18 +271,13 @@ def _restore_interrupted(final: Path) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    _sync_directory(directory)
+    """Files, and the directories that name them."""
+    for path in [*directory.rglob("*"), directory]:
+        _sync(path)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

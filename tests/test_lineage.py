@@ -1,5 +1,6 @@
 """Directories are whole or absent; digests see contents; records carry their parents."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,71 @@ def test_a_record_carries_its_ancestors(tmp_path: Path) -> None:
     record = lineage.new_record("merge", {}, {"model": parent})
     assert record.parents["model"]["program"] == "train"
     assert "torch" in record.environment["versions"]
+
+
+def test_a_cached_digest_is_the_digest_and_reads_only_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, directory = tmp_path / "cache", tmp_path / "data"
+    (directory / "inner").mkdir(parents=True)
+    for name in ("a", "inner/b", "run.json"):
+        (directory / name).write_text(name)
+        os.utime(directory / name, (1, 1))
+    read: list[str] = []
+
+    original = lineage.file_digest
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(lineage, "file_digest", counted)
+    assert lineage.digest_cached(directory, cache) == lineage.digest(directory)
+    read.clear()
+    assert lineage.digest_cached(directory, cache) == lineage.digest_cached(directory, cache)
+    assert lineage.digest_cached(directory / "a", cache) == original(directory / "a")
+    assert read == ["a"]  # asked for by itself it has notes of its own
+    read.clear()
+    (directory / "a").write_text("A")  # the same size
+    assert lineage.digest_cached(directory, cache) != lineage.digest_cached(directory / "inner", cache)
+    assert read == ["a", "b"]
+    assert lineage.digest_cached(directory, cache) == lineage.digest(directory)
+    (directory / "c").write_text("c")
+    assert lineage.digest_cached(directory, cache) == lineage.digest(directory)
+    (directory / "c").unlink()
+    assert lineage.digest_cached(directory, cache) == lineage.digest(directory)
+
+
+def test_a_file_changed_a_moment_ago_is_read_again(tmp_path: Path) -> None:
+    """Its next change might leave the same time stamp."""
+    file = tmp_path / "a"
+    file.write_text("one")
+    state = file.stat()
+    first = lineage.digest_cached(file, tmp_path / "cache")
+    file.write_text("two")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert lineage.digest_cached(file, tmp_path / "cache") != first
+
+
+def test_verifying_reads_everything(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    os.utime(file, (1, 1))
+    first = lineage.digest_cached(file, tmp_path / "cache")
+    file.write_text("two")
+    os.utime(file, (1, 1))
+    assert lineage.digest_cached(file, tmp_path / "cache") == first  # the stated limit of the notes
+    verified = lineage.digest_cached(file, tmp_path / "cache", verify=True)
+    assert verified == lineage.digest(file) == lineage.digest_cached(file, tmp_path / "cache")
+
+
+def test_damaged_notes_and_missing_files(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    os.utime(file, (1, 1))
+    lineage.digest_cached(file, tmp_path / "cache")
+    (notes,) = (tmp_path / "cache").iterdir()
+    notes.write_text("{")
+    assert lineage.digest_cached(file, tmp_path / "cache") == lineage.digest(file)
+    with pytest.raises(FileNotFoundError, match="no such file or directory"):
+        lineage.digest_cached(tmp_path / "absent", tmp_path / "cache")

@@ -25,6 +25,8 @@ from qwen3emb_train.cli.messages import dict_fields, foreign_file, readable
 from qwen3emb_train.lineage import write_text
 
 _RESOLVER = re.compile(r"\$\{[^}]*:")
+# A program that takes another's files: its schema, which has all their keys and more, stands in for theirs.
+_STANDS_IN_FOR = {"plan": "train_embedding"}
 
 
 class ConfigError(ValueError):
@@ -108,7 +110,7 @@ def write_config(config: Any, text: str) -> None:
     """``config.yaml`` in the output directory of programs that have one; the main process only."""
     output_dir = getattr(config, "output_dir", None)
     is_main = os.environ.get("RANK", "0") == "0"
-    if output_dir and is_main and hasattr(config, "steps"):
+    if output_dir and is_main and hasattr(config, "steps") and not hasattr(config, "json_path"):  # a plan writes none
         write_text(Path(output_dir) / "config.yaml", text)
 
 
@@ -123,11 +125,15 @@ def _register(program: str, schema: type, overrides: Sequence[str], named: Mappi
         if field in named and is_dataclass(named[field]) and deeper[0] and name not in node[field]:
             node[field][name] = OmegaConf.structured(named[field])
     store = ConfigStore.instance()
-    store.store(name=f"{program}_schema", node=node)
-    if program == "train_embedding":
+    read = _STANDS_IN_FOR.get(program, program)
+    if read == "train_embedding":
+        from qwen3emb_train.losses.distillation import Distillation
         from qwen3emb_train.losses.infonce import InfoNCE
 
+        node["loss"] = "???"  # empty: a loss chosen in the defaults list is not merged into the default one's fields
         store.store(group="loss", name="infonce_schema", node=InfoNCE)
+        store.store(group="loss", name="distillation_schema", node=Distillation)
+    store.store(name=f"{read}_schema", node=node)
 
 
 def _into_dict(override: str, named: Mapping[str, type]) -> str:

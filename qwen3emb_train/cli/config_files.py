@@ -22,21 +22,31 @@ def skeleton(program: str) -> str:
     for group, chosen in _group_defaults(text).items():
         keys = (config_directory() / group / f"{chosen}.yaml").read_text(encoding="utf-8")
         lines += [f"{group}:", *(f"  {line}".rstrip() for line in _without_defaults(keys).rstrip().splitlines())]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(skeleton(parent) for parent in _parents(text))])
 
 
 def group_options(program: str) -> dict[str, list[str]]:
     """Groups that a program's defaults list names, each with the choices there are."""
     text = (config_directory() / f"{program}.yaml").read_text(encoding="utf-8")
-    return {
+    own = {
         group: sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))
         for group in _group_defaults(text)
     }
+    for parent in _parents(text):
+        own |= group_options(parent)
+    return own
 
 
 def _group_defaults(text: str) -> dict[str, str]:
     defaults = _DEFAULTS.search(text)
     return dict(re.findall(r"- (\w+): (\w+)", defaults[0])) if defaults else {}
+
+
+def _parents(text: str) -> list[str]:
+    """Other programs' skeletons that a defaults list builds on."""
+    defaults = _DEFAULTS.search(text)
+    names = re.findall(r"- (\w+)$", defaults[0], flags=re.MULTILINE) if defaults else []
+    return [name for name in names if (config_directory() / f"{name}.yaml").is_file()]
 
 
 def _without_defaults(text: str) -> str:

@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a program.
 
     Returns:
-        The exit code: 0 done (or stopped by a signal and saved), 1 a verification failed, 2 bad input.
+        The exit code: 0 done, 1 a verification failed, 2 bad input, 75 stopped by a signal after saving: the same
+        command continues.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -34,13 +34,27 @@ def _saying(done: str, function: Callable[[Any], object]) -> Callable[[Any], Non
     return run
 
 
-def _train_embedding() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.training.train_embedding import TrainEmbeddingConfig, train_embedding
+def _train_embedding() -> tuple[type, Callable[[Any], int]]:
+    from qwen3emb_train.training.config import TrainEmbeddingConfig
+    from qwen3emb_train.training.signals import EXIT_STOPPED, StoppedBySignal
+    from qwen3emb_train.training.train_embedding import train_embedding
 
-    def run(config: TrainEmbeddingConfig) -> None:
-        train_embedding(config)
+    def run(config: TrainEmbeddingConfig) -> int:
+        try:
+            train_embedding(config)
+        except StoppedBySignal as stopped:
+            print(stopped, flush=True)
+            return EXIT_STOPPED
+        return 0
 
     return TrainEmbeddingConfig, run
+
+
+def _plan() -> tuple[type, Callable[[Any], int]]:
+    from qwen3emb_train.training.planning.config import PlanConfig
+    from qwen3emb_train.training.planning.program import run_plan
+
+    return PlanConfig, run_plan
 
 
 def _mine_negatives() -> tuple[type, Callable[[Any], None]]:
@@ -132,6 +146,12 @@ PROGRAMS = {
             f"{_RUN} train_embedding model.path=Qwen/Qwen3-0.6B data.mine.path=pairs.jsonl batch_size=256 "
             "steps=500 output_dir=outputs/mine",
             _train_embedding,
+        ),
+        Program(
+            "plan",
+            "what train_embedding will need: parameters, memory, tokens, time, disk; before any GPU is touched",
+            f"{_RUN} plan --config-dir recipes/qwen3-embedding-0.6b --config-name 1_pretrain gpu=h100 num_gpus=8,64",
+            _plan,
         ),
         Program(
             "mine_negatives",

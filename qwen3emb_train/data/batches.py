@@ -5,10 +5,11 @@ The rows of an ``EmbeddingBatch`` are indices into those texts, so a document th
 another's hard negative is encoded once and receives both gradients.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -20,28 +21,35 @@ class PackedTokens:
         input_ids: token ids of all texts, one after the other.
         cu_seqlens: where each text starts, and one closing entry: text ``i`` is
             ``input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``. No text is empty.
-        position_ids: 0, 1, 2, ... anew for every text.
+        position_ids: 0, 1, 2, ... anew for every text; after a shared prefix they go on counting.
+        prefix_of: where beginnings are shared (``data.prefixes``): the segments between ``cu_seqlens`` are first the
+            prefixes, then what is left of each text, and this names each segment's prefix (-1: none). None: every
+            segment is a whole text.
+        num_prefixes: how many of the segments are prefixes.
     """
 
     input_ids: Int[Tensor, " tokens"]
-    cu_seqlens: Int[Tensor, " texts_and_one"]
+    cu_seqlens: Int[Tensor, " segments_and_one"]
     position_ids: Int[Tensor, " tokens"]
+    prefix_of: Int[Tensor, " segments"] | None = None
+    num_prefixes: int = 0
 
     @property
     def num_texts(self) -> int:
-        return len(self.cu_seqlens) - 1
+        return len(self.cu_seqlens) - 1 - self.num_prefixes
 
     @property
     def num_tokens(self) -> int:
         return len(self.input_ids)
 
     @property
-    def lengths(self) -> Int[Tensor, " texts"]:
-        """Tokens of each text."""
+    def lengths(self) -> Int[Tensor, " segments"]:
+        """Tokens of each text (of each segment, where beginnings are shared)."""
         return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 
     def select(self, texts: Int[Tensor, " chosen"]) -> "PackedTokens":
         """The chosen texts, in the given order, packed anew."""
+        assert self.prefix_of is None, "texts are selected first, then their beginnings shared"
         starts, lengths = self.cu_seqlens[:-1][texts], self.lengths[texts]
         return PackedTokens.gather(self.input_ids, starts, lengths)
 
@@ -50,6 +58,8 @@ class PackedTokens:
             self.input_ids.to(device, non_blocking=True),
             self.cu_seqlens.to(device, non_blocking=True),
             self.position_ids.to(device, non_blocking=True),
+            None if self.prefix_of is None else self.prefix_of.to(device, non_blocking=True),
+            self.num_prefixes,
         )
 
     @staticmethod
@@ -90,7 +100,11 @@ class EmbeddingBatch:
         negative_owner: which query (ascending) each hard negative belongs to.
         identity: a 63-bit hash of each text's characters: equal identity = equal text, on every rank.
         task: the task name shared by all rows of the step ("retrieval", "sts", ...).
-        source: the name of the data source that the rows come from.
+        source: the name of the data source that the rows come from; "a+b" where a step mixes sources of one task.
+        positive_scores, negative_scores: a teacher's (or, for STS, the annotators') score of each positive and hard
+            negative; NaN where a row brings none; None where no row of the step brings any.
+        source_names: the names that ``row_source`` counts.
+        row_source, row_number: where each query comes from: its source, and its row there (counted from 0).
     """
 
     texts: PackedTokens
@@ -102,3 +116,16 @@ class EmbeddingBatch:
     identity: Int[Tensor, " texts"]
     task: str = "retrieval"
     source: str = ""
+    positive_scores: Float[Tensor, " positives"] | None = None
+    negative_scores: Float[Tensor, " negatives"] | None = None
+    source_names: tuple[str, ...] = ()
+    row_source: Int[Tensor, " queries"] | None = None
+    row_number: Int[Tensor, " queries"] | None = None
+
+    def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
+        """Where some queries come from, for messages: "nq row 17, nq row 23, ... (9 in all)"."""
+        chosen = list(queries)
+        if self.row_source is None or self.row_number is None:
+            return f"{len(chosen)} rows"
+        names = [f"{self.source_names[int(self.row_source[q])]} row {int(self.row_number[q])}" for q in chosen[:limit]]
+        return ", ".join(names) + (f", ... ({len(chosen)} in all)" if len(chosen) > limit else "")

@@ -1,17 +1,19 @@
-"""The global batch plan: which rows make up step s, a pure function of (seed, data contents, s).
+"""What a run is fed with: its sources, their shares, the lengths of texts. Settings and the arithmetic of shares."""
 
-Every rank computes the same plan and takes its slice, so all ranks of a step see the same source (hence the same task),
-the order does not depend on the number of ranks, and resuming is asking for step s.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from enum import Enum
 
-import numpy as np
-from jaxtyping import Int
+_LABEL_TASKS = frozenset({"classification", "clustering", "sts"})
 
-from qwen3emb_train.lineage import value_digest
+
+class NoRepeats(str, Enum):
+    """Which texts may stand only once in a batch."""
+
+    auto = "auto"  # queries where documents are labels (classification, clustering) or graded (sts), else texts
+    texts = "texts"  # queries and positives
+    queries = "queries"
+    none = "none"
 
 
 @dataclass
@@ -24,6 +26,9 @@ class SourceConfig:
         task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task).
         instruction: for rows that bring none; null = the query stays bare.
         max_positives, max_negatives: take at most so many of a row, drawn anew every time it is seen; null = all.
+        max_rows: use only so many rows, drawn once by the seed; null = all.
+        batch_size: queries of a step of this source, over all ranks; null = the run's.
+        no_repeats: which texts may stand only once in a batch.
     """
 
     path: str = "???"
@@ -32,98 +37,103 @@ class SourceConfig:
     instruction: str | None = None
     max_positives: int | None = None
     max_negatives: int | None = None
+    max_rows: int | None = None
+    batch_size: int | None = None
+    no_repeats: NoRepeats = NoRepeats.auto
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"data.*.weight is {self.weight}; it must be positive (leave a source out to drop it).")
-        if self.max_positives is not None and self.max_positives < 1:
-            raise ValueError(f"data.*.max_positives is {self.max_positives}; use at least 1, or null for all.")
         if self.max_negatives is not None and self.max_negatives < 0:
             raise ValueError(f"data.*.max_negatives is {self.max_negatives}; use 0 or more, or null for all.")
+        for name, least, otherwise in (
+            ("max_positives", 1, "for all"), ("max_rows", 1, "for all"), ("batch_size", 2, "for the run's batch_size"),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"data.*.{name} is {value}; use at least {least}, or null {otherwise}.")
+
+    def unrepeated(self) -> NoRepeats:
+        """``no_repeats``, with ``auto`` decided by the task."""
+        if self.no_repeats is not NoRepeats.auto:
+            return self.no_repeats
+        return NoRepeats.queries if self.task in _LABEL_TASKS else NoRepeats.texts
 
 
-@dataclass(frozen=True)
-class Step:
-    """What the plan says of one step: a source (by number) and its rows, in global order."""
+@dataclass
+class MixtureConfig:
+    """How the sources share the steps.
 
-    source: int
-    rows: Int[np.ndarray, " rows"]
-
-
-class BatchPlan:
-    """Rows for every step.
-
-    A step belongs to one source, drawn with probability proportional to weight * rows**alpha. Each source is walked in
-    epochs, every epoch in a new random order; the remainder that does not fill a batch is left out of that epoch, so no
-    row occurs twice in a batch.
+    Attributes:
+        alpha: a source is drawn with p ~ weight * rows**alpha (1 = proportional to size, 0 = by weight alone).
+        rows_cap: rows beyond so many do not raise a source's share; null = all count.
+        mixed_share: this share of a task's steps takes its rows from all of the task's sources at once, as if they were
+            one; the rest, as ever, from one source at a time. Only tasks with two sources or more.
+        epochs: instead of ``steps``: exactly so many passes over every source, in shuffled order.
+        length_buckets: rows of a batch have similar lengths: less idle memory and time, slightly less random.
+        language_buckets: rows of a batch have, where possible, one language: harder negatives.
+        rows_per_block: rows that are dealt to batches together, so that no text repeats in a batch and buckets fill. At
+            least 4 batches.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        num_rows: Sequence[int],
-        fingerprints: Sequence[str],
-        weights: Sequence[float],
-        *,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        alpha: float = 0.5,
-    ) -> None:
-        for name, rows in zip(names, num_rows, strict=True):
-            if rows < batch_size:
-                raise ValueError(
-                    f"data.{name} has {rows} rows, fewer than batch_size={batch_size}. "
-                    "Lower batch_size, or join it with another source of the same task."
-                )
-        self.num_rows, self.batch_size, self.seed = list(num_rows), batch_size, seed
-        shares = np.asarray(weights, dtype=np.float64) * np.asarray(num_rows, dtype=np.float64) ** alpha
-        self.probabilities = shares / shares.sum()
-        # Drawn for all steps at once: 6 bytes a step buy an O(1) answer to "how often was this source used before?".
-        generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
-        self._source_of_step = np.searchsorted(
-            np.cumsum(self.probabilities)[:-1], generator.random(steps), side="right"
-        ).astype(np.int16)
-        self._turn_of_step = np.zeros(steps, dtype=np.int32)
-        for source in range(len(self.num_rows)):
-            own = np.flatnonzero(self._source_of_step == source)
-            self._turn_of_step[own] = np.arange(len(own))
-        self.fingerprint = value_digest(
-            {
-                "names": list(names),
-                "contents": list(fingerprints),
-                "weights": list(weights),
-                "batch_size": batch_size,
-                "seed": seed,
-                "alpha": alpha,
-            }
-        )
+    alpha: float = 0.5
+    rows_cap: int | None = None
+    mixed_share: float = 0.0
+    epochs: int | None = None
+    length_buckets: bool = False
+    language_buckets: bool = False
+    rows_per_block: int = 16384
 
-    @property
-    def steps(self) -> int:
-        return len(self._source_of_step)
-
-    def step(self, step: int) -> Step:
-        """The global batch of ``step`` (0-based)."""
-        source = int(self._source_of_step[step])
-        turns_per_epoch = self.num_rows[source] // self.batch_size
-        epoch, turn_in_epoch = divmod(int(self._turn_of_step[step]), turns_per_epoch)
-        first = turn_in_epoch * self.batch_size
-        return Step(source, self._order(source, epoch)[first : first + self.batch_size])
-
-    def local(self, step: int, rank: int, world_size: int) -> Step:
-        """This rank's slice of the global batch."""
-        if self.batch_size % world_size:
-            raise ValueError(f"batch_size={self.batch_size} is not divisible by the {world_size} ranks.")
-        whole = self.step(step)
-        share = self.batch_size // world_size
-        return Step(whole.source, whole.rows[rank * share : (rank + 1) * share])
-
-    def _order(self, source: int, epoch: int) -> Int[np.ndarray, " rows"]:
-        return _permutation(self.num_rows[source], self.seed, source, epoch)
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"mixture.alpha is {self.alpha}; use 0 (by weight alone) to 1 (proportional to size).")
+        if not 0 <= self.mixed_share <= 1:
+            raise ValueError(f"mixture.mixed_share is {self.mixed_share}; it is a share, 0 to 1.")
+        for name in ("rows_cap", "epochs", "rows_per_block"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"mixture.{name} is {value}; it must be at least 1.")
 
 
-@lru_cache(maxsize=8)
-def _permutation(num_rows: int, seed: int, source: int, epoch: int) -> Int[np.ndarray, " rows"]:
-    key = np.random.SeedSequence([seed, 1, source, epoch])
-    return np.random.Generator(np.random.Philox(key)).permutation(num_rows)
+@dataclass
+class LengthConfig:
+    """Longest texts in tokens, instruction and closing token included.
+
+    Attributes:
+        max_query_tokens: queries (with their instruction).
+        max_document_tokens: positives and hard negatives.
+    """
+
+    max_query_tokens: int = 512
+    max_document_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("max_query_tokens", "max_document_tokens"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"lengths.{name} is {getattr(self, name)}; a text and its closing token need 2.")
+
+
+def source_shares(
+    sources: Mapping[str, SourceConfig], num_rows: Mapping[str, int], mixture: MixtureConfig
+) -> dict[tuple[str, ...], float]:
+    """The probability of each stream of batches: one source, or all sources of a task mixed. Streams of 0 are absent.
+
+    Args:
+        num_rows: rows in use of each source (``max_rows`` applied).
+    """
+    cap = mixture.rows_cap
+    weighted = {
+        name: source.weight * float(num_rows[name] if cap is None else min(num_rows[name], cap)) ** mixture.alpha
+        for name, source in sources.items()
+    }
+    total = sum(weighted.values())
+    shares: dict[tuple[str, ...], float] = {(name,): value / total for name, value in weighted.items()}
+    if mixture.mixed_share > 0:
+        for task in sorted({source.task for source in sources.values()}):
+            members = tuple(name for name, source in sources.items() if source.task == task)
+            if len(members) > 1:
+                whole = sum(shares[(name,)] for name in members)
+                for name in members:
+                    shares[(name,)] *= 1 - mixture.mixed_share
+                shares[members] = whole * mixture.mixed_share
+    return {members: share for members, share in shares.items() if share > 0}

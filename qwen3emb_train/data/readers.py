@@ -73,7 +73,11 @@ class BadLinesError(ValueError):
 
     def __init__(self, bad_lines: list[BadLine], summary: str) -> None:
         super().__init__("\n".join([summary, *(f"  {bad_line}" for bad_line in bad_lines)]))
-        self.bad_lines = tuple(bad_lines)
+        self.bad_lines, self.summary = tuple(bad_lines), summary
+
+    def __reduce__(self) -> tuple[type["BadLinesError"], tuple[list[BadLine], str]]:
+        # Else one that comes from another process cannot be put together again.
+        return type(self), (list(self.bad_lines), self.summary)
 
 
 def read_examples(
@@ -106,7 +110,7 @@ def read_examples(
         rows = RowReader(config.ignored_columns)
         return lambda row: build_example(**(defaults | rows.read(row)))
 
-    return _read(_shards(path, rejected_path), config, rejected_path, new_parser)
+    return _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
 
 
 def read_reranking_examples(
@@ -132,10 +136,15 @@ def read_reranking_examples(
 
         return parse
 
-    return _read(_shards(path, rejected_path), config, rejected_path, new_parser)
+    return _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
 
 
-def _shards(path: Path, rejected_path: Path | None) -> list[Path]:
+def shard_paths(path: Path, rejected_path: Path | None = None) -> list[Path]:
+    """The files that are read for ``path``, in order, without the one that bad lines are written to.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_examples`` does at once.
+    """
     # By resolved path: a shard that is written while it is read would never end.
     rejected = None if rejected_path is None else rejected_path.resolve()
     if path.is_dir():

@@ -6,69 +6,95 @@ together: query, positives, hard negatives; so one offset and one count describe
 object.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from qwen3emb_train.data.instructions import QUERY_TEMPLATE, format_query
-from qwen3emb_train.data.readers import ReadingConfig, read_examples
-from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.instructions import QUERY_TEMPLATE
+from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.store_writing import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE, write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.lineage import atomic_directory, digest, value_digest, write_text
+from qwen3emb_train.lineage import digest_cached, value_digest
 
-STORE_VERSION = 1
-REJECTED_FILE = "rejected.jsonl"
-_ARRAYS: dict[str, type[np.generic]] = {
-    "ids": np.int32,  # tokens of all texts
-    "text_ends": np.int64,  # token offset after each text
-    "identities": np.int64,  # 63-bit hash of each (formatted) text
-    "row_ends": np.int64,  # text index after each row's texts
-    "num_positives": np.int32,  # positives of each row
-}
-_ROWS_AT_ONCE = 2048
+STORE_VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenStore:
-    """Memory-mapped arrays (see ``_ARRAYS``) and what is known of the source.
+    """Memory-mapped arrays and what is known of the source.
 
     Attributes:
         directory: where it lies.
-        key: digest of everything the ids depend on, the file contents included: the source's fingerprint.
+        key: digest of everything the arrays depend on, the file contents included.
+        contents: digest of the file contents alone.
         closing_token_id: the token to append to every text.
+        ids: tokens of all texts, end to end.
+        text_ends: token offset after each text.
+        identities: 63-bit hash of each (formatted) text.
+        row_ends: text index after each row's texts.
+        num_positives: positives of each row.
+        scores: a teacher's score of each document, at its text's index; NaN at queries and in rows that bring none.
+            None where no row of the source brings any.
+        languages: number of each row's language in ``language_names``. None where no row names one.
     """
 
     directory: Path
     key: str
+    contents: str
     closing_token_id: int
     ids: Int[np.ndarray, " tokens"]
     text_ends: Int[np.ndarray, " texts"]
     identities: Int[np.ndarray, " texts"]
     row_ends: Int[np.ndarray, " rows"]
     num_positives: Int[np.ndarray, " rows"]
+    scores: Float[np.ndarray, " texts"] | None = None
+    languages: Int[np.ndarray, " rows"] | None = None
+    language_names: tuple[str, ...] = ("",)
 
     @property
     def num_rows(self) -> int:
         return len(self.row_ends)
 
-    def row_texts(self, row: int) -> tuple[int, range, range]:
-        """Text indices of a row's query, positives and hard negatives."""
-        query = int(self.row_ends[row - 1]) if row else 0
-        first_negative = query + 1 + int(self.num_positives[row])
-        return query, range(query + 1, first_negative), range(first_negative, int(self.row_ends[row]))
+    def row_spans(
+        self, rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
+        """Text indices of each row: its query, its first hard negative, one past its last text.
 
-    def text_ids(self, text: int) -> Int[np.ndarray, " tokens_of_text"]:
-        """Ids of one text, without the closing token."""
-        start = int(self.text_ends[text - 1]) if text else 0
-        return self.ids[start : int(self.text_ends[text])]
+        The positives lie between the query and the first hard negative.
+        """
+        queries = np.where(rows > 0, self.row_ends[rows - 1], 0)
+        return queries, queries + 1 + self.num_positives[rows], self.row_ends[rows]
+
+    def text_spans(
+        self, texts: Int[np.ndarray, " texts"]
+    ) -> tuple[Int[np.ndarray, " texts"], Int[np.ndarray, " texts"]]:
+        """Where each text starts in ``ids``, and its number of tokens without the closing one."""
+        starts = np.where(texts > 0, self.text_ends[texts - 1], 0)
+        return starts, self.text_ends[texts] - starts
+
+    def row_tokens(
+        self, rows: Int[np.ndarray, " rows"], max_query_tokens: int, max_document_tokens: int
+    ) -> Int[np.ndarray, " rows"]:
+        """Tokens of each row's texts, truncated and closed."""
+        queries, _, ends = self.row_spans(rows)
+        texts, owners = flat_spans(queries, ends - queries)
+        limits = np.full(len(texts), max_document_tokens)
+        limits[np.cumsum(ends - queries) - (ends - queries)] = max_query_tokens
+        tokens = np.minimum(self.text_spans(texts)[1] + 1, limits)
+        return np.bincount(owners, weights=tokens, minlength=len(rows)).astype(np.int64)
+
+
+def flat_spans(
+    starts: Int[np.ndarray, " spans"], lengths: Int[np.ndarray, " spans"]
+) -> tuple[Int[np.ndarray, " items"], Int[np.ndarray, " items"]]:
+    """The indices ``start, ..., start + length - 1`` of all spans end to end, and the span each belongs to."""
+    owners = np.repeat(np.arange(len(starts)), lengths)
+    return np.arange(len(owners)) + (starts - (np.cumsum(lengths) - lengths))[owners], owners
 
 
 def open_token_store(
@@ -78,101 +104,53 @@ def open_token_store(
     *,
     instruction: str | None = None,
     reading: ReadingConfig | None = None,
+    verify_contents: bool = False,
+    processes: int | None = None,
 ) -> TokenStore:
     """The store of ``source`` (a file or a directory of shards), made now if these contents were never tokenised.
 
     Args:
         instruction: for rows that bring none of their own.
+        verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
+            unchanged since they were last digested (see ``lineage.digest_cached``).
+        processes: that tokenise at once; None: as many as there are shards and cores, one for little data.
 
     Raises:
         FileNotFoundError, ValueError: from reading; see ``data.readers``.
     """
     reading = reading or ReadingConfig()
+    contents = digest_cached(source, cache_dir / "digests", verify=verify_contents)
     key = value_digest(
         {
             "version": STORE_VERSION,
             "tokenizer": tokenizer.fingerprint,
             "template": QUERY_TEMPLATE,
             "instruction": instruction,
-            "contents": digest(source),
+            "contents": contents,
             "reading": [reading.skip_bad_lines, sorted(reading.ignored_columns)],
         }
     )
     directory = cache_dir / key[:32]
     if not (directory / "meta.json").is_file():
-        _write_store(directory, source, tokenizer, instruction, reading)
-    return _map_store(directory, key, tokenizer.closing_token_id, source)
-
-
-def text_identity(text: str) -> int:
-    """A 63-bit hash of the characters, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
-
-
-def _write_store(
-    directory: Path, source: Path, tokenizer: TextTokenizer, instruction: str | None, reading: ReadingConfig
-) -> None:
-    with atomic_directory(directory) as temporary:
-        examples = read_examples(source, reading, rejected_path=temporary / REJECTED_FILE)
-        files = {name: (temporary / f"{name}.bin").open("wb") for name in _ARRAYS}
-        try:
-            num_rows = _append_rows(files, examples, tokenizer, instruction)
-        finally:
-            for file in files.values():
-                file.close()
-        if num_rows == 0:
-            raise ValueError(f"{source}: no training example in it. Give a file with at least one line.")
-        write_text(temporary / "meta.json", json.dumps({"source": source.name, "num_rows": num_rows}))
-
-
-def _append_rows(
-    files: Mapping[str, BinaryIO],
-    examples: Iterable[TrainingExample],
-    tokenizer: TextTokenizer,
-    instruction: str | None,
-) -> int:
-    num_rows = num_texts = num_tokens = 0
-    for batch in _batched(examples, _ROWS_AT_ONCE):
-        texts: list[str] = []
-        row_ends = []
-        for example in batch:
-            texts += [format_query(_own_or(instruction, example), example.query), *example.positives]
-            texts += example.negatives
-            row_ends.append(num_texts + len(texts))
-        ids = tokenizer.tokenize_without_closing(texts)
-        ends = num_tokens + np.cumsum([len(one) for one in ids])
-        columns = {
-            "ids": [token for one in ids for token in one],
-            "text_ends": ends,
-            "identities": [text_identity(text) for text in texts],
-            "row_ends": row_ends,
-            "num_positives": [len(example.positives) for example in batch],
-        }
-        for name, values in columns.items():
-            files[name].write(np.asarray(values, dtype=_ARRAYS[name]).tobytes())
-        num_rows, num_texts, num_tokens = num_rows + len(batch), row_ends[-1], int(ends[-1])
-    return num_rows
-
-
-def _own_or(default: str | None, example: TrainingExample) -> str | None:
-    """A line's empty instruction means "none", not "the default"."""
-    return default if example.instruction is None else example.instruction
-
-
-def _map_store(directory: Path, key: str, closing_token_id: int, source: Path) -> TokenStore:
+        write_store(directory, source, tokenizer, instruction, reading, processes)
     try:
-        arrays = {name: np.memmap(directory / f"{name}.bin", dtype=dtype, mode="r") for name, dtype in _ARRAYS.items()}
-    except (OSError, ValueError) as error:
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        of = partial(_map, directory)
+        return TokenStore(
+            directory, key, contents, tokenizer.closing_token_id,
+            **{name: of(name, dtype) for name, dtype in ARRAYS.items()},
+            **{name: of(name, dtype) for name, dtype in OPTIONAL_ARRAYS.items() if name in meta["arrays"]},
+            language_names=tuple(meta["languages"]),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{directory}: damaged token store of {source} ({error}). Delete it; it is made anew."
         ) from error
-    return TokenStore(directory, key, closing_token_id, **arrays)
 
 
-def _batched(examples: Iterable[TrainingExample], size: int) -> Iterator[list[TrainingExample]]:
-    iterator = iter(examples)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _map(directory: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
+    # As a plain array: slicing a memmap costs several times more, for nothing we use.
+    return np.asarray(np.memmap(directory / f"{name}.bin", dtype=dtype, mode="r"))
 
 
 def copy_rejected(store: TokenStore, target: Path) -> bool:

@@ -43,16 +43,25 @@ class TextTokenizer:
 
     def tokenize_without_closing(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, whole and without any special token (an empty text gives an empty list)."""
-        if not texts:
-            return []
-        encodings = self.hf.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return ids_without_closing(self.hf.backend_tokenizer, texts)
 
     def save(self, directory: Path) -> None:
         """Writes the tokenizer files, the closing token inside the post-processor, no truncation or padding state."""
         self.hf.backend_tokenizer.no_truncation()
         self.hf.backend_tokenizer.no_padding()
         self.hf.save_pretrained(str(directory))
+
+
+def ids_without_closing(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """``TextTokenizer.tokenize_without_closing`` of its bare ``tokenizers.Tokenizer``."""
+    if not texts:
+        return []
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def text_identity(text: str) -> int:
+    """A 63-bit hash of the characters, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
 def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:

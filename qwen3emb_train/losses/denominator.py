@@ -10,12 +10,19 @@ from torch import Tensor
 from qwen3emb_train.losses import ragged
 
 
+def weighted_logits(cosines: Float[Tensor, "..."], temperature: float, hardness: float) -> Float[Tensor, "..."]:
+    """The logs of exp(hardness * s) * exp(s / temperature); the first factor is a weight and carries no gradient."""
+    logits = cosines / temperature
+    return logits + hardness * cosines.detach() if hardness else logits
+
+
 @dataclass(frozen=True)
 class Negatives:
     """The negatives of each pair, summed.
 
     Attributes:
-        log_sum: log of the sum of exp(score / temperature) over the unmasked ones; the floor where there is none.
+        log_sum: log of the weighted sum of exp(score / temperature) over the unmasked ones; the floor where there is
+            none.
         num_candidates: how many there are, masked ones included.
         num_kept: how many are unmasked.
         hardest: the largest unmasked query-document cosine; -inf where there is none. Without graph.
@@ -32,11 +39,12 @@ class Negatives:
         candidates: Bool[Tensor, "pairs columns"],
         masked: Bool[Tensor, "pairs columns"],
         temperature: float,
+        hardness: float,
         query_document: bool = False,
     ) -> "Negatives":
         """From a block of the score matrix; ``query_document`` says that its cosines count as ``hardest``."""
         kept = candidates & ~masked
-        logits = torch.where(kept, cosines / temperature, ragged.floor_of(cosines.dtype))
+        logits = torch.where(kept, weighted_logits(cosines, temperature, hardness), ragged.floor_of(cosines.dtype))
         hardest = cosines.new_full((len(cosines),), -torch.inf)
         if query_document:
             hardest = cosines.detach().masked_fill(~kept, -torch.inf).amax(1)
@@ -49,9 +57,10 @@ class Negatives:
         pair: Int[Tensor, " items"],
         num_pairs: int,
         temperature: float,
+        hardness: float,
     ) -> "Negatives":
-        """From a ragged list of query-document cosines; ``pair`` (ascending) says whose each one is."""
-        logits = torch.where(masked, ragged.floor_of(cosines.dtype), cosines / temperature)
+        """From a ragged list of query-document cosines; ``pair`` says whose each one is."""
+        logits = torch.where(masked, ragged.floor_of(cosines.dtype), weighted_logits(cosines, temperature, hardness))
         lowest = cosines.new_full((num_pairs,), -torch.inf)
         return Negatives(
             log_sum=ragged.segment_logsumexp(logits, pair, num_pairs),

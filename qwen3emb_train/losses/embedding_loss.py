@@ -1,4 +1,16 @@
-"""What every embedding loss is: a dataclass of settings that is called on vectors by role."""
+"""What every embedding loss is: a dataclass of settings that is called on vectors by role.
+
+**Exact over ranks.** The caller averages every rank's gradient over the ranks (DDP, ZeRO and FSDP all do), and the
+gather that made ``columns`` sums, in its backward pass, what all ranks want of a rank's vectors. With these two, and
+equally many queries on every rank, a loss has the value and the gradient of the undivided batch if it is one of
+
+- a **mean over this rank's queries**, where each term holds one local query (and its documents) against any columns;
+- a **function of the columns alone**, which every rank computes in full: the mean of equal numbers is the number, and
+  the gather's sum brings each vector the gradient once from every rank, of which the mean is once.
+
+A sum of such losses is exact too. Nothing in this room multiplies or divides by the number of ranks. A mean over *some*
+local queries (those that have a score, say) would be wrong: ranks have different numbers of them.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -14,7 +26,7 @@ class LossOutput:
     """What a loss gives back.
 
     Attributes:
-        loss: the scalar to differentiate, a mean over this rank's queries.
+        loss: the scalar to differentiate: the mean over this rank's queries, or the value for all columns.
         metrics: what to log about it, 0-dim tensors without graph.
     """
 
@@ -30,11 +42,21 @@ class EmbeddingLoss(ABC):
     neither model nor process group; whoever calls it brings the other ranks' vectors as ``columns``.
     """
 
+    @property
+    def needs_columns(self) -> bool:
+        """Whether it looks at other ranks' vectors. False: call it with ``rows`` alone, on any number of ranks."""
+        return True
+
+    @property
+    def needs_negative_columns(self) -> bool:
+        """Whether it looks at other ranks' hard negatives. False: those of ``columns`` may be empty."""
+        return False
+
     @abstractmethod
     def __call__(
         self, rows: Representations, columns: Representations | None = None, first_query: int = 0
     ) -> LossOutput:
-        """The loss of this rank's queries, a mean over them: data parallelism averages over ranks.
+        """The loss of this rank's queries; see the module for what makes it exact over ranks.
 
         Args:
             rows: this rank's vectors; owners count this rank's queries from 0.

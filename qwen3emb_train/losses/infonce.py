@@ -9,6 +9,7 @@ For each query i with positive d_i+, cosine s and temperature t the loss is -log
         + sum over j != i  of m_ij exp(s(q_i, d_j) / t)   (5) query_document
 
 and m_ij = 0 where s_ij > s(q_i, d_i+) + 0.1 or d_j == d_i+ (a likely, or a certain, false negative), else 1.
+With ``hardness`` (not the report's; off by default) m_ij is exp(hardness * s_ij) instead of 1.
 
 Terms (3) to (5) are [pairs x columns] matrices. They are made in blocks of rows and made again for the backward pass,
 so their memory does not grow with the batch.
@@ -39,6 +40,14 @@ class DocumentDocumentThreshold(str, Enum):
     document_document = "document_document"  # s(d_i+, d_j): the score that stands in (4)
 
 
+class WeightedNegatives(str, Enum):
+    """Which negatives ``hardness`` weights."""
+
+    all = "all"
+    in_batch = "in_batch"  # terms (3) to (5): LLaVE, arXiv 2503.04812
+    hard = "hard"  # term (2): EmbeddingGemma, arXiv 2509.20354
+
+
 @dataclass
 class InfoNCE(EmbeddingLoss):
     """The mean over queries of -log(exp(s+ / temperature) / Z); see the module for the terms of Z.
@@ -63,6 +72,10 @@ class InfoNCE(EmbeddingLoss):
         mask_same_query: ours: a query j with the text of query i, and its positives, are not negatives of i.
         others_negatives: whether other queries' hard negatives are columns of (4) and (5) too. The report's second
             version says "other in-batch documents", its first "positive and negative documents".
+        hardness: weights each negative with exp(hardness * its cosine), so that hard ones count more; the weight
+            carries no gradient. LLaVE (arXiv 2503.04812) uses 9 on in-batch negatives, EmbeddingGemma (arXiv
+            2509.20354) 5 on hard negatives. 0: off, as in the report.
+        hardness_of: which negatives ``hardness`` weights.
         tile_elements: the largest number of scores alive at once, all terms together; at least one row is made.
 
     Raises:
@@ -81,6 +94,8 @@ class InfoNCE(EmbeddingLoss):
     mask_identical: bool = True
     mask_same_query: bool = True
     others_negatives: bool = False
+    hardness: float = 0.0
+    hardness_of: WeightedNegatives = WeightedNegatives.all
     tile_elements: int = 2**24
 
     def __post_init__(self) -> None:
@@ -96,6 +111,10 @@ class InfoNCE(EmbeddingLoss):
                 "No term with negatives is on: set at least one of hard_negatives, query_query, document_document, "
                 "query_document to true."
             )
+        if not 0 <= self.hardness < math.inf:
+            raise ValueError(
+                f"hardness={self.hardness} must be 0 (off) or more; others use 5 (EmbeddingGemma) and 9 (LLaVE)."
+            )
         if self.tile_elements < 1:
             raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
         self._warn_without_effect()
@@ -104,6 +123,13 @@ class InfoNCE(EmbeddingLoss):
         if self.others_negatives and not (self.query_document or self.document_document):
             warnings.warn(
                 "others_negatives=true has no effect while query_document and document_document are both off.",
+                stacklevel=4,
+            )
+        weighted = {"all": True, "in_batch": self.in_batch, "hard": self.hard_negatives}[self.hardness_of.value]
+        if (self.hardness > 0 and not weighted) or (self.hardness == 0 and self.hardness_of != WeightedNegatives.all):
+            warnings.warn(
+                f"hardness_of={self.hardness_of.value} with hardness={self.hardness} has no effect: "
+                "it needs a hardness above 0 and a term with such negatives.",
                 stacklevel=4,
             )
         chosen = self.document_document_threshold
@@ -120,6 +146,14 @@ class InfoNCE(EmbeddingLoss):
     def in_batch(self) -> bool:
         """Whether any term looks at other queries of the batch."""
         return self.query_query or self.document_document or self.query_document
+
+    @property
+    def needs_columns(self) -> bool:
+        return self.in_batch
+
+    @property
+    def needs_negative_columns(self) -> bool:
+        return self.others_negatives and (self.document_document or self.query_document)
 
     def __call__(
         self, rows: Representations, columns: Representations | None = None, first_query: int = 0
@@ -158,6 +192,9 @@ class InfoNCE(EmbeddingLoss):
             if self.hard_negatives:
                 parts.append(self._own_negatives(pairs, rows))
             return self._output(rows, pairs, Negatives.sum_of(parts))
+
+    def _hardness(self, scope: WeightedNegatives) -> float:
+        return self.hardness if self.hardness_of in (scope, WeightedNegatives.all) else 0.0
 
     def _output(self, rows: Representations, pairs: Pairs, negatives: Negatives) -> LossOutput:
         """log(Z / exp(s+ / t)) of each pair, and its mean."""
@@ -199,7 +236,8 @@ class InfoNCE(EmbeddingLoss):
             masked |= cosines > self._limit(pairs)[pair]
         if self.mask_identical:
             masked |= (identity[:, None] == pairs.known_positives[pair]).any(1)
-        return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature)
+        hardness = self._hardness(WeightedNegatives.hard)
+        return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature, hardness)
 
     def _in_batch(self, pairs: Pairs, columns: Columns) -> Negatives:
         """Terms (3) to (5), block by block; a block's scores live only while its own forward or backward runs."""
@@ -215,25 +253,26 @@ class InfoNCE(EmbeddingLoss):
         """Terms (3) to (5) of some pairs."""
         same_queries, same_documents = self._known_by_text(pairs, columns)
         limit = self._limit(pairs)[:, None]
+        weighting = self.temperature, self._hardness(WeightedNegatives.in_batch)
         parts = []
         if self.query_query:
             cosines = pairs.queries @ columns.queries.T
             candidates = ~masks.own_queries(pairs, columns)
             masked = same_queries | (cosines > limit)
-            parts.append(Negatives.of_columns(cosines, candidates, masked, self.temperature))
+            parts.append(Negatives.of_columns(cosines, candidates, masked, *weighting))
         if self.query_document or self.document_document:
             query_document = pairs.queries @ columns.documents.T
             candidates = ~masks.own_documents(pairs, columns)
             masked = same_documents | (query_document > limit)
             if self.query_document:
-                parts.append(Negatives.of_columns(query_document, candidates, masked, self.temperature, True))
+                parts.append(Negatives.of_columns(query_document, candidates, masked, *weighting, query_document=True))
             if self.document_document:
                 cosines = pairs.positives @ columns.documents.T
                 if self.document_document_threshold is DocumentDocumentThreshold.none:
                     masked = same_documents
                 elif self.document_document_threshold is DocumentDocumentThreshold.document_document:
                     masked = same_documents | (cosines > limit)
-                parts.append(Negatives.of_columns(cosines, candidates, masked, self.temperature))
+                parts.append(Negatives.of_columns(cosines, candidates, masked, *weighting))
         return Negatives.sum_of(parts)
 
     def _known_by_text(

@@ -4,7 +4,7 @@ The third reason, a score too far above the positive, is a comparison in ``infon
 """
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qwen3emb_train.losses.pairs import Columns, Pairs
@@ -23,9 +23,14 @@ def own_documents(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documen
 
 def known_positives(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documents"]:
     """Which documents have the text of any positive of the pair's query: the report's d_j == d_i+."""
-    found = torch.zeros(len(pairs.queries), len(columns.documents), dtype=torch.bool, device=pairs.queries.device)
-    for identity in pairs.known_positives.unbind(1):  # over slots: as many as the richest query has positives
-        found |= identity[:, None] == columns.document_identity
+    return any_of(pairs.known_positives, columns.document_identity)
+
+
+def any_of(known: Int[Tensor, "pairs slots"], identity: Int[Tensor, " columns"]) -> Bool[Tensor, "pairs columns"]:
+    """Which columns have any of the texts that each pair knows."""
+    found = torch.zeros(len(known), len(identity), dtype=torch.bool, device=known.device)
+    for text in known.unbind(1):  # over slots: as many as the richest query has positives
+        found |= text[:, None] == identity
     return found
 
 

@@ -62,6 +62,10 @@ class Pairs:
             known_positives=rows.positive_identity[ragged.slots(owner, num_queries)][owner],
         )
 
+    def select(self, chosen: Int[Tensor, " chosen"]) -> "Pairs":
+        """The pairs of the given numbers."""
+        return Pairs(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
     def split(self, num_pairs: int) -> list["Pairs"]:
         """Blocks of at most ``num_pairs`` pairs. One split node joins their gradients; slices would each pad theirs."""
         blocks = zip(*(getattr(self, f.name).split(num_pairs) for f in fields(self)), strict=True)

@@ -1,7 +1,7 @@
 """Ragged groups without padding: queries own different numbers of documents.
 
 A group is given by an *owner* vector, ascending, one entry for each item: ``[0, 0, 2]`` says that owner 0 has two
-items, owner 1 none and owner 2 one. Nothing here loops over owners.
+items, owner 1 none and owner 2 one. Nothing here loops over owners. The segment reductions take owners in any order.
 """
 
 import torch

@@ -18,6 +18,8 @@ class Representations:
         positives: one for each positive; ``positive_owner`` (ascending) says whose.
         negatives: one for each hard negative; ``negative_owner`` (ascending) says whose. May be empty.
         query_identity, positive_identity, negative_identity: text hashes; equal hash = equal text.
+        positive_scores, negative_scores: a teacher's or annotators' score of each (query, document) pair; NaN where a
+            row brings none, None where no row does.
     """
 
     queries: Float[Tensor, "queries dim"]
@@ -28,6 +30,8 @@ class Representations:
     query_identity: Int[Tensor, " queries"]
     positive_identity: Int[Tensor, " positives"]
     negative_identity: Int[Tensor, " negatives"]
+    positive_scores: Float[Tensor, " positives"] | None = None
+    negative_scores: Float[Tensor, " negatives"] | None = None
 
     @property
     def dim(self) -> int:
@@ -44,5 +48,12 @@ class Representations:
             negatives=self.negatives[:, :dim],
         )
 
+    def detach(self) -> "Representations":
+        """The same vectors without graph."""
+        return replace(
+            self, queries=self.queries.detach(), positives=self.positives.detach(), negatives=self.negatives.detach()
+        )
+
     def to(self, device: torch.device | str) -> "Representations":
-        return Representations(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        vectors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in vectors.items() if value is not None})

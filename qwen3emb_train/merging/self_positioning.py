@@ -18,8 +18,7 @@ from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.data.token_store import text_identity
-from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train.data.tokenization import TextTokenizer, text_identity
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.merging.inputs import ModelInput

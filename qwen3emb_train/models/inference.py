@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
@@ -74,7 +75,9 @@ class TextEncoder:
         tokens = self.tokenizer.tokenize(texts, self.max_tokens)
         lengths = torch.tensor([len(ids) for ids in tokens], dtype=torch.long)
         for chosen in chunk_by_tokens(lengths, tokens_per_batch):
-            packed = PackedTokens.from_lists([tokens[i] for i in chosen.tolist()]).to(self.device)
+            packed = PackedTokens.from_lists([tokens[i] for i in chosen.tolist()])
+            if self.encoder.shares_prefixes:
+                packed = share_prefixes(packed)
             with autocast(self.precision, self.device):
-                vectors[chosen] = self.encoder(packed).float().cpu()
+                vectors[chosen] = self.encoder(packed.to(self.device)).float().cpu()
         return truncate_and_normalize(vectors, dim)

@@ -4,6 +4,7 @@ Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights 
 at lr 6e-6 (reliability.md M6). bf16 enters through autocast (``models.precision``) and at export.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
+from qwen3emb_train.models.dropout import TextDropout, TextKeys
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
+from qwen3emb_train.models.quantization import Quantization, dequantized, is_quantized, quantization_settings
 
 
 class Attention(str, Enum):
@@ -57,6 +60,8 @@ class ModelConfig:
         attention: packed or padded.
         closing_token: the token appended to every text (None: see data.tokenization).
         lora: train adapters instead of all weights (rank > 0).
+        quantization: nf4: the frozen base in 4 bits under LoRA (QLoRA). Saved models hold the base as it was trained
+            on: 4-bit values written as float32.
         activation_checkpointing: recompute layers in the backward pass (gradient caching usually makes it needless).
         revision: hub revision.
         trust_remote_code: run Python that comes with the model. Off; needs a pinned 40-character revision.
@@ -68,6 +73,7 @@ class ModelConfig:
     attention: Attention = Attention.packed
     closing_token: str | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
+    quantization: Quantization = Quantization.none
     activation_checkpointing: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
@@ -75,6 +81,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"model.num_layers is {self.num_layers}; use at least 1, or null for all layers.")
+        if self.quantization is not Quantization.none and not self.lora.rank:
+            raise ValueError("model.quantization needs adapters: set model.lora.rank (e.g. 32), or quantization=none.")
         if self.trust_remote_code and (self.revision is None or len(self.revision) != 40):
             raise ValueError("model.trust_remote_code=true needs model.revision pinned to a 40-character commit.")
 
@@ -102,7 +110,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
         with quiet_transformers():
             backbone, info = AutoModel.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
-                output_loading_info=True, **source,
+                output_loading_info=True, **source, **quantization_settings(config.quantization),
             )  # fmt: skip
     except OSError as error:
         raise FileNotFoundError(f"model.path {config.path}: {str(error).splitlines()[0]}") from error
@@ -113,43 +121,65 @@ def load_encoder(config: ModelConfig) -> Encoder:
     backbone.get_input_embeddings().padding_idx = None
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.lora.rank:
-        backbone = _add_lora(backbone, config.lora)
-    return Encoder(backbone).train()
+    if not config.lora.rank:
+        return Encoder(backbone).train()
+    backbone = _add_lora(backbone, config.lora)
+    is_keyed = config.lora.dropout > 0 and config.attention is Attention.packed
+    return Encoder(backbone, text_keys=_use_text_dropout(backbone) if is_keyed else None).train()
 
 
-def save_encoder(encoder: Encoder, directory: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_encoder(
+    encoder: Encoder,
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes config.json and safetensors of the bare backbone; LoRA adapters are merged in float32 on the way.
 
     Not ``save_pretrained``: that empties the state dict it is given and imports deepspeed wherever it is installed.
+
+    Args:
+        parameters: the encoder's parameters by name, whole, where its own are shards.
     """
     from huggingface_hub import save_torch_state_dict
 
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.to(dtype).contiguous() for name, tensor in merged_state_dict(encoder).items()}
+    merged = merged_state_dict(encoder, parameters)
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in merged.items()}
     save_torch_state_dict(weights, directory, safe_serialization=True)
     config = encoder.config.to_dict()
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["architectures"] = [type(_bare(encoder.backbone)).__name__]
-    for private in ("_name_or_path", "_attn_implementation"):
+    for private in ("_name_or_path", "_attn_implementation", "quantization_config"):
         config.pop(private, None)
     type(encoder.config).from_dict(config).to_json_file(directory / "config.json")
 
 
-def merged_state_dict(encoder: Encoder) -> dict[str, Tensor]:
-    """The backbone's weights under their plain names; each LoRA update is added to its base without touching it."""
+def merged_state_dict(encoder: Encoder, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The backbone's weights under their plain names; each LoRA update is added to its base without touching it.
+
+    Args:
+        parameters: as in ``save_encoder``.
+    """
+    prefix = "backbone.base_model.model." if _is_peft(encoder.backbone) else "backbone."
+    own = encoder.state_dict() if parameters is None else parameters
+    weights = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
     if not _is_peft(encoder.backbone):
-        return dict(encoder.backbone.state_dict())
+        return weights
     from peft.tuners.lora import LoraLayer
 
-    plain = _bare(encoder.backbone)
-    weights = {
-        name.replace("base_layer.", ""): tensor for name, tensor in plain.state_dict().items() if "lora_" not in name
-    }
-    for name, module in plain.named_modules():
+    for name, module in _bare(encoder.backbone).named_modules():
         if isinstance(module, LoraLayer):
-            weights[f"{name}.weight"] = module.base_layer.weight.detach() + module.get_delta_weight("default").detach()
-    return weights
+            base, a, b = (
+                weights.pop(f"{name}.{part}.weight").detach()
+                for part in ("base_layer", "lora_A.default", "lora_B.default")
+            )
+            if is_quantized(module.base_layer):
+                base, a, b = dequantized(module.base_layer), a.cpu(), b.cpu()
+                for key in [key for key in weights if key.startswith(f"{name}.base_layer.weight.")]:
+                    del weights[key]
+            weights[f"{name}.weight"] = base + (b @ a) * module.scaling["default"]
+    return {name.replace("base_layer.", ""): tensor for name, tensor in weights.items()}
 
 
 def _keep_layers(hf_config: Any, config: ModelConfig) -> None:
@@ -203,6 +233,17 @@ def _add_lora(backbone: Any, lora: LoraConfig) -> Any:
         task_type="FEATURE_EXTRACTION",
     )  # fmt: skip
     return peft.get_peft_model(backbone, settings)
+
+
+def _use_text_dropout(backbone: Any) -> TextKeys:
+    """Replaces the adapters' dropout by one that does not depend on chunks and ranks."""
+    from peft.tuners.lora import LoraLayer
+
+    shared = TextKeys()
+    for number, module in enumerate(m for m in backbone.modules() if isinstance(m, LoraLayer)):
+        dropout = module.lora_dropout["default"]
+        module.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)
+    return shared
 
 
 def _is_peft(backbone: Any) -> bool:

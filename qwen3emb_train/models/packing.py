@@ -7,6 +7,9 @@ transformers' own models run on ``[1, tokens]`` without padding; only their atte
 Here queries, keys and values alone are spread from ``[tokens]`` to ``[texts, longest]``, go through
 ``scaled_dot_product_attention``, and are collected back; every other layer works on real tokens only. It is exact, and
 runs on every device. (A varlen kernel for GPUs belongs behind the same name.)
+
+A beginning that several texts share (``data.prefixes``) is a segment of its own; its keys and values are copied before
+those of each text that begins so, and the texts' queries start behind them: plain causal attention on the same grid.
 """
 
 from dataclasses import dataclass
@@ -17,45 +20,77 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qwen3emb_train.data.batches import PackedTokens
+
 PACKED = "packed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedLayout:
-    """Where each packed token lies in the dense ``[texts, longest]`` grid; made once for a forward.
+    """Where each packed token lies in the dense ``[segments, longest]`` grid; made once for a forward.
 
     Attributes:
         cells: flat dense cell of each token.
-        lengths: tokens of each text.
+        lengths: tokens of each segment, its shared prefix included.
         num_texts, longest: the dense grid's sides.
-        is_full: every text has the same length, so that spreading is a mere view.
+        is_full: every segment has the same length and none a prefix, so that spreading is a mere view.
+        prefix_tokens, prefix_cells: tokens of shared prefixes, and the cells that hold copies of them (keys and values);
+            a token as often as segments share it. None: nothing is shared.
     """
 
     cells: Int[Tensor, " tokens"]
-    lengths: Int[Tensor, " texts"]
+    lengths: Int[Tensor, " segments"]
     num_texts: int
     longest: int
     is_full: bool
+    prefix_tokens: Int[Tensor, " copies"] | None = None
+    prefix_cells: Int[Tensor, " copies"] | None = None
 
     @staticmethod
-    def of(cu_seqlens: Int[Tensor, " texts_and_one"], position_ids: Int[Tensor, " tokens"]) -> "PackedLayout":
-        lengths = cu_seqlens[1:] - cu_seqlens[:-1]
-        num_texts, longest = len(lengths), int(lengths.max())
+    def of(tokens: PackedTokens) -> "PackedLayout":
+        lengths = tokens.lengths
+        num_segments = len(lengths)
         owner = torch.repeat_interleave(
-            torch.arange(num_texts, device=lengths.device), lengths, output_size=len(position_ids)
+            torch.arange(num_segments, device=lengths.device), lengths, output_size=tokens.num_tokens
         )
+        if tokens.prefix_of is None:
+            longest = int(lengths.max())
+            cells = owner * longest + tokens.position_ids
+            return PackedLayout(cells, lengths, num_segments, longest, num_segments * longest == tokens.num_tokens)
+        has_prefix = (tokens.prefix_of >= 0).nonzero().flatten()
+        prefix = tokens.prefix_of[has_prefix]
+        whole = lengths.index_add(0, has_prefix, lengths[prefix])
+        longest = int(whole.max())
+        copies = PackedTokens.gather(
+            torch.arange(tokens.num_tokens, device=lengths.device), tokens.cu_seqlens[prefix], lengths[prefix]
+        )
+        row = has_prefix.repeat_interleave(lengths[prefix])
         return PackedLayout(
-            owner * longest + position_ids,
-            lengths,
-            num_texts,
+            owner * longest + tokens.position_ids,
+            whole,
+            num_segments,
             longest,
-            num_texts * longest == len(position_ids),
+            False,
+            prefix_tokens=copies.input_ids,
+            prefix_cells=row * longest + copies.position_ids,
         )
 
     def spread(self, packed: Float[Tensor, "1 heads tokens head_dim"]) -> Float[Tensor, "texts heads longest head_dim"]:
-        """Tokens to the dense grid; the cells after a text's end are zero."""
+        """Tokens to the dense grid; the cells that are no token's are zero."""
+        return self._on_grid(packed[0].transpose(0, 1), self.cells)
+
+    def spread_keys(
+        self, packed: Float[Tensor, "1 heads tokens head_dim"]
+    ) -> Float[Tensor, "texts heads longest head_dim"]:
+        """As ``spread``, with copies of the shared prefixes before the segments that begin with them."""
+        if self.prefix_tokens is None or self.prefix_cells is None:
+            return self.spread(packed)
         rows = packed[0].transpose(0, 1)
-        dense = rows if self.is_full else _Spread.apply(rows, self.cells, self.num_texts * self.longest)
+        copied = torch.cat([rows, rows.index_select(0, self.prefix_tokens)])
+        return self._on_grid(copied, torch.cat([self.cells, self.prefix_cells]))
+
+    def _on_grid(self, rows: Tensor, cells: Tensor) -> Tensor:
+        dense = rows if self.is_full else _Spread.apply(rows, cells, self.num_texts * self.longest)
         return dense.reshape(self.num_texts, self.longest, *rows.shape[1:]).transpose(1, 2)
 
     def collect(self, dense: Float[Tensor, "texts heads longest head_dim"]) -> Float[Tensor, "1 tokens heads head_dim"]:
@@ -117,11 +152,13 @@ def packed_attention(
     if softcap is not None:
         raise ValueError("packed attention cannot soft-cap logits (Gemma-2): set model.attention=padded.")
     is_causal = bool(getattr(module, "is_causal", True))
+    if layout.prefix_tokens is not None and not is_causal:
+        raise ValueError("shared prefixes are exact under causal attention only; encode a bidirectional model without.")
     mask = _dense_mask(layout, is_causal, sliding_window)
     dense = F.scaled_dot_product_attention(
         layout.spread(query),
-        layout.spread(key),
-        layout.spread(value),
+        layout.spread_keys(key),
+        layout.spread_keys(value),
         attn_mask=mask,
         is_causal=is_causal and mask is None,
         dropout_p=dropout,

@@ -2,18 +2,19 @@
 
     checkpoints/step_000100/
         model/   config.json, float32 safetensors, tokenizer: a model directory like any other (adapters merged)
-        state/   optimizer.safetensors, trainable.safetensors (LoRA only), state.json
+        state/   pieces_* (optimizer, see state_files), trainable.safetensors (LoRA only), state.json
         run.json
 
-The directory is written under another name, synced and renamed, so one that carries its name is complete; an older one
-is deleted only after that. Random generators need no saving: each step seeds them from (seed, step, rank).
+The directory is written under another name by all ranks together, synced and renamed, so one that carries its name is
+complete; an older one is deleted only after that. Random generators need no saving: each step seeds them anew.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text
+from qwen3emb_train.distributed import any_rank, is_main_process, rank
+from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text, writing_name
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import save_encoder
 from qwen3emb_train.models.weights import StoredWeights
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.state_files import DELETE_IT, StoredPieces, write_pieces
 
 _STEP_DIRECTORY = re.compile(r"step_(\d{6,})")
 
@@ -38,6 +42,9 @@ class TrainingState:
         examples_seen, tokens_seen: over all ranks.
         plan_fingerprint: of the batch plan: data contents, weights, batch size, seed.
         config_digest: of the settings that decide the result.
+        optimizer_layout: ``Engine.optimizer_layout`` of the state beside it.
+        validated_step: the last step whose validation is done: a run that was stopped during one does it again.
+        best_step, best_value: the best validation so far; part of the state, so that both are published at once.
     """
 
     step: int = 0
@@ -45,6 +52,10 @@ class TrainingState:
     tokens_seen: int = 0
     plan_fingerprint: str = ""
     config_digest: str = ""
+    optimizer_layout: str = "rows"
+    validated_step: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Checkpoints:
 
     Attributes:
         directory: their parent.
-        keep_last: complete checkpoints to keep; None = all.
+        keep_last: complete checkpoints to keep; None = all. The best one is kept beyond that.
     """
 
     directory: Path
@@ -73,79 +84,105 @@ class Checkpoints:
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
-    def save(
-        self,
-        encoder: Encoder,
-        tokenizer: TextTokenizer,
-        optimizer: torch.optim.Optimizer,
-        state: TrainingState,
-        record: RunRecord,
-    ) -> Path:
-        """Writes and publishes the checkpoint of ``state.step``; the main process calls it."""
-        from safetensors.torch import save_file
+    def at(self, step: int | None) -> Path | None:
+        """The checkpoint of a step; None asks for the latest, if there is one.
 
+        Raises:
+            FileNotFoundError: the step was named and is not there.
+        """
+        if step is None:
+            return self.latest()
+        if step not in self.steps():
+            raise FileNotFoundError(
+                f"{self.directory} has no checkpoint of step {step}; there are {self.steps() or 'none'}. "
+                "Set resume_step to one of them, or to null for the latest."
+            )
+        return self.path(step)
+
+    def save(self, engine: Engine, tokenizer: TextTokenizer, state: TrainingState, record: RunRecord | None) -> Path:
+        """Writes and publishes the checkpoint of ``state.step``; every rank calls it.
+
+        Args:
+            record: on the main process.
+
+        Raises:
+            OSError: on every rank, when one of them could not write; what was published before stays as it was.
+        """
         final = self.path(state.step)
-        if final.exists():
+        if any_rank(is_main_process() and final.exists(), engine.device):
             return final  # a published step is never overwritten
-        with atomic_directory(final) as temporary:
-            save_encoder(encoder, temporary / "model")
-            tokenizer.save(temporary / "model")
-            state_directory = temporary / "state"
-            state_directory.mkdir()
-            save_file(optimizer_tensors(encoder, optimizer), state_directory / "optimizer.safetensors")
-            if (trainable := _adapter_tensors(encoder)) is not None:
-                save_file(trainable, state_directory / "trainable.safetensors")
-            write_text(state_directory / "state.json", json.dumps(asdict(state), indent=2))
-            write_record(temporary, record)
-        self._delete_old()
+        state = replace(state, optimizer_layout=engine.optimizer_layout)
+        parameters = engine.gather_parameters()
+        with _written_together(final, engine.device) as temporary:
+            write_pieces(temporary / "state", engine.optimizer_pieces(), rank())
+            if record is not None:
+                _write_whole(temporary, engine.encoder, parameters, tokenizer, state)
+                write_record(temporary, record)
+        with _together(engine.device):
+            if is_main_process():
+                self._delete_old(state.best_step)
         return final
 
-    def _delete_old(self) -> None:
+    def _delete_old(self, best_step: int | None) -> None:
         if self.keep_last is not None:
             for step in self.steps()[: -self.keep_last]:
-                shutil.rmtree(self.path(step))
+                if step != best_step:  # first the name, at once, that it never stands for a part
+                    self.path(step).rename(self.directory / f".step_{step:06d}.deleting")
+        for path in self.directory.glob(".step_*"):  # also what a killed run was writing or deleting
+            shutil.rmtree(path)
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    return TrainingState(**json.loads((checkpoint / "state" / "state.json").read_text(encoding="utf-8")))
+    path = checkpoint / "state" / "state.json"
+    try:
+        return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}). {DELETE_IT}") from error
 
 
-def restore(checkpoint: Path, encoder: Encoder, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Loads weights and optimizer state in place; the result continues to the bit."""
+def load_weights(checkpoint: Path, encoder: Encoder) -> None:
+    """Puts the checkpoint's weights into a whole encoder, before an engine shards it.
+
+    Raises:
+        ValueError: they are damaged, or some are missing.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    adapter = checkpoint / "state" / "trainable.safetensors"
-    if adapter.is_file():
-        encoder.load_state_dict(load_file(adapter), strict=False)
-    else:
-        stored = StoredWeights(checkpoint / "model")
-        encoder.backbone.load_state_dict({name: stored.load(name) for name in stored.names})
-    load_optimizer_tensors(encoder, optimizer, load_file(checkpoint / "state" / "optimizer.safetensors"))
-    return read_state(checkpoint)
+    is_whole = all(parameter.requires_grad for parameter in encoder.parameters())
+    path = checkpoint / "model" if is_whole else checkpoint / "state" / "trainable.safetensors"
+    try:
+        if is_whole:
+            stored = StoredWeights(path)
+            weights = {f"backbone.{name}": stored.load(name) for name in stored.names}
+        else:
+            weights = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{path}: damaged ({error}). {DELETE_IT}") from error
+    loaded = encoder.load_state_dict(weights, strict=False)
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    if wrong := [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if name in trained)]:
+        raise ValueError(f"{path}: not the weights of this model: {wrong[:3]} missing or unknown. {DELETE_IT}")
 
 
-def optimizer_tensors(encoder: Encoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors under ``<parameter name>/<kind>``: no pickle, no dependence on parameter numbers."""
-    return {
-        f"{name}/{kind}": value.detach().cpu().contiguous()
-        for name, parameter in encoder.named_parameters()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
+def load_optimizer(checkpoint: Path, engine: Engine) -> None:
+    """Puts the optimizer's state back; with ``load_weights`` the run continues to the bit.
 
-
-def load_optimizer_tensors(encoder: Encoder, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(encoder.named_parameters())
-    for key, value in tensors.items():
-        name, kind = key.rsplit("/", 1)
-        parameter = parameters[name]
-        # torch keeps the step counter of a fused optimizer beside the parameter, like its moments.
-        optimizer.state[parameter][kind] = value.to(parameter.device)
-
-
-def _adapter_tensors(encoder: Encoder) -> dict[str, Tensor] | None:
-    """Trainable weights where they are only a part (LoRA); None in full fine-tuning, where model/ holds them all."""
-    trainable = {name: p.detach().contiguous() for name, p in encoder.named_parameters() if p.requires_grad}
-    return trainable if len(trainable) < sum(1 for _ in encoder.parameters()) else None
+    Raises:
+        ValueError: the state is of another engine's layout, damaged, or not whole.
+    """
+    saved = read_state(checkpoint).optimizer_layout
+    if saved != engine.optimizer_layout:
+        raise ValueError(
+            f"{checkpoint}: its optimizer state is laid out as {saved!r}, this run needs {engine.optimizer_layout!r}. "
+            "Start with the same engine and number of processes, or begin a new run from its model/ directory. "
+            "(Single process, DDP and FSDP2 read one another's states at any number of processes; ZeRO's do not.)"
+        )
+    stored = StoredPieces(checkpoint / "state")
+    # There is none at all as long as every update was skipped.
+    if stored.shapes and (missing := engine.optimizer_names - {key.rsplit("/", 1)[0] for key in stored.shapes}):
+        raise ValueError(f"{stored.directory}: no optimizer state of {sorted(missing)[:3]} in it. {DELETE_IT}")
+    engine.load_optimizer(stored.rows, stored.shapes)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -160,3 +197,55 @@ def _link(source: str, target: str) -> None:
         Path(target).hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _write_whole(
+    directory: Path, encoder: Encoder, parameters: dict[str, Tensor], tokenizer: TextTokenizer, state: TrainingState
+) -> None:
+    """What the main process writes: the model and where the run stands."""
+    from safetensors.torch import save_file
+
+    save_encoder(encoder, directory / "model", parameters=parameters)
+    tokenizer.save(directory / "model")
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    if len(trained) < len(parameters):  # LoRA: model/ has the adapters merged, so they are kept apart as well
+        adapters = {name: parameters[name].contiguous().cpu() for name in sorted(trained)}
+        save_file(adapters, directory / "state" / "trainable.safetensors")
+    write_text(directory / "state" / "state.json", json.dumps(asdict(state), indent=2))
+
+
+@contextmanager
+def _written_together(final: Path, device: torch.device) -> Iterator[Path]:
+    """``atomic_directory`` for all ranks: published if every rank has written its part, else nowhere.
+
+    Needs a directory that all ranks see (one machine, or a shared file system).
+    """
+    manager: AbstractContextManager[Path] = (
+        atomic_directory(final) if is_main_process() else nullcontext(writing_name(final))
+    )
+    temporary = writing_name(final)
+    with _together(device):
+        manager.__enter__()
+        if is_main_process():
+            (temporary / "state").mkdir()
+    try:
+        with _together(device):
+            yield temporary
+    except BaseException as error:
+        # Only the main process has something to clean up; it raises the error again, as the others do below.
+        manager.__exit__(type(error), error, error.__traceback__)
+        raise
+    with _together(device):
+        manager.__exit__(None, None, None)
+
+
+@contextmanager
+def _together(device: torch.device) -> Iterator[None]:
+    """A part that succeeds on every rank or fails on every rank: nobody is left waiting for one that has failed."""
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if any_rank(own is not None, device):
+        raise own or OSError("another rank could not write its part of the checkpoint; see its message")

@@ -2,14 +2,14 @@
 
 1. Encode every chunk; keep the graphs of as many as the budget allows, only the vectors of the others.
 2. The caller computes the loss on all vectors and hands back its gradient with respect to each.
-3. Replay each graph-less chunk with its random state restored and push its share of the gradient through; last, push
-   the rest through the kept graphs.
+3. Push it through the kept graphs; then replay each graph-less chunk with its random state restored and push its share.
 
-Every parameter receives the sum of all chunks' contributions, exactly as from one big graph.
+Every parameter receives the sum of all chunks' contributions, exactly as from one big graph, and ranks exchange
+gradients once, in the last backward pass. Where a forward pass is itself a collective (sharded weights), ranks first
+agree on the number of chunks.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.chunking import chunk_by_tokens
-
-Encode = Callable[[PackedTokens], Tensor]
-NoSync = Callable[[], AbstractContextManager[None]]
+from qwen3emb_train.data.prefixes import share_prefixes
+from qwen3emb_train.distributed import gather_counts
+from qwen3emb_train.training.engines.engine import Engine
 
 
 @dataclass(eq=False)  # tensors have no truth value
 class _Chunk:
     texts: Tensor  # indices into the batch's texts
     tokens: PackedTokens
+    is_filler: bool = False  # encoded only because other ranks have more chunks: carries no gradient
     vectors: Tensor | None = None  # with graph, where it is kept
     random_state: "_RandomState | None" = None  # where it is not
 
@@ -36,41 +37,37 @@ class GradientCache:
     """One step's chunks. Use once: ``encode``, then ``backward``.
 
     Attributes:
-        encode_chunk: tokens -> vectors, e.g. the (DDP-wrapped) encoder under autocast.
-        no_sync: context in which a backward pass does not exchange gradients between ranks (DDP's ``no_sync``).
+        engine: runs the encoder.
         tokens_per_chunk: token budget of a chunk.
         tokens_with_graph: chunks of up to so many tokens in all keep their graph instead of being replayed.
-        backward: how a scalar is back-propagated (accelerate's, so that wrappers see it).
     """
 
-    encode_chunk: Encode
+    engine: Engine
     tokens_per_chunk: int
     tokens_with_graph: int = 0
-    no_sync: NoSync = nullcontext
-    backward_scalar: Callable[[Tensor], None] = torch.Tensor.backward
     _chunks: list[_Chunk] = field(default_factory=list)
 
     def encode(self, texts: PackedTokens) -> Float[Tensor, "texts dim"]:
-        """Vectors of all texts, detached from the encoder, requiring gradient."""
-        chosen = chunk_by_tokens(texts.lengths, self.tokens_per_chunk)
-        self._chunks = [_Chunk(indices, texts.select(indices)) for indices in chosen]
-        kept = self._chunks_to_keep()
+        """Vectors of all texts (given on the CPU), on the device, detached from the encoder, requiring gradient."""
+        if texts.num_texts == 0:
+            raise ValueError("A batch without texts cannot be encoded.")
+        self._chunks = self._cut(texts)
+        first_kept = len(self._chunks) - self._num_kept()
         vectors: Tensor | None = None
         for number, chunk in enumerate(self._chunks):
-            if chunk in kept:
-                # The one backward pass that exchanges gradients belongs to the last forward outside no_sync.
-                is_last = len(kept) == len(self._chunks) == number + 1
-                with nullcontext() if is_last else self.no_sync():
-                    chunk.vectors = output = self.encode_chunk(chunk.tokens)
+            if number >= first_kept:
+                # Where nothing is replayed, the last of these forwards belongs to the one exchanging backward pass.
+                last = first_kept == 0 and number + 1 == len(self._chunks)
+                chunk.vectors = output = self.engine.forward(chunk.tokens, last=last)
             else:
-                chunk.random_state = _RandomState.now(texts.input_ids.device)
+                chunk.random_state = _RandomState.now(self.engine.device)
                 with torch.no_grad():
-                    output = self.encode_chunk(chunk.tokens)
+                    output = self.engine.forward(chunk.tokens)
             if vectors is None:
                 vectors = output.new_zeros(texts.num_texts, output.shape[1])
-            vectors[chunk.texts] = output.detach()
-        if vectors is None:
-            raise ValueError("A batch without texts cannot be encoded.")
+            if not chunk.is_filler:
+                vectors[chunk.texts.to(output.device)] = output.detach()
+        assert vectors is not None
         return vectors.requires_grad_()
 
     def backward(self, gradient: Float[Tensor, "texts dim"]) -> None:
@@ -79,37 +76,67 @@ class GradientCache:
         replayed = [chunk for chunk in self._chunks if chunk.vectors is None]
         if kept:
             # One pass over all kept graphs: each parameter's gradient is complete when it is announced.
-            with self.no_sync() if replayed else nullcontext():
-                self.backward_scalar(sum_of_products(kept, gradient))
+            self.engine.backward(
+                torch.stack([_surrogate(c, c.vectors, gradient) for c in kept]).sum(), last=not replayed
+            )
         for chunk in kept:
             chunk.vectors = None
         for number, chunk in enumerate(replayed):
-            is_last = number + 1 == len(replayed)
+            last = number + 1 == len(replayed)
             assert chunk.random_state is not None
-            with nullcontext() if is_last else self.no_sync(), chunk.random_state.restored():
-                vectors = self.encode_chunk(chunk.tokens)
-                # A scalar whose gradient with respect to the vectors is the cached one.
-                self.backward_scalar((vectors * gradient[chunk.texts]).sum())
+            with chunk.random_state.restored():
+                vectors = self.engine.forward(chunk.tokens, last=last)
+                self.engine.backward(_surrogate(chunk, vectors, gradient), last=last)
         self._chunks = []
 
-    def _chunks_to_keep(self) -> list[_Chunk]:
+    def _cut(self, texts: PackedTokens) -> list[_Chunk]:
+        chosen = chunk_by_tokens(texts.lengths, self.tokens_per_chunk)
+        if not self.engine.lockstep:
+            return [self._chunk(texts, indices) for indices in chosen]
+        wanted = max(gather_counts(len(chosen), self.engine.device))
+        chosen = split_to(chosen, wanted)
+        chunks = [self._chunk(texts, indices) for indices in chosen]
+        shortest = texts.lengths.argmin().view(1)
+        filler = texts.select(shortest).to(self.engine.device)
+        fillers = [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))]
+        return fillers + chunks  # first, so that the last chunks, whose graphs may be kept, are real ones
+
+    def _chunk(self, texts: PackedTokens, indices: Tensor) -> _Chunk:
+        tokens = texts.select(indices)
+        if self.engine.encoder.shares_prefixes:
+            tokens = share_prefixes(tokens)
+        return _Chunk(indices, tokens.to(self.engine.device))
+
+    def _num_kept(self) -> int:
         """As many of the last (shortest) chunks as ``tokens_with_graph`` allows; a lone chunk is always kept."""
         if len(self._chunks) == 1:
-            return self._chunks
-        kept: list[_Chunk] = []
-        used = 0
+            return 1
+        used = num_kept = 0
         for chunk in reversed(self._chunks):
             used += chunk.tokens.num_tokens
             if used > self.tokens_with_graph:
                 break
-            kept.append(chunk)
-        return kept
+            num_kept += 1
+        # Forwards that are collectives must meet in the same order: all ranks keep what every rank can keep.
+        return min(gather_counts(num_kept, self.engine.device)) if self.engine.lockstep else num_kept
 
 
-def sum_of_products(chunks: list[_Chunk], gradient: Float[Tensor, "texts dim"]) -> Float[Tensor, ""]:
-    """The surrogate scalar of several chunks."""
-    products = [(chunk.vectors * gradient[chunk.texts]).sum() for chunk in chunks if chunk.vectors is not None]
-    return torch.stack(products).sum()
+def split_to(chunks: list[Tensor], wanted: int) -> list[Tensor]:
+    """Halves the chunks with most texts until there are ``wanted``, or every chunk is one text."""
+    chunks = list(chunks)
+    while len(chunks) < wanted:
+        number = max(range(len(chunks)), key=lambda i: len(chunks[i]))
+        if len(chunks[number]) == 1:
+            break
+        half = len(chunks[number]) // 2
+        chunks[number : number + 1] = [chunks[number][:half], chunks[number][half:]]
+    return chunks
+
+
+def _surrogate(chunk: _Chunk, vectors: Tensor | None, gradient: Float[Tensor, "texts dim"]) -> Float[Tensor, ""]:
+    """A scalar whose gradient with respect to the vectors is the cached one."""
+    assert vectors is not None
+    return (vectors * (0.0 if chunk.is_filler else gradient[chunk.texts.to(gradient.device)])).sum()
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,22 @@
-"""fit(): the loop. For every step: seed, rate, batch, gradients, clip, update, record, save."""
+"""fit(): the loop. For every step: seed, batch, gradients, check, update, record, validate, save."""
 
-import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 
 from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.distributed import any_rank, rank, world_size
+from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.training.checkpoints import TrainingState
-from qwen3emb_train.training.health import refuse_non_finite, verdicts
-from qwen3emb_train.training.objectives import Metrics, Objective
-from qwen3emb_train.training.tracking import Tracker
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.health.non_finite import NonFinite, NonFiniteGuard, NonFinitePolicy
+from qwen3emb_train.training.monitor import Monitor, mean_over_ranks, scaled
+from qwen3emb_train.training.objectives import EmbeddingObjective, Metrics
+from qwen3emb_train.training.signals import StopSignal
+from qwen3emb_train.training.tracking import Metric, Tracker
+from qwen3emb_train.training.validation import Validation
 
 
 @dataclass
@@ -25,18 +26,35 @@ class LoopConfig:
     Attributes:
         max_grad_norm: gradients are scaled down to this L2 norm; null = never.
         log_every, save_every: in steps; save_every null = only at the end. The last step is always logged and saved.
+        non_finite: what a NaN does.
     """
 
     max_grad_norm: float | None = 1.0
     log_every: int = 10
     save_every: int | None = None
+    non_finite: NonFinitePolicy = field(default_factory=NonFinitePolicy)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """What a step came to on all ranks.
+
+    Attributes:
+        queries, tokens: of the global batch.
+        loss: the mean over ranks.
+        must_stop: a signal came to some rank.
+    """
+
+    queries: int
+    tokens: int
+    loss: float
+    must_stop: bool
 
 
 def fit(
-    objective: Objective,
+    objective: EmbeddingObjective,
     batch_at: Callable[[int], EmbeddingBatch],
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    engine: Engine,
     lr_at: Callable[[int], float],
     *,
     steps: int,
@@ -44,16 +62,20 @@ def fit(
     seed: int,
     config: LoopConfig,
     save: Callable[[TrainingState], None],
+    stop: StopSignal,
+    monitor: Monitor,
     tracker: Tracker | None = None,
+    validation: Validation | None = None,
 ) -> TrainingState:
-    """Does the steps ``state.step .. steps - 1``.
+    """Does the steps ``state.step .. steps - 1``; every rank calls it.
 
     Args:
         batch_at: this rank's share of a step; a pure function of the step.
-        model: the trained (unwrapped) model.
+        engine: of the objective.
         lr_at: learning rate of a step; a pure function of the step.
         state: where to begin.
         save: called on every rank; writes a checkpoint.
+        stop: asks to leave after the step at hand.
         tracker: on the main process only.
 
     Returns:
@@ -62,87 +84,135 @@ def fit(
     Raises:
         NonFiniteError: on every rank, when one rank's loss or gradient is not finite; no update was applied.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-    said: set[str] = set()
+    guard = NonFiniteGuard(config.non_finite)
     speed = _Speed()
-    model.train()
-    with StopSignal() as stop:
-        for step in range(state.step, steps):
-            seed_step(seed, step)
-            lr = lr_at(step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            batch = batch_at(step)
-            metrics = objective.forward_backward(batch)
-            limit = float("inf") if config.max_grad_norm is None else config.max_grad_norm
-            gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-            is_finite = bool(torch.isfinite(gradient_norm) & torch.isfinite(metrics["loss"]))
-            if any_rank(not is_finite, device):
-                refuse_non_finite(
-                    step, batch.source, float("nan") if is_finite else float(metrics["loss"]), float(gradient_norm)
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    engine.encoder.train()
+    stop.only_note()
+    if _is_due(validation, state, steps):  # the run was stopped during this validation
+        state = _validate(validation, state, stop, tracker)
+        if _is_due(validation, state, steps):  # and is again
+            return state
+    for step in range(state.step, steps):
+        seed_step(engine, seed, step)
+        lr = lr_at(step)
+        batch = batch_at(step)
+        metrics = objective.forward_backward(batch)
+        is_finite = engine.finish_backward(config.max_grad_norm)
+        assert objective.vectors is not None
+        skipped = guard.check(
+            step,
+            batch,
+            float(metrics["loss"]),
+            is_finite,
+            objective.vectors.rows,
+            engine.named_gradients(),
+            engine.device,
+        )
+        done = step + 1
+        norms = monitor.gradient_norms() if monitor.is_due(done) and skipped is None else {}
+        gradient_norm = float("nan")
+        if skipped is None:
+            gradient_norm = engine.update(lr)
+        else:
+            engine.discard()
+        together = _agree(batch, metrics, stop, engine.device)
+        state = replace(
+            state,
+            step=done,
+            examples_seen=state.examples_seen + together.queries,
+            tokens_seen=state.tokens_seen + together.tokens,
+        )
+        speed.add(together.tokens)
+        figures: dict[str, Metric] = {"loss": together.loss, "lr": lr, "grad_norm": gradient_norm}
+        if monitor.is_due(done) and skipped is None:
+            figures |= monitor.look(done, scaled(norms, gradient_norm))
+        objective.release()
+        is_last = done == steps or together.must_stop
+        is_logged = done % config.log_every == 0 or is_last or step == 0 or skipped is not None or len(figures) > 3
+        if is_logged:
+            figures = mean_over_ranks(metrics, engine.device) | figures
+            figures |= {"tokens_per_second": speed.value(), "source": batch.source}
+            figures |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
 
-            done = step + 1
-            num_tokens = _sum_over_ranks(batch.texts.num_tokens, device)
-            num_queries = _sum_over_ranks(len(batch.query_rows), device)
-            state = replace(
-                state,
-                step=done,
-                examples_seen=state.examples_seen + num_queries,
-                tokens_seen=state.tokens_seen + num_tokens,
-            )
-            speed.add(num_tokens)
-            must_stop = any_rank(stop.requested, device)
-            is_last = done == steps or must_stop
-            if done % config.log_every == 0 or is_last or step == 0:
-                figures = mean_over_ranks(metrics, device)
-                figures |= {"lr": lr, "grad_norm": float(gradient_norm), "tokens_per_second": speed.value()}
-                figures |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
-                if tracker is not None:
-                    tracker.log(done, figures)
-                    if done * 5 >= steps:  # before that, vectors of an untrained model may well all look alike
-                        _say_verdicts(tracker, done, figures, said)
-            if tracker is not None:
-                tracker.progress(done, float(metrics["loss"]), speed.value())
-            if is_last or (config.save_every is not None and done % config.save_every == 0):
-                save(state)
-            if must_stop:
-                if tracker is not None:
-                    tracker.say(f"stopped by a signal after step {done}; saved. The same command continues.")
-                break
+        if tracker is not None:
+            _record(tracker, monitor, done, figures, batch, skipped, is_logged=is_logged, speed=speed.value())
+        must_stop = together.must_stop
+        if not must_stop and _is_due(validation, state, steps):
+            state = _validate(validation, state, stop, tracker)
+            must_stop = state.validated_step != done
+        is_best = state.best_step == done
+        if done == steps or must_stop or is_best or (config.save_every is not None and done % config.save_every == 0):
+            save(state)
+        if must_stop:
+            break
     return state
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Dropout's randomness as a function of (seed, step, rank): a resumed step draws what the first attempt drew."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank())
+def seed_step(engine: Engine, seed: int, step: int) -> None:
+    """Dropout's randomness as a function of (seed, step): a resumed step draws what the first attempt drew."""
+    of_step = seed * 1_000_003 + step
+    engine.seed_dropout(of_step)  # by text: the same on every rank
+    torch.manual_seed(of_step * 65_537 + rank())  # whatever else draws
 
 
-def mean_over_ranks(metrics: Metrics, device: torch.device) -> dict[str, float]:
-    names = sorted(metrics)
-    values = torch.stack([metrics[name].float().to(device) for name in names])
+def is_complete(state: TrainingState, steps: int, validation: Validation | None) -> bool:
+    """Whether nothing is left to do; after the last step a signal may still have broken off its validation."""
+    return state.step == steps and not _is_due(validation, state, steps)
+
+
+def _is_due(validation: Validation | None, state: TrainingState, steps: int) -> bool:
+    if validation is None or state.step == 0 or state.validated_step == state.step:
+        return False
+    every = validation.config.every
+    return state.step == steps or (every is not None and state.step % every == 0)
+
+
+def _validate(
+    validation: Validation | None, state: TrainingState, stop: StopSignal, tracker: Tracker | None
+) -> TrainingState:
+    """The state with the validation of its step in it, or as it was if a signal came meanwhile."""
+    assert validation is not None
+    figures = validation(stop)
+    if figures is None:
+        return state
+    if tracker is not None:
+        tracker.log(state.step, figures)
+    value = figures[f"validation/{validation.config.best_by.value}"]
+    if validation.config.is_better(value, state.best_value):
+        state = replace(state, best_step=state.step, best_value=value)
+    return replace(state, validated_step=state.step)
+
+
+def _agree(batch: EmbeddingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> Together:
+    """One small all-reduce a step: counts, the mean loss, and whether any rank was asked to stop."""
+    own = [len(batch.query_rows), batch.texts.num_tokens, float(metrics["loss"]), float(stop.requested)]
+    total = torch.tensor(own, dtype=torch.float64, device=device)
     if world_size() > 1:
-        dist.all_reduce(values)
-        values /= world_size()
-    return dict(zip(names, values.tolist(), strict=True))
+        dist.all_reduce(total)
+    queries, tokens, loss, asked = total.tolist()
+    return Together(int(queries), int(tokens), loss / world_size(), asked > 0)
 
 
-def _sum_over_ranks(count: int, device: torch.device) -> int:
-    if world_size() == 1:
-        return count
-    total = torch.tensor(count, device=device)
-    dist.all_reduce(total)
-    return int(total)
-
-
-def _say_verdicts(tracker: Tracker, step: int, figures: Mapping[str, float], said: set[str]) -> None:
-    for remark in verdicts(figures):
-        if remark not in said:
-            said.add(remark)
-            tracker.say(f"step {step}: {remark}")
+def _record(
+    tracker: Tracker,
+    monitor: Monitor,
+    done: int,
+    figures: dict[str, Metric],
+    batch: EmbeddingBatch,
+    skipped: NonFinite | None,
+    *,
+    is_logged: bool,
+    speed: float,
+) -> None:
+    if skipped is not None:
+        figures["skipped"] = str(skipped)
+        tracker.say(f"update left out: {skipped}")
+    if is_logged:
+        tracker.log(done, figures)
+    monitor.judge(done, figures, batch, tracker)
+    loss = figures["loss"]
+    assert isinstance(loss, float)
+    tracker.progress(done, loss, speed)
 
 
 class _Speed:
@@ -157,25 +227,3 @@ class _Speed:
     def value(self) -> float:
         (start, before), (end, after) = self._marks[0], self._marks[-1]
         return (after - before) / max(end - start, 1e-9)
-
-
-class StopSignal:
-    """SIGTERM or SIGUSR1 (what a scheduler sends before it takes the machine) asks the loop to save and leave."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -1,66 +1,100 @@
 """What one optimizer step means: the only place where models, losses and ranks meet."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
+from qwen3emb_train.data.batches import EmbeddingBatch
 from qwen3emb_train.distributed import all_gather_rows, all_gather_with_grad, gather_counts, rank, world_size
+from qwen3emb_train.losses.by_task import TaskLosses, loss_of_task
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import GradientCache
 
 Metrics = dict[str, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class StepVectors:
+    """What a step computed on, for those who look at it afterwards. Without graph.
+
+    Attributes:
+        rows: this rank's vectors.
+        columns: all ranks', where the loss asked for them.
+        first_query: the number of this rank's first query among all.
+    """
+
+    rows: Representations
+    columns: Representations | None
+    first_query: int
+
+
 @runtime_checkable
 class Objective(Protocol):
-    """One step's forward and backward pass; leaves gradients in the model."""
+    """One step's forward and backward pass; leaves gradients in the engine."""
+
+    vectors: StepVectors | None
 
     def forward_backward(self, batch: EmbeddingBatch) -> Metrics:
-        """Returns 0-dim tensors by name, among them ``loss``: this rank's share."""
+        """Returns 0-dim tensors by name, among them ``loss``: this rank's share. Sets ``vectors``."""
         ...
 
 
 @dataclass
 class EmbeddingObjective:
-    """Encode with gradient caching, gather all ranks' columns, take the loss, push its gradient back.
+    """Encode with gradient caching, gather what the loss looks at, take the loss, push its gradient back.
 
     Attributes:
-        encode: tokens -> vectors: the encoder, wrapped for DDP where there are ranks, under autocast.
+        engine: runs the encoder and carries gradients.
         loss: an embedding loss on Representations.
         matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
         tokens_per_chunk, tokens_with_graph: see ``GradientCache``.
-        no_sync, backward_scalar: see ``GradientCache``.
-        device: where the model is.
+        task_losses: the losses of the tasks that ``loss`` does not serve.
+        vectors: of the last step; None until there was one, and after ``release``.
     """
 
-    encode: Callable[[PackedTokens], Tensor]
+    engine: Engine
     loss: EmbeddingLoss
     matryoshka_dims: Sequence[int] = ()
     tokens_per_chunk: int = 8192
     tokens_with_graph: int = 0
-    no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-    backward_scalar: Callable[[Tensor], None] = torch.Tensor.backward
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    task_losses: TaskLosses = field(default_factory=TaskLosses)
+    vectors: StepVectors | None = None
 
     def forward_backward(self, batch: EmbeddingBatch) -> Metrics:
-        cache = GradientCache(
-            self.encode, self.tokens_per_chunk, self.tokens_with_graph, self.no_sync, self.backward_scalar
-        )
-        vectors = cache.encode(batch.texts.to(self.device))
-        rows = represent(batch, vectors)
-        columns, first_query = gather_columns(rows)
-        result = matryoshka(self.loss, rows, columns, list(self.matryoshka_dims), first_query=first_query)
+        cache = GradientCache(self.engine, self.tokens_per_chunk, self.tokens_with_graph)
+        encoded = cache.encode(batch.texts)
+        loss, metrics = self._loss(batch, encoded)
         # Only the vectors' gradient is wanted here: the encoder's graphs are pushed through by the cache.
-        (gradient,) = torch.autograd.grad(result.loss, vectors)
+        (gradient,) = torch.autograd.grad(loss, encoded)
         cache.backward(gradient)
-        return {"loss": result.loss.detach(), **result.metrics}
+        return {"loss": loss.detach(), **metrics}
+
+    @torch.no_grad()
+    def evaluate(self, batch: EmbeddingBatch) -> Metrics:
+        """The metrics of ``forward_backward`` without any gradient; the caller has put the encoder into eval mode."""
+        cache = GradientCache(self.engine, self.tokens_per_chunk, 0)
+        loss, metrics = self._loss(batch, cache.encode(batch.texts))
+        return {"loss": loss, **metrics}
+
+    def release(self) -> None:
+        """Lets go of the last step's vectors."""
+        self.vectors = None
+
+    def _loss(self, batch: EmbeddingBatch, encoded: Tensor) -> tuple[Tensor, Metrics]:
+        loss = loss_of_task(batch.task, self.loss, self.task_losses)
+        rows = represent(batch, encoded)
+        columns, first_query = None, 0
+        if loss.needs_columns:
+            columns, first_query = gather_columns(rows, with_negatives=loss.needs_negative_columns)
+        self.vectors = StepVectors(rows.detach(), None if columns is None else columns.detach(), first_query)
+        result = matryoshka(loss, rows, columns, list(self.matryoshka_dims), first_query=first_query)
+        return result.loss, result.metrics
 
 
 def represent(batch: EmbeddingBatch, vectors: Tensor) -> Representations:
@@ -77,13 +111,18 @@ def represent(batch: EmbeddingBatch, vectors: Tensor) -> Representations:
         query_identity=identity[query_rows],
         positive_identity=identity[positive_rows],
         negative_identity=identity[negative_rows],
+        positive_scores=None if batch.positive_scores is None else batch.positive_scores.to(device),
+        negative_scores=None if batch.negative_scores is None else batch.negative_scores.to(device),
     )
 
 
-def gather_columns(rows: Representations) -> tuple[Representations | None, int]:
+def gather_columns(rows: Representations, with_negatives: bool = True) -> tuple[Representations | None, int]:
     """All ranks' vectors in rank order with owners numbered globally, and this rank's first query number.
 
-    A mean over local queries then needs no factor: DDP averages over ranks, and every rank has equally many queries.
+    A mean over local queries then needs no factor: ranks are averaged, and every rank has equally many queries.
+
+    Args:
+        with_negatives: false: other ranks' hard negatives, which no loss of the step looks at, stay where they are.
     """
     if world_size() == 1:
         return None, 0
@@ -93,21 +132,19 @@ def gather_columns(rows: Representations) -> tuple[Representations | None, int]:
         positive_owner=rows.positive_owner + first_query,
         negative_owner=rows.negative_owner + first_query,
     )
-    return (
-        Representations(
-            queries=all_gather_with_grad(rows.queries),
-            positives=all_gather_with_grad(rows.positives),
-            negatives=all_gather_with_grad(rows.negatives),
-            **{
-                name: torch.cat(all_gather_rows(getattr(numbered, name)))
-                for name in (
-                    "positive_owner",
-                    "negative_owner",
-                    "query_identity",
-                    "positive_identity",
-                    "negative_identity",
-                )
-            },
-        ),
-        first_query,
-    )
+    if not with_negatives:
+        numbered = replace(
+            numbered,
+            negatives=rows.negatives[:0],
+            negative_owner=rows.negative_owner[:0],
+            negative_identity=rows.negative_identity[:0],
+            negative_scores=None,
+        )
+    vectors = ["queries", "positives"] + (["negatives"] if with_negatives else [])
+    plain = ["positive_owner", "query_identity", "positive_identity"]
+    plain += ["negative_owner", "negative_identity"] if with_negatives else []
+    # A step's rows come from one plan: either every rank has scores or none has (the collator sees to it).
+    plain += [name for name in ("positive_scores", "negative_scores") if getattr(numbered, name) is not None]
+    gathered = {name: all_gather_with_grad(getattr(numbered, name)) for name in vectors}
+    gathered |= {name: torch.cat(all_gather_rows(getattr(numbered, name))) for name in plain}
+    return replace(numbered, **gathered), first_query

@@ -7,10 +7,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from qwen3emb_train.lineage import write_text
+from qwen3emb_train.training.health.report import without_nan
+from qwen3emb_train.training.health.vectors import HISTOGRAM_EDGES
+
+# A number, words (for metrics.jsonl alone), or the counts of a histogram, whose name then ends in _histogram.
+Metric = float | int | str | list[float]
 
 
 class TrackerKind(str, Enum):
@@ -35,7 +41,7 @@ class TrackingConfig:
 
 @runtime_checkable
 class _Backend(Protocol):
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float], histograms: Mapping[str, list[float]]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -55,12 +61,13 @@ class Tracker:
         self._backend = _build_backend(output_dir, config, run_config)
         self._progress = _Bar(steps, first_step) if sys.stderr.isatty() else _Lines(steps)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the metrics of the ``step``-th step (counted from 1)."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+    def log(self, step: int, metrics: Mapping[str, Metric]) -> None:
+        """Records the metrics of the ``step``-th step (counted from 1); what is not finite is written as null."""
+        self._file.write(json.dumps({"step": step, **without_nan(metrics)}) + "\n")
         self._file.flush()
         if self._backend is not None:
-            self._backend.log(step, metrics)
+            numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+            self._backend.log(step, numbers, histograms_of(metrics))
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._progress.update(step, loss, tokens_per_second)
@@ -73,6 +80,11 @@ class Tracker:
         self._file.close()
         if self._backend is not None:
             self._backend.close()
+
+
+def histograms_of(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
+    """The metrics that are counts over ``HISTOGRAM_EDGES``."""
+    return {name: value for name, value in metrics.items() if name.endswith("_histogram") and isinstance(value, list)}
 
 
 class _Bar:
@@ -169,8 +181,11 @@ class _Wandb:
             config=dict(run_config),
         )
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
+    def log(self, step: int, metrics: Mapping[str, float], histograms: Mapping[str, list[float]]) -> None:
+        from wandb import Histogram
+
+        drawn = {name: Histogram(np_histogram=(counts, HISTOGRAM_EDGES)) for name, counts in histograms.items()}
+        self._run.log({**metrics, **drawn}, step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -184,9 +199,17 @@ class _TensorBoard:
             raise ValueError("tracking.kind=tensorboard needs: pip install 'qwen3emb-train[tensorboard]'") from error
         self._writer = SummaryWriter(str(output_dir / "tensorboard"))
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], histograms: Mapping[str, list[float]]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+        middles = [(low + high) / 2 for low, high in pairwise(HISTOGRAM_EDGES)]
+        for name, counts in histograms.items():
+            self._writer.add_histogram_raw(
+                name, min=-1.0, max=1.0, num=int(sum(counts)),
+                sum=sum(count * middle for count, middle in zip(counts, middles, strict=True)),
+                sum_squares=sum(count * middle**2 for count, middle in zip(counts, middles, strict=True)),
+                bucket_limits=HISTOGRAM_EDGES[1:], bucket_counts=counts, global_step=step,
+            )  # fmt: skip
 
     def close(self) -> None:
         self._writer.close()

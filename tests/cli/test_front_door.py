@@ -64,7 +64,7 @@ def test_help_shows_example_keys_and_choices(program, capsys: pytest.CaptureFixt
     assert program.example in shown
     assert "output_dir: ???" in shown or program.name in ("search", "verify")
     if program.name == "train_embedding":
-        assert "loss=infonce|qwen3_infonce|qwen3_vl_stage2" in shown
+        assert "infonce|qwen3_infonce|qwen3_vl_stage2" in shown
         assert "temperature: 0.02" in shown
         assert "path: ???" in shown, "keys of the groups are keys too"
 

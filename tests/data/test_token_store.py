@@ -1,16 +1,19 @@
 """Tokenised once, memory-mapped, keyed by contents; batches built from it are what the texts say."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qwen3emb_train.data import token_store
-from qwen3emb_train.data.collators import EmbeddingCollator, LengthConfig
+from qwen3emb_train import lineage
+from qwen3emb_train.data import store_writing
+from qwen3emb_train.data.batch_plan import Step
+from qwen3emb_train.data.collators import EmbeddingCollator
 from qwen3emb_train.data.instructions import format_query
-from qwen3emb_train.data.mixture import SourceConfig, Step
+from qwen3emb_train.data.mixture import LengthConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.token_store import copy_rejected, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
@@ -34,10 +37,10 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def collate(tokenizer: TextTokenizer, source: Path, tmp_path: Path, config: SourceConfig, *, step: int = 0):  # type: ignore[no-untyped-def]
+def collate(tokenizer: TextTokenizer, source: Path, tmp_path: Path, config: SourceConfig):  # type: ignore[no-untyped-def]
     store = open_token_store(source, tokenizer, tmp_path / "cache", instruction=config.instruction)
-    collator = EmbeddingCollator([store], ["s"], [config], LengthConfig(64, 6), seed=0)
-    return collator(step, Step(0, np.array([0, 1, 2])))
+    collator = EmbeddingCollator({"s": config}, {"s": store}, LengthConfig(64, 6), seed=0)
+    return collator(0, Step("s", "retrieval", np.zeros(3, dtype=np.int64), np.arange(3), 0), (0,))
 
 
 def test_a_batch_holds_each_distinct_text_once_with_the_right_tokens(
@@ -62,26 +65,13 @@ def test_a_batch_holds_each_distinct_text_once_with_the_right_tokens(
     assert len(set(batch.identity.tolist())) == 7
 
 
-def test_limits_on_positives_and_negatives_are_drawn_by_step_and_row(
-    tokenizer: TextTokenizer, source: Path, tmp_path: Path
-) -> None:
-    config = SourceConfig(path=str(source), max_positives=1, max_negatives=2)
-    batches = [collate(tokenizer, source, tmp_path, config, step=step) for step in range(8)]
-    assert all(batch.positive_owner.tolist() == [0, 1, 2] for batch in batches)
-    assert all(batch.negative_owner.tolist() == [0, 0, 2] for batch in batches)
-    drawn = [tuple(batch.identity[batch.negative_rows].tolist()) for batch in batches]
-    assert len(set(drawn)) > 1
-    again = collate(tokenizer, source, tmp_path, config, step=5)
-    assert tuple(again.identity[again.negative_rows].tolist()) == drawn[5]
-
-
 def test_the_store_is_reused_until_something_that_decides_the_ids_changes(
     tokenizer: TextTokenizer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
     first = open_token_store(source, tokenizer, cache)
     with monkeypatch.context() as context:
-        context.setattr(token_store, "read_examples", lambda *args, **kwargs: pytest.fail("read again"))
+        context.setattr(store_writing, "read_examples", lambda *args, **kwargs: pytest.fail("read again"))
         copy = source.with_name("moved.jsonl")
         copy.write_bytes(source.read_bytes())
         assert open_token_store(copy, tokenizer, cache).key == first.key  # contents count, not the path
@@ -94,7 +84,7 @@ def test_a_failed_reading_leaves_no_store(tokenizer: TextTokenizer, source: Path
     source.write_text('{"query": "a", "positive": ""}\n')
     with pytest.raises(ValueError, match="positive"):
         open_token_store(source, tokenizer, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir()] in ([], ["digests"])
 
 
 def test_skipped_lines_are_kept_beside_the_run(tokenizer: TextTokenizer, source: Path, tmp_path: Path) -> None:
@@ -109,3 +99,63 @@ def test_an_empty_source_is_refused(tokenizer: TextTokenizer, source: Path, tmp_
     source.write_text("\n")
     with pytest.raises(ValueError, match="no training example"):
         open_token_store(source, tokenizer, tmp_path / "cache")
+
+
+def test_scores_and_languages_are_kept_for_the_rows_that_bring_them(tokenizer: TextTokenizer, source: Path) -> None:
+    plain = open_token_store(source, tokenizer, source.parent / "cache")
+    assert plain.scores is None
+    assert plain.languages is None
+    rows = [ROWS[0] | {"scores": [0.5, 0.25, -1, 0, 1], "language": "en"}, ROWS[1] | {"language": "de"}, ROWS[2]]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = open_token_store(source, tokenizer, source.parent / "cache")
+    assert store.scores is not None
+    nan = float("nan")
+    np.testing.assert_array_equal(store.scores, [nan, 0.5, 0.25, -1, 0, 1] + [nan] * 5)
+    assert store.languages is not None
+    assert [store.language_names[number] for number in store.languages] == ["en", "de", ""]
+
+
+def test_tokens_of_a_row_are_those_of_its_cut_and_closed_texts(tokenizer: TextTokenizer, source: Path) -> None:
+    store = open_token_store(source, tokenizer, source.parent / "cache")
+    expected = []
+    for row in range(store.num_rows):
+        query, positives, negatives = texts_of_row(store, row)
+        tokens = [len(tokenizer.tokenize([text], 3)[0]) for text in (*positives, *negatives)]
+        expected.append(len(tokenizer.tokenize([query], 4)[0]) + sum(tokens))
+    assert store.row_tokens(np.arange(store.num_rows), 4, 3).tolist() == expected
+
+
+def texts_of_row(store, row: int) -> tuple[str, list[str], list[str]]:  # type: ignore[no-untyped-def]
+    """From the lines, checked against the spans of the store."""
+    line = ROWS[row]
+    positives = line.get("positives", [line.get("positive")])
+    (query,), (negative,), (end,) = (part.tolist() for part in store.row_spans(np.array([row])))
+    assert negative - query - 1 == len(positives)
+    assert end - negative == len(line.get("negatives", []))
+    instruction = line.get("instruction")
+    return format_query(instruction, line["query"]), positives, line.get("negatives", [])  # type: ignore[arg-type]
+
+
+def test_a_changed_file_is_noticed_and_an_unchanged_one_not_read_again(
+    tokenizer: TextTokenizer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = source.parent / "cache"
+    os.utime(source, (1, 1))
+    first = open_token_store(source, tokenizer, cache)
+    with monkeypatch.context() as context:
+        context.setattr(lineage, "file_digest", lambda path: pytest.fail("read again"))
+        assert open_token_store(source, tokenizer, cache).key == first.key
+    text = source.read_text()
+    source.write_text(text.replace("first", "fifth"))  # as many bytes
+    os.utime(source, (1, 1))  # a deceiver: size, time and inode as noted
+    assert open_token_store(source, tokenizer, cache).contents == first.contents
+    assert open_token_store(source, tokenizer, cache, verify_contents=True).contents != first.contents
+    source.write_text(text.replace("first", "sixth"))
+    assert open_token_store(source, tokenizer, cache).contents != first.contents
+
+
+def test_a_damaged_store_is_named(tokenizer: TextTokenizer, source: Path) -> None:
+    store = open_token_store(source, tokenizer, source.parent / "cache")
+    (store.directory / "ids.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"damaged token store of .*Delete it"):
+        open_token_store(source, tokenizer, source.parent / "cache")

@@ -23,6 +23,7 @@ class Row:
     query: Text
     positives: list[Text]
     negatives: list[Text] = field(default_factory=list)
+    scores: list[float] | None = None  # of the positives, then of the negatives
 
 
 def cosine(a: Text, b: Text) -> Tensor:
@@ -45,6 +46,8 @@ def reference_infonce(
     mask_identical: bool,
     mask_same_query: bool,
     others_negatives: bool,
+    hardness: float,
+    hardness_of: str,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss of the queries ``local`` (all if None) against the whole batch, and its metrics."""
     local = range(len(batch)) if local is None else local
@@ -65,6 +68,7 @@ def reference_infonce(
 
             # (score, masked, whether it is a query-document score), one for each cell that might stand in Z
             cells: list[tuple[Tensor, bool, bool]] = []
+            num_own = 0
             if hard_negatives:
                 for negative in row.negatives:
                     score = cosine(row.query, negative)
@@ -72,6 +76,7 @@ def reference_infonce(
                         mask_identical and negative.text in positive_texts
                     )
                     cells.append((score, masked, True))
+                num_own = len(cells)
             for j, other in enumerate(batch):
                 if j == i:
                     continue
@@ -98,7 +103,12 @@ def reference_infonce(
                         cells.append((to_positive, known or threshold, False))
 
             kept = [score for score, masked, _ in cells if not masked]
-            z = [torch.exp(score / temperature) for score in kept]
+            z = []
+            for number, (score, masked, _) in enumerate(cells):
+                weighted = hardness_of in ("all", "hard" if number < num_own else "in_batch")
+                weight = math.exp(hardness * score.item()) if weighted else 1.0
+                if not masked:
+                    z.append(weight * torch.exp(score / temperature))
             if positive_in_denominator:
                 z.append(torch.exp(positive_cosine / temperature))
             if z:

@@ -12,6 +12,8 @@ from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
+from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.gradient_cache import GradientCache
 from qwen3emb_train.training.objectives import EmbeddingObjective, represent
 
@@ -29,6 +31,10 @@ def batch() -> EmbeddingBatch:
         negative_owner=index([0, 1, 2]),
         identity=torch.arange(len(TEXTS)),
     )
+
+
+def engine_of(encoder: Encoder, precision: Precision = Precision.fp32) -> SingleEngine:
+    return SingleEngine(encoder, torch.optim.SGD(encoder.parameters()), precision, torch.device("cpu"))
 
 
 def gradients(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -53,7 +59,7 @@ def test_chunked_equals_plain_in_loss_and_gradient(
     expected_loss, expected = plain(encoder, dims)
     encoder.zero_grad()
     objective = EmbeddingObjective(
-        encoder, InfoNCE(), dims, tokens_per_chunk=tokens_per_chunk, tokens_with_graph=tokens_with_graph
+        engine_of(encoder), InfoNCE(), dims, tokens_per_chunk=tokens_per_chunk, tokens_with_graph=tokens_with_graph
     )
     metrics = objective.forward_backward(batch())
     torch.testing.assert_close(metrics["loss"], expected_loss, rtol=1e-9, atol=0)
@@ -78,7 +84,7 @@ def test_a_replay_draws_the_same_dropout_and_the_dropout_is_real(tiny_qwen3: Pat
     for tokens_with_graph in (10**6, 0):
         torch.manual_seed(7)
         encoder.zero_grad()
-        cache = GradientCache(encoder, tokens_per_chunk=12, tokens_with_graph=tokens_with_graph)
+        cache = GradientCache(engine_of(encoder), tokens_per_chunk=12, tokens_with_graph=tokens_with_graph)
         vectors = cache.encode(tokens)
         direction = torch.linspace(-1, 1, vectors.numel(), dtype=torch.float64).view_as(vectors)
         cache.backward(direction)
@@ -90,7 +96,7 @@ def test_a_replay_draws_the_same_dropout_and_the_dropout_is_real(tiny_qwen3: Pat
 
 def test_replaying_leaves_the_random_state_as_it_found_it(tiny_qwen3: Path) -> None:
     encoder = encoder_with_dropout(tiny_qwen3)
-    cache = GradientCache(encoder, tokens_per_chunk=12)
+    cache = GradientCache(engine_of(encoder), tokens_per_chunk=12)
     vectors = cache.encode(PackedTokens.from_lists(TEXTS))
     state = torch.get_rng_state()
     cache.backward(torch.ones_like(vectors))
@@ -100,15 +106,11 @@ def test_replaying_leaves_the_random_state_as_it_found_it(tiny_qwen3: Path) -> N
 def test_bf16_autocast_keeps_gradients_of_every_chunk(tiny_qwen3: Path) -> None:
     """Autocast remembers cast weights; one remembered without graph would silently cut later gradients."""
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
-
-    def encode(tokens: PackedTokens) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return encoder(tokens)
-
     found = []
     for tokens_per_chunk in (1000, 12):
         encoder.zero_grad()
-        EmbeddingObjective(encode, InfoNCE(), tokens_per_chunk=tokens_per_chunk).forward_backward(batch())
+        engine = engine_of(encoder, Precision.bf16)
+        EmbeddingObjective(engine, InfoNCE(), tokens_per_chunk=tokens_per_chunk).forward_backward(batch())
         found.append(torch.cat([g.flatten() for g in gradients(encoder).values()]))
     assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
     assert found[1].norm() == pytest.approx(float(found[0].norm()), rel=0.1)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen3emb_train.training.health import verdicts
-from qwen3emb_train.training.tracking import Tracker, TrackerKind, TrackingConfig
+from qwen3emb_train.training.health.vectors import HISTOGRAM_EDGES
+from qwen3emb_train.training.tracking import Metric, Tracker, TrackerKind, TrackingConfig, histograms_of
 
 
 def test_lines_of_steps_done_again_and_torn_lines_are_dropped(tmp_path: Path) -> None:
@@ -22,19 +22,48 @@ def test_lines_of_steps_done_again_and_torn_lines_are_dropped(tmp_path: Path) ->
     ]
 
 
+def test_a_line_carries_numbers_lists_and_words_and_is_strict_json(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, TrackingConfig(), {}, steps=5, first_step=0)
+    tracker.log(
+        1, {"loss": float("nan"), "lr": 0.5, "health/positive_histogram": [1.0, 2.0], "skipped": "rank 1: nq row 7"}
+    )
+    tracker.close()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (line,) = tracker.path.read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse) == {
+        "step": 1,
+        "loss": None,
+        "lr": 0.5,
+        "health/positive_histogram": [1.0, 2.0],
+        "skipped": "rank 1: nq row 7",
+    }
+
+
+def test_only_counts_are_histograms() -> None:
+    metrics: dict[str, Metric] = {"a_histogram": [1.0, 2.0], "b_histogram": "no", "c": [1.0], "loss": 1.0}
+    assert histograms_of(metrics) == {"a_histogram": [1.0, 2.0]}
+
+
 @pytest.mark.parametrize("kind", [TrackerKind.wandb, TrackerKind.tensorboard])
 def test_backends_write_offline(tmp_path: Path, kind: TrackerKind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     tracker = Tracker(tmp_path, TrackingConfig(kind=kind), {"lr": 1.0}, steps=2, first_step=0)
-    tracker.log(1, {"loss": 0.5})
+    counts = [float(number) for number in range(40)]
+    tracker.log(1, {"loss": 0.5, "health/positive_histogram": counts, "source": "nq"})
     tracker.close()
     pattern = "wandb/offline-run-*/run-*.wandb" if kind is TrackerKind.wandb else "tensorboard/events.*"
     assert list(tmp_path.glob(pattern))
+    if kind is TrackerKind.tensorboard:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-
-def test_verdicts_name_collapse_masking_and_missing_negatives() -> None:
-    assert verdicts({"positive_cosine": 0.8, "hardest_negative_cosine": 0.5, "masked_share": 0.1}) == []
-    assert "collapse" in verdicts({"positive_cosine": 0.999, "hardest_negative_cosine": 0.998})[0]
-    assert "masked" in verdicts({"masked_share": 0.7})[0]
-    assert "less than one negative" in verdicts({"effective_negatives": 0.5})[0]
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        (written,) = events.Histograms("health/positive_histogram")
+        assert written.histogram_value.bucket == counts
+        assert written.histogram_value.bucket_limit == HISTOGRAM_EDGES[1:]
+        assert (written.histogram_value.min, written.histogram_value.max) == (-1, 1)
+        assert events.Scalars("loss")[0].value == 0.5

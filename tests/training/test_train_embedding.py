@@ -16,8 +16,9 @@ from qwen3emb_train.models.loading import LoraConfig, ModelConfig
 from qwen3emb_train.training import train_embedding as stage
 from qwen3emb_train.training.checkpoints import Checkpoints, read_state
 from qwen3emb_train.training.health import NonFiniteError
-from qwen3emb_train.training.loop import StopSignal, fit
+from qwen3emb_train.training.loop import fit
 from qwen3emb_train.training.optimization import OptimizerConfig
+from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
 from qwen3emb_train.training.train_embedding import train_embedding
 from tests.training.setup import make_config, write_rows
 
@@ -116,16 +117,16 @@ def test_a_signal_saves_and_the_next_start_continues(
 ) -> None:
     expected = train_embedding(make_config(tiny_qwen3, rows, tmp_path / "whole"))
     config = make_config(tiny_qwen3, rows, tmp_path / "cut")
-    original = StopSignal.__enter__
+    original = StopSignal.only_note
 
-    def enter_and_ask(self: StopSignal) -> StopSignal:
-        entered = original(self)
+    def note_and_ask(self: StopSignal) -> None:
+        original(self)
         os.kill(os.getpid(), signal.SIGTERM)
-        return entered
 
     with monkeypatch.context() as context:
-        context.setattr(StopSignal, "__enter__", enter_and_ask)
-        train_embedding(config)
+        context.setattr(StopSignal, "only_note", note_and_ask)
+        with pytest.raises(StoppedBySignal, match="after step 1; saved"):
+            train_embedding(config)
     latest = Checkpoints(tmp_path / "cut" / "checkpoints").latest()
     assert latest is not None
     assert read_state(latest).step == 1
@@ -141,8 +142,10 @@ def test_a_finished_stage_is_up_to_date_until_an_input_changes(
     train_embedding(config)
     assert "up to date" in capsys.readouterr().out
     write_rows(rows, num_rows=25)
-    with pytest.raises(ValueError, match=r"run with other data, batch_size or seed.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"contents of data.rows changed \(24 -> 25 rows\).*allow_changed_data=true"):
         train_embedding(config)
+    config.allow_changed_data, config.steps = True, 1
+    train_embedding(config)
 
 
 def test_checkpoints_of_other_settings_are_not_continued(tiny_qwen3: Path, rows: Path, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Streams: what a step takes its rows from. One source, or all sources of a task mixed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig, source_shares
+from qwen3emb_train.data.permutation import permute
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Rows that share batches.
+
+    Attributes:
+        names: of its sources, and ``members``: their numbers.
+        task: of all its rows.
+        num_used: rows in use of each member, and ``num_stored``: rows it has; fewer are used with ``max_rows``.
+        batch_size: queries of its steps.
+        share: the probability that a step is its.
+        seed: decides which rows are in use.
+    """
+
+    names: tuple[str, ...]
+    members: tuple[int, ...]
+    task: str
+    num_used: tuple[int, ...]
+    num_stored: tuple[int, ...]
+    batch_size: int
+    share: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """ "a", or "a+b"."""
+        return "+".join(self.names)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.num_used)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.num_rows // self.batch_size
+
+    def locate(
+        self, stream_rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
+        """Source and row number there of each of the rows 0 .. num_rows - 1, which are the members' end to end."""
+        ends = np.cumsum(self.num_used)
+        place = np.searchsorted(ends, stream_rows, side="right")
+        rows = stream_rows - (ends - self.num_used)[place]
+        for number, (name, used, stored) in enumerate(zip(self.names, self.num_used, self.num_stored, strict=True)):
+            if used < stored:  # max_rows: the first so many of a permutation that never changes
+                own = place == number
+                rows[own] = permute(rows[own], stored, self.seed, "subset", name)
+        return np.array(self.members)[place], rows
+
+
+def build_streams(
+    sources: Mapping[str, SourceConfig],
+    num_stored: Sequence[int],
+    mixture: MixtureConfig,
+    *,
+    batch_size: int,
+    seed: int,
+) -> list[Stream]:
+    """The streams that have a share.
+
+    Args:
+        sources: in the order of their numbers.
+        num_stored: rows of each.
+
+    Raises:
+        ValueError: a stream has less than a batch.
+    """
+    names = list(sources)
+    num_used = {
+        name: stored if source.max_rows is None else min(stored, source.max_rows)
+        for (name, source), stored in zip(sources.items(), num_stored, strict=True)
+    }
+    streams = []
+    for members, share in source_shares(sources, num_used, mixture).items():
+        first = sources[members[0]]
+        stream = Stream(
+            names=members,
+            members=tuple(names.index(name) for name in members),
+            task=first.task,
+            num_used=tuple(num_used[name] for name in members),
+            num_stored=tuple(num_stored[names.index(name)] for name in members),
+            batch_size=(first.batch_size if len(members) == 1 else None) or batch_size,
+            share=share,
+            seed=seed,
+        )
+        if stream.num_rows < stream.batch_size:
+            raise ValueError(
+                f"data.{stream.name} has {stream.num_rows} rows, fewer than batch_size={stream.batch_size}. Lower "
+                f"batch_size or data.{members[0]}.batch_size, join it with another source of the same task, or mix the "
+                "task's sources (mixture.mixed_share=1)."
+            )
+        streams.append(stream)
+    return streams

@@ -1,0 +1,174 @@
+"""Everything a training run asks of its data behind one object: token stores, batch plan, collator, fingerprint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.data.batch_plan import BatchPlan
+from qwen3emb_train.data.batches import EmbeddingBatch
+from qwen3emb_train.data.collators import EmbeddingCollator
+from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
+from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.token_store import TokenStore, open_token_store
+from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train.lineage import value_digest
+
+PLAN_VERSION = 1  # raised when the same settings begin to give other batches
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The batches of a run.
+
+    Attributes:
+        plan: which rows make up each step.
+        stores: the token store of each source, in the order of the configuration.
+        components: everything that decides the batches, as JSON values; keep them to say later what has changed
+            (``plan_difference``).
+        collator: from the plan's rows to batches.
+    """
+
+    plan: BatchPlan
+    stores: dict[str, TokenStore]
+    components: dict[str, Any]
+    collator: EmbeddingCollator
+
+    @property
+    def steps(self) -> int:
+        """As given, or as many as ``mixture.epochs`` passes take."""
+        return self.plan.steps
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of ``components``. Contents count, paths do not."""
+        return value_digest(self.components)
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> EmbeddingBatch:
+        """This rank's share of a step: a pure function of (fingerprint, step, rank, world_size).
+
+        Raises:
+            ValueError: the ranks do not divide the batch.
+        """
+        return self.collator(step, self.plan.local(step, rank, world_size), self.plan.members_of(step))
+
+    def repeated_share(self, step: int) -> float:
+        """Share of the global batch's rows that repeat a text because they could not be placed elsewhere."""
+        planned = self.plan.step(step)
+        return planned.num_repeated / len(planned.rows)
+
+    def describe(self) -> list[str]:
+        """Lines for the log: what there is, and how often it will be seen."""
+        lines = [
+            f"data.{name}: {store.num_rows:,} rows, {len(store.ids):,} tokens" for name, store in self.stores.items()
+        ]
+        for number, stream in enumerate(self.plan.streams):
+            steps = self.plan.steps_of(number)
+            passes = steps / stream.batches_per_epoch
+            lines.append(
+                f"{stream.name} ({stream.task}): {steps:,} steps ({steps / self.steps:.1%}) of {stream.batch_size:,} "
+                f"queries, {passes:.2f} passes over {stream.num_rows:,} rows"
+            )
+        return lines
+
+
+def open_training_data(
+    sources: Mapping[str, SourceConfig],
+    tokenizer: TextTokenizer,
+    lengths: LengthConfig,
+    mixture: MixtureConfig,
+    *,
+    batch_size: int,
+    steps: int | None,
+    seed: int,
+    cache_dir: Path,
+    reading: ReadingConfig | None = None,
+    verify_contents: bool = False,
+    processes: int | None = None,
+) -> TrainingData:
+    """Tokenises what was not tokenised before, and plans all steps.
+
+    Args:
+        batch_size: queries of a step over all ranks, for sources without a batch size of their own.
+        steps: None exactly when ``mixture.epochs`` is given.
+        verify_contents, processes: see ``open_token_store``.
+
+    Raises:
+        FileNotFoundError, ValueError: from reading (``data.readers``) or planning (``BatchPlan``).
+    """
+    stores = {
+        name: open_token_store(
+            Path(source.path), tokenizer, cache_dir, instruction=source.instruction, reading=reading,
+            verify_contents=verify_contents, processes=processes,
+        )
+        for name, source in sources.items()
+    }  # fmt: skip
+    plan = BatchPlan(sources, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
+    components = _components(sources, stores, lengths, mixture, batch_size, seed)
+    return TrainingData(plan, stores, components, EmbeddingCollator(sources, stores, lengths, seed=seed))
+
+
+def _components(
+    sources: Mapping[str, SourceConfig],
+    stores: Mapping[str, TokenStore],
+    lengths: LengthConfig,
+    mixture: MixtureConfig,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A longer run begins alike, so neither steps nor the number of epochs is part of it."""
+    described = {}
+    for name, source in sources.items():
+        settings = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction")}
+        store = stores[name]
+        described[name] = settings | {
+            "no_repeats": source.unrepeated().value,
+            "rows": store.num_rows, "contents": store.contents, "tokens": store.key,
+        }  # fmt: skip
+    shares = asdict(mixture) | {"epochs": mixture.epochs is not None}
+    return {
+        "plan_version": PLAN_VERSION, "seed": seed, "batch_size": batch_size,
+        "mixture": shares, "lengths": asdict(lengths), "data": described,
+    }  # fmt: skip
+
+
+def plan_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the ``components`` of two runs, in words; "" when nothing does."""
+    found = []
+    old_sources, new_sources = saved.get("data", {}), now.get("data", {})
+    for name in sorted(old_sources.keys() | new_sources.keys()):
+        if name not in new_sources:
+            found.append(f"data.{name} is gone")
+        elif name not in old_sources:
+            found.append(f"data.{name} is new")
+        else:
+            found += _source_difference(name, old_sources[name], new_sources[name])
+    found += _changes(
+        "", {k: v for k, v in saved.items() if k != "data"}, {k: v for k, v in now.items() if k != "data"}
+    )
+    return "; ".join(found)
+
+
+def _source_difference(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    found = []
+    if old["contents"] != new["contents"]:
+        found.append(f"the contents of data.{name} changed ({old['rows']:,} -> {new['rows']:,} rows)")
+    elif old["tokens"] != new["tokens"]:
+        found.append(f"data.{name} is tokenised otherwise (tokenizer, instruction, query template or reading)")
+    told = ("contents", "tokens", "rows")
+    return found + _changes(
+        f"data.{name}.",
+        {k: v for k, v in old.items() if k not in told},
+        {k: v for k, v in new.items() if k not in told},
+    )
+
+
+def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _changes(f"{prefix}{key}.", before, after)
+        elif before != after:
+            found.append(f"{prefix}{key} {before} -> {after}")
+    return found

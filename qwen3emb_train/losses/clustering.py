@@ -1,0 +1,119 @@
+"""Clustering: texts of one cluster shall be nearer to one another than to texts of other clusters.
+
+This is supervised contrastive learning (Khosla et al. 2020, arXiv 2004.11362, Eq. 2) in the form that keeps an anchor's
+other positives out of the denominator, where they would push texts of one cluster apart (SINCERE, Feeney and Hughes
+2023, arXiv 2309.14277). For an anchor i with positives P(i) and negatives N(i), cosine s and temperature t
+
+    L_i = mean over p in P(i) of -log(exp(s_ip / t) / (exp(s_ip / t) + sum over n in N(i) of exp(s_in / t)))
+
+Anchors are queries. A cluster is known by its texts: two rows belong together if a text of one (its query or a
+positive) is a text of the other. So a positive may be the cluster's name, or another text of the cluster.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from qwen3emb_train.losses import masks, ragged
+from qwen3emb_train.losses.denominator import Negatives
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
+from qwen3emb_train.losses.representations import Representations
+
+
+@dataclass
+class Clustering(EmbeddingLoss):
+    """The mean over this rank's queries of L_i; see the module.
+
+    P(i) are all ranks' positives of rows of i's cluster and their queries, but for queries with i's own text; N(i) are
+    the queries and positives of all other rows, and i's own hard negatives. Other queries' hard negatives are not used.
+    A query without negatives contributes 0.
+
+    Attributes:
+        temperature: no report states one; 0.05.
+        tile_elements: the largest number of scores alive at once; at least one row is made.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    temperature: float = 0.05
+    tile_elements: int = 2**24
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} of Clustering must be positive; 0.05 is the default.")
+        if self.tile_elements < 1:
+            raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
+
+    def __call__(
+        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
+    ) -> LossOutput:
+        """The mean over this rank's queries against all ranks' columns.
+
+        Returns:
+            Its metrics are means over queries: ``positive_cosine``, ``effective_positives`` (the size of P(i)) and
+            ``effective_negatives`` (of N(i)).
+
+        Raises:
+            ValueError: a query has no positive.
+        """
+        with torch.autocast(rows.queries.device.type, enabled=False):
+            rows = normalized(rows)
+            columns = rows if columns is None else normalized(columns)
+            texts = Columns.of(columns, with_negatives=False)
+            anchors = _anchors(rows, first_query)
+            own = self._own_negatives(rows, anchors)
+            anchors_per_block = max(1, self.tile_elements // (len(texts.queries) + len(texts.documents)))
+            blocks = zip(anchors.split(anchors_per_block), own.log_sum.split(anchors_per_block), strict=True)
+            found = [
+                checkpoint(self._block, *block, texts, use_reentrant=False, preserve_rng_state=False)
+                for block in blocks
+            ]
+            losses, cosines, num_positives, num_negatives = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return LossOutput(
+                loss=losses.mean(),
+                metrics={
+                    "positive_cosine": cosines.detach().mean(),
+                    "effective_positives": num_positives.to(losses.dtype).mean(),
+                    "effective_negatives": (num_negatives + own.num_kept).to(losses.dtype).mean(),
+                },
+            )
+
+    def _own_negatives(self, rows: Representations, anchors: Pairs) -> Negatives:
+        """Each anchor's hard negatives, but for those that its cluster's texts give away."""
+        owner = rows.negative_owner
+        cosines = (rows.queries[owner] * rows.negatives).sum(-1)
+        masked = (rows.negative_identity[:, None] == anchors.known_positives[owner]).any(1)
+        return Negatives.of_items(cosines, masked, owner, len(rows.queries), self.temperature, hardness=0.0)
+
+    def _block(
+        self, anchors: Pairs, own: Float[Tensor, " pairs"], columns: Columns
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of some anchors: loss, mean cosine of the positives, and how many positives and in-batch negatives."""
+        known_documents = masks.known_positives(anchors, columns)
+        same_queries = masks.any_of(anchors.known_positives, columns.query_identity)
+        same_queries |= masks.sharing_queries(known_documents, columns)
+        same_documents = known_documents | same_queries[:, columns.document_owner]
+        same = torch.cat([same_queries, same_documents], dim=1)
+        cosines = torch.cat([anchors.queries @ columns.queries.T, anchors.queries @ columns.documents.T], dim=1)
+        logits = cosines / self.temperature
+        negatives = logits.masked_fill(same, ragged.floor_of(logits.dtype)).logsumexp(1).logaddexp(own)
+        num_negatives = (~same).sum(1)
+
+        same[:, : len(columns.queries)] &= ~masks.repeated_queries(anchors, columns)
+        num_positives = same.sum(1)
+        losses = (negatives[:, None] - logits).logaddexp(torch.zeros_like(logits))
+        mean_loss, mean_cosine = (torch.where(same, cell, 0.0).sum(1) / num_positives for cell in (losses, cosines))
+        return mean_loss, mean_cosine, num_positives, num_negatives
+
+
+def _anchors(rows: Representations, first_query: int) -> Pairs:
+    """One pair for each query, which knows all texts of its row."""
+    pairs = Pairs.of(rows, first_query)
+    anchors = pairs.select(ragged.slots(rows.positive_owner, len(rows.queries))[:, 0])
+    return replace(anchors, known_positives=torch.cat([rows.query_identity[:, None], anchors.known_positives], dim=1))

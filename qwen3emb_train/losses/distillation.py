@@ -1,0 +1,142 @@
+"""A reranker's scores, stored beside each query's documents, as the target of the embedder's cosines.
+
+Two forms, over the positives and hard negatives of one query:
+
+- ``kl``: KL(softmax(score / teacher_temperature) || softmax(cosine / temperature)), the last stage of
+  Qwen3-VL-Embedding (arXiv 2601.04720), which writes it as a cross-entropy: the same gradient, but 0 means agreement;
+- ``margin_mse``: the mean over its (positive, negative) pairs of the squared difference between the margin of the
+  cosines and ``cosine_per_score`` times the margin of the scores (Hofstaetter et al. 2020, arXiv 2010.02666).
+
+In-batch documents have no score and take no part.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qwen3emb_train.losses import ragged
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.pairs import normalized
+from qwen3emb_train.losses.representations import Representations
+
+
+class DistillationForm(str, Enum):
+    """What of the teacher's scores is matched."""
+
+    kl = "kl"  # the distribution over the query's documents
+    margin_mse = "margin_mse"  # by how much a positive leads a negative
+
+
+@dataclass
+class Distillation(EmbeddingLoss):
+    """The mean over queries of what separates the cosines from the teacher's scores; see the module for the forms.
+
+    A document without a score (NaN) is left out. A query left with nothing to compare (fewer than two documents, or for
+    ``margin_mse`` no positive or no negative) contributes 0 to the mean, which stays one over *all* queries.
+
+    Attributes:
+        form: kl or margin_mse.
+        temperature: of the cosines, for kl. Stated by no report; 0.05.
+        teacher_temperature: of the scores, for kl. 1 suits logits, which is what our reranker gives (the difference of
+            yes and no); scores that are probabilities or cosines are nearly uniform at 1 and want about 0.05.
+        cosine_per_score: the margin in cosine that stands for a margin of 1 in scores, for margin_mse. 0.05 maps logits
+            of -10..10 to the whole range of the cosine; scores that are cosines want 1.
+        require_scores: whether a step without any score is an error. False: it contributes 0, for mixtures in which
+            only some sources have scores.
+
+    Raises:
+        ValueError: a setting is not positive.
+    """
+
+    form: DistillationForm = DistillationForm.kl
+    temperature: float = 0.05
+    teacher_temperature: float = 1.0
+    cosine_per_score: float = 0.05
+    require_scores: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("temperature", "teacher_temperature", "cosine_per_score"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key}={getattr(self, key)} of Distillation must be positive.")
+
+    @property
+    def needs_columns(self) -> bool:
+        return False
+
+    def __call__(
+        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
+    ) -> LossOutput:
+        """The mean over this rank's queries; ``columns`` is not looked at.
+
+        Returns:
+            Its metric is ``scored_share``: the share of queries that had something to compare.
+
+        Raises:
+            ValueError: the rows bring no scores and ``require_scores`` is on.
+        """
+        positive_scores, negative_scores = rows.positive_scores, rows.negative_scores
+        if positive_scores is None and negative_scores is None and self.require_scores:
+            raise ValueError(
+                "Distillation matches a teacher's scores, but no row of this step brings any. Give the rows a 'scores' "
+                "field (one number for each positive, then for each negative), or set require_scores=false where only "
+                "some sources have scores, or distillation_weight=0."
+            )
+        with torch.autocast(rows.queries.device.type, enabled=False):
+            rows = normalized(rows)
+            positives = _Scored.of(rows.queries, rows.positives, rows.positive_owner, positive_scores)
+            negatives = _Scored.of(rows.queries, rows.negatives, rows.negative_owner, negative_scores)
+            match = self._divergence if self.form is DistillationForm.kl else self._margin_error
+            losses, compared = match(positives, negatives, len(rows.queries))
+            return LossOutput(losses.mean(), {"scored_share": compared.to(losses.dtype).mean()})
+
+    def _divergence(self, positives: "_Scored", negatives: "_Scored", num_queries: int) -> tuple[Tensor, Tensor]:
+        """KL of each query, and which queries have two documents or more."""
+        owner = torch.cat([positives.owner, negatives.owner])
+        student = _log_softmax(torch.cat([positives.cosines, negatives.cosines]) / self.temperature, owner, num_queries)
+        scores = torch.cat([positives.scores, negatives.scores])
+        teacher = _log_softmax(scores / self.teacher_temperature, owner, num_queries)
+        losses = student.new_zeros(num_queries).index_add(0, owner, teacher.exp() * (teacher - student))
+        return losses, ragged.count_items(owner, num_queries) > 1
+
+    def _margin_error(self, positives: "_Scored", negatives: "_Scored", num_queries: int) -> tuple[Tensor, Tensor]:
+        """Mean squared difference of each query's margins, and which queries have any."""
+        left, right = ragged.join(positives.owner, negatives.owner, num_queries)
+        student = positives.cosines[left] - negatives.cosines[right]
+        teacher = positives.scores[left] - negatives.scores[right]
+        owner = positives.owner[left]
+        num_margins = ragged.count_items(owner, num_queries)
+        errors = (student - self.cosine_per_score * teacher).square()
+        losses = errors.new_zeros(num_queries).index_add(0, owner, errors) / num_margins.clamp(min=1)
+        return losses, num_margins > 0
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The documents of one role that have a score."""
+
+    cosines: Float[Tensor, " documents"]
+    scores: Float[Tensor, " documents"]
+    owner: Int[Tensor, " documents"]
+
+    @staticmethod
+    def of(
+        queries: Float[Tensor, "queries dim"],
+        documents: Float[Tensor, "documents dim"],
+        owner: Int[Tensor, " documents"],
+        scores: Float[Tensor, " documents"] | None,
+    ) -> "_Scored":
+        cosines = (queries[owner] * documents).sum(-1)
+        scores = torch.full_like(cosines, torch.nan) if scores is None else scores.to(cosines.dtype)
+        known = ~scores.isnan()
+        return _Scored(cosines[known], scores.detach()[known], owner[known])
+
+
+def _log_softmax(
+    values: Float[Tensor, " items"], owner: Int[Tensor, " items"], num_owners: int
+) -> Float[Tensor, " items"]:
+    """Among the items of the same owner."""
+    return values - ragged.segment_logsumexp(values, owner, num_owners)[owner]

@@ -1,0 +1,59 @@
+"""Classification: a text shall be nearer to its labels than to its wrong labels (arXiv 2601.04720).
+
+Other queries of the batch say nothing about this one: with few labels, most of their documents *are* its label. So the
+negatives are the explicit wrong labels of the same query, and nothing else.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.representations import Representations
+
+
+@dataclass
+class LabelContrast(EmbeddingLoss):
+    """The mean over queries of -log(exp(s(q, d+) / t) / (exp(s(q, d+) / t) + sum over its wrong labels)).
+
+    Positives are right labels, hard negatives wrong ones. A query with several right labels is one softmax row for each
+    of them, weighted equally, and they are not negatives of one another; a wrong label with the text of a right one is
+    left out. A query without wrong labels contributes 0.
+
+    Attributes:
+        temperature: arXiv 2601.04720 states none; 0.02 as in ``InfoNCE``.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+
+    temperature: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} of LabelContrast must be positive; 0.02 is usual.")
+
+    @property
+    def needs_columns(self) -> bool:
+        return False
+
+    def __call__(
+        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
+    ) -> LossOutput:
+        """The mean over this rank's queries; ``columns`` is not looked at. Metrics are those of ``InfoNCE``."""
+        if not len(rows.negatives):
+            warnings.warn(
+                "Classification rows without any wrong label teach nothing: their loss is 0. Give each row other "
+                "labels as 'negatives', or train this task with the run's own loss (task_losses.by_run_loss).",
+                stacklevel=2,
+            )
+        # The score of a wrong label says nothing about whether it is one: no margin.
+        contrast = InfoNCE(
+            temperature=self.temperature,
+            query_query=False,
+            document_document=False,
+            query_document=False,
+            false_negative_margin=None,
+        )
+        return contrast(rows)

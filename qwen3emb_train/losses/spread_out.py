@@ -1,0 +1,69 @@
+"""Global orthogonal regularisation: unrelated texts shall point in directions as different as on a random sphere.
+
+Zhang et al. 2017, arXiv 1708.06320: with M1 and M2 the mean cosine and the mean squared cosine of non-matching texts
+in ``dim`` dimensions,
+
+    R = M1**2 + max(0, M2 - 1 / dim),
+
+for uniform directions have M1 = 0 and M2 = 1 / dim. EmbeddingGemma (arXiv 2509.20354) adds a relative of it (M2 alone)
+for queries and for documents, so that vectors use the space and survive quantisation.
+
+Sums over all pairs need no pairs: that of s_ij is |sum of z_i|**2, that of s_ij**2 is |Z^T Z|**2 (Frobenius). So it is
+exact over all ranks in O(n dim) memory plus one [dim x dim] matrix.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.pairs import normalized
+from qwen3emb_train.losses.representations import Representations
+
+
+@dataclass
+class SpreadOut(EmbeddingLoss):
+    """R of the queries plus R of the positives, over all ranks' columns; see the module. Meant as an addition.
+
+    Texts that occur several times count once: a text must not be pushed from itself. Hard negatives are left out: they
+    are near by choice.
+    """
+
+    def __call__(
+        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
+    ) -> LossOutput:
+        """The regulariser of all columns, the same on every rank; 0 for fewer than two texts of a role.
+
+        Returns:
+            Its metrics, means of queries' and of positives': ``mean_cosine`` (M1), ``mean_squared_cosine`` (M2).
+        """
+        with torch.autocast(rows.queries.device.type, enabled=False):
+            columns = normalized(rows if columns is None else columns)
+            moments = torch.stack(
+                [
+                    _moments(columns.queries[_first_occurrences(columns.query_identity)]),
+                    _moments(columns.positives[_first_occurrences(columns.positive_identity)]),
+                ]
+            )
+            first, second = moments.unbind(1)
+            mean_cosine, mean_squared_cosine = moments.detach().mean(0)
+            return LossOutput(
+                loss=(first.square() + (second - 1 / columns.dim).relu()).sum(),
+                metrics={"mean_cosine": mean_cosine, "mean_squared_cosine": mean_squared_cosine},
+            )
+
+
+def _moments(units: Float[Tensor, "texts dim"]) -> Float[Tensor, "2"]:
+    """M1 and M2 of unit vectors, over the ordered pairs of two different ones."""
+    squares = units.square().sum(1)
+    total = units.sum(0).square().sum() - squares.sum()
+    total_of_squares = (units.T @ units).square().sum() - squares.square().sum()
+    return torch.stack([total, total_of_squares]) / max(1, len(units) * (len(units) - 1))
+
+
+def _first_occurrences(identity: Int[Tensor, " texts"]) -> Int[Tensor, " distinct"]:
+    """Where each distinct text stands first."""
+    ordered, order = identity.sort(stable=True)
+    return order[torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])]

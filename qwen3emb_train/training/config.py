@@ -1,0 +1,124 @@
+"""Settings of the stage ``train_embedding``."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
+from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.losses.by_task import TaskLosses
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.health.non_finite import NonFinitePolicy
+from qwen3emb_train.training.optimization import OptimizerConfig, ScheduleConfig
+from qwen3emb_train.training.tracking import TrackingConfig
+from qwen3emb_train.training.validation import ValidationConfig
+
+# Settings that may differ between the first start and a restart: they do not decide the resulting weights.
+_FREE = (
+    "output_dir", "cache_dir", "tracking", "keep_last", "overwrite", "log_every", "save_every", "health_every",
+    "allow_changed_data", "resume_step", "verify_contents", "timeout_s", "sync_every_chunk",
+)  # fmt: skip
+# Settings that the batch plan's fingerprint answers for.
+_PLANNED = ("data", "reading", "lengths", "mixture", "batch_size", "seed")
+
+
+@dataclass
+class TrainEmbeddingConfig:
+    """Settings of the stage; every one can be given on the command line.
+
+    Attributes:
+        model: the backbone.
+        data: sources by name.
+        validation_data: held-out sources by name; empty = no validation.
+        validation: when, and what for.
+        reading: what happens to bad lines.
+        lengths: truncation.
+        mixture: how sources share the steps; epochs, buckets.
+        loss: the objective of retrieval-like tasks.
+        task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
+        matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
+        optimizer, schedule: AdamW and the learning rate's course.
+        batch_size: queries of a step, over all ranks. There is no gradient accumulation: memory is handled by
+            tokens_per_chunk.
+        steps: optimizer steps; null where mixture.epochs says how long.
+        tokens_per_chunk: tokens encoded at once; lower it when memory runs out, the result stays the same.
+        tokens_with_graph: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
+        sync_every_chunk: sharded engines only: reduce gradients after every chunk; less memory, more communication.
+        precision: auto, fp32 or bf16 (autocast; weights and moments stay float32).
+        device: auto, cpu, cuda, ...
+        seed: of the order, the draws and dropout.
+        max_grad_norm, log_every, save_every: see ``loop.LoopConfig``.
+        non_finite: what happens to a step with a NaN.
+        health_every: steps between close looks at vectors, gradients and weights.
+        keep_last: complete checkpoints to keep; null = all. The best by validation is kept beyond that.
+        resume_step: continue from this checkpoint; null = from the latest.
+        allow_changed_data: continue although data, mixture, lengths, batch_size or seed changed since the checkpoint.
+        verify_contents: digest all data anew instead of trusting size, time stamp and inode.
+        timeout_s: a collective operation that waits longer fails on every rank instead of hanging.
+        tracking: an experiment tracker beside metrics.jsonl.
+        output_dir: where everything goes. The same command continues an interrupted run.
+        cache_dir: token stores; null = ~/.cache/qwen3emb_train/tokens.
+        overwrite: delete what output_dir holds and start afresh.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: dict[str, SourceConfig] = field(default_factory=dict)
+    validation_data: dict[str, SourceConfig] = field(default_factory=dict)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    lengths: LengthConfig = field(default_factory=LengthConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    loss: EmbeddingLoss = field(default_factory=InfoNCE)
+    task_losses: TaskLosses = field(default_factory=TaskLosses)
+    matryoshka_dims: list[int] = field(default_factory=list)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch_size: int = 64
+    steps: int | None = 1000
+    tokens_per_chunk: int = 8192
+    tokens_with_graph: int = 0
+    sync_every_chunk: bool = False
+    precision: Precision = Precision.auto
+    device: str = "auto"
+    seed: int = 0
+    max_grad_norm: float | None = 1.0
+    log_every: int = 10
+    save_every: int | None = None
+    non_finite: NonFinitePolicy = field(default_factory=NonFinitePolicy)
+    health_every: int = 50
+    keep_last: int | None = 2
+    resume_step: int | None = None
+    allow_changed_data: bool = False
+    verify_contents: bool = False
+    timeout_s: float = 1800.0
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    output_dir: str = "???"
+    cache_dir: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("data is empty: name at least one source, e.g. 'data.mine.path=pairs.jsonl'.")
+        for name, least in (
+            ("batch_size", 2), ("steps", 1), ("tokens_per_chunk", 1), ("log_every", 1), ("health_every", 1),
+            ("keep_last", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        if self.model.activation_checkpointing and self.model.lora.dropout and self.tokens_with_graph:
+            raise ValueError(
+                "model.activation_checkpointing with model.lora.dropout needs tokens_with_graph=0: a recomputed layer "
+                "of one kept chunk would draw the masks of another."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """All settings that decide the result, as JSON values."""
+        settings = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        return settings | {"loss": {"name": type(self.loss).__name__, **settings["loss"]}}
+
+    def settings_beside_plan(self) -> dict[str, Any]:
+        """Those that the batch plan does not answer for."""
+        return {name: value for name, value in self.settings().items() if name not in _PLANNED}

@@ -1,0 +1,160 @@
+"""FSDP2: weights, gradients and moments sharded by rows over ranks; hybrid (HSDP): sharded inside a group, repeated
+across groups.
+
+torch's own ``fully_shard`` rather than accelerate's wrapping of it: it runs on gloo and CPU too, so what a cluster does
+is what the tests do. Every decoder layer is a unit; the rest (embedding, last norm) belongs to the root.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.distributed import is_main_process, world_size
+from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.engines.engine import Engine, Piece, ReadRows
+from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
+
+
+class FSDP2Engine(Engine):
+    """``fully_shard`` on a one- or two-dimensional mesh.
+
+    Args:
+        encoder: whole on every rank; sharded in place.
+        optimizer: its settings (the optimizer is built after sharding, over the shards).
+        precision: bf16: layers compute in bf16 on gathered bf16 copies; the shards stay float32 and gradients are
+            reduced in float32.
+        device: where it computes.
+        num_replicas: groups that each hold one sharded copy (HSDP); 1 = one copy over all ranks.
+        sync_every_chunk: reduce gradients after every chunk: less memory, more communication.
+    """
+
+    name = "fsdp2"
+    lockstep = True
+    has_partial_gradients = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        optimizer: OptimizerConfig,
+        precision: Precision,
+        device: torch.device,
+        num_replicas: int = 1,
+        sync_every_chunk: bool = False,
+    ) -> None:
+        self.mesh = _mesh(device, num_replicas)
+        self._sync_every_chunk = sync_every_chunk
+        policy = MixedPrecisionPolicy()
+        if precision is Precision.bf16:
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for layer in decoder_layers(encoder):
+            fully_shard(layer, mesh=self.mesh, mp_policy=policy)
+        fully_shard(encoder, mesh=self.mesh, mp_policy=policy)
+        super().__init__(encoder, build_optimizer(encoder, optimizer), precision, device)
+        if num_replicas > 1:
+            self.name = "hsdp"
+        self._gradient_norm = math.nan
+
+    def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:
+        vectors: Tensor = self.encoder(tokens)
+        return vectors
+
+    def backward(self, scalar: Tensor, *, last: bool = False) -> None:
+        self.encoder.set_requires_gradient_sync(last or self._sync_every_chunk)  # type: ignore[operator]
+        scalar.backward()
+
+    def finish_backward(self, max_grad_norm: float | None) -> bool:
+        limit = math.inf if max_grad_norm is None else max_grad_norm
+        parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        self._gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return math.isfinite(self._gradient_norm)
+
+    def update(self, lr: float) -> float:
+        self.set_lr(lr)
+        self.optimizer.step()
+        self.discard()
+        return self._gradient_norm
+
+    def discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def gather_parameters(self) -> dict[str, Tensor]:
+        gathered = {}
+        for name, parameter in self.encoder.named_parameters():
+            whole = parameter.detach()
+            if isinstance(whole, DTensor):
+                whole = whole.full_tensor()  # one tensor at a time is whole on every rank
+            if is_main_process():
+                gathered[name] = whole.cpu()
+        return gathered
+
+    def optimizer_pieces(self) -> dict[str, Piece]:
+        pieces = {}
+        for name, parameter in self.encoder.named_parameters():
+            first_row, writes = _place(parameter)
+            for kind, value in self.optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, DTensor):  # the step counter: every rank has the same
+                    if is_main_process():
+                        pieces[f"{name}/{kind}"] = Piece(value.detach(), 0, tuple(value.shape))
+                elif writes:
+                    pieces[f"{name}/{kind}"] = Piece(value.to_local().detach(), first_row, tuple(value.shape))
+        return pieces
+
+    def load_optimizer(self, read: ReadRows, names: Mapping[str, tuple[int, ...]]) -> None:
+        parameters = dict(self.encoder.named_parameters())
+        for key, shape in names.items():
+            name, kind = key.rsplit("/", 1)
+            parameter = parameters[name]
+            if shape != tuple(parameter.shape):
+                self.optimizer.state[parameter][kind] = read(key, 0, shape[0] if shape else 1).to(self.device)
+                continue
+            assert isinstance(parameter, DTensor)
+            local = read(key, _place(parameter)[0], parameter.to_local().shape[0]).to(self.device)
+            self.optimizer.state[parameter][kind] = DTensor.from_local(
+                local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+            )
+
+
+def decoder_layers(encoder: Encoder) -> list[nn.Module]:
+    """The decoder's layers, also inside a peft wrapping."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "layers":
+            return list(module)
+    raise ValueError(
+        f"FSDP2 needs the decoder's list of layers, and {type(encoder.backbone).__name__} has none called 'layers'. "
+        "Use DDP or DeepSpeed for it."
+    )
+
+
+def _mesh(device: torch.device, num_replicas: int) -> DeviceMesh:
+    if num_replicas == 1:
+        return init_device_mesh(device.type, (world_size(),))
+    if world_size() % num_replicas:
+        raise ValueError(
+            f"{world_size()} ranks cannot be divided into {num_replicas} replicas. Let "
+            "parallelism_config_dp_replicate_size divide the number of processes."
+        )
+    return init_device_mesh(
+        device.type, (num_replicas, world_size() // num_replicas), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def _place(parameter: Tensor) -> tuple[int, bool]:
+    """Where this rank's rows begin, and whether it is the one to write them (the first replica does)."""
+    if not isinstance(parameter, DTensor):
+        return 0, is_main_process()
+    mesh = parameter.device_mesh
+    shard_dim = mesh.ndim - 1
+    num_shards, own = mesh.size(shard_dim), mesh.get_local_rank(shard_dim)
+    rows_per_shard = -(-parameter.shape[0] // num_shards)  # fully_shard cuts as torch.chunk does
+    is_first_replica = mesh.ndim == 1 or mesh.get_local_rank(0) == 0
+    return min(own * rows_per_shard, parameter.shape[0]), is_first_replica and dist.is_initialized()

@@ -1,0 +1,153 @@
+"""Which engine the launcher asked for, and the process group under it.
+
+``accelerate launch`` (and torchrun) describe a process in its environment: rank, world size, rendezvous, and whether
+DeepSpeed or FSDP was chosen with which settings. It is read here and nowhere else. The process group is torch's own:
+accelerate ignores DeepSpeed and FSDP on CPU (stack.md 3 and 4), and there is nothing else it would have to do.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from qwen3emb_train.distributed import world_size
+from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.precision import Precision, resolve_device
+from qwen3emb_train.models.quantization import is_quantized
+from qwen3emb_train.training.engines.engine import Engine, SingleEngine
+from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
+
+
+class EngineKind(str, Enum):
+    """Single process, data parallel, DeepSpeed ZeRO, or FSDP2 (also as HSDP)."""
+
+    single = "single"
+    ddp = "ddp"
+    deepspeed = "deepspeed"
+    fsdp2 = "fsdp2"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher decided.
+
+    Attributes:
+        kind: which engine.
+        device: of this process.
+        deepspeed: DeepSpeed's settings, where it was chosen.
+        num_replicas: sharded copies of the model (HSDP); 1 = one over all ranks.
+    """
+
+    kind: EngineKind
+    device: torch.device
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    num_replicas: int = 1
+
+
+def start(device: str, timeout_s: float = 1800.0) -> Launch:
+    """Joins the process group if there is one to join.
+
+    Args:
+        device: auto, cpu, cuda, ...
+        timeout_s: a collective operation that waits longer fails on every rank instead of hanging.
+
+    Raises:
+        ValueError: FSDP version 1, or an engine that was asked for but cannot be.
+    """
+    resolved = resolve_device(device)
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if resolved.type == "cuda":
+        resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(resolved)
+    if num_ranks > 1 and not dist.is_initialized():
+        backend = "nccl" if resolved.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    if _asks_for("ACCELERATE_USE_DEEPSPEED"):
+        return Launch(EngineKind.deepspeed, resolved, _deepspeed_settings(resolved))
+    if world_size() == 1:
+        return Launch(EngineKind.single, resolved)
+    if _asks_for("ACCELERATE_USE_FSDP"):
+        if os.environ.get("FSDP_VERSION", "2") != "2":
+            raise ValueError("The launcher asks for FSDP version 1. Set fsdp_version: 2 (scripts/launch/fsdp2.yaml).")
+        return Launch(EngineKind.fsdp2, resolved, num_replicas=_num_replicas())
+    return Launch(EngineKind.ddp, resolved)
+
+
+def build_engine(
+    launch: Launch,
+    encoder: Encoder,
+    optimizer: OptimizerConfig,
+    precision: Precision,
+    *,
+    max_grad_norm: float | None,
+    sync_every_chunk: bool = False,
+) -> Engine:
+    """Puts the encoder (float32, on the CPU or the device) under the engine; builds its optimizer.
+
+    Args:
+        precision: resolved.
+        max_grad_norm: see ``Engine.finish_backward``; DeepSpeed wants it now.
+        sync_every_chunk: sharded engines only: reduce gradients after every chunk instead of once a step.
+    """
+    if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, encoder.modules())):
+        raise ValueError("model.quantization=nf4 cannot be sharded: launch with ddp.yaml, or set quantization=none.")
+    encoder = encoder.to(launch.device)
+    match launch.kind:
+        case EngineKind.single:
+            return SingleEngine(encoder, build_optimizer(encoder, optimizer), precision, launch.device)
+        case EngineKind.ddp:
+            from qwen3emb_train.training.engines.ddp import DDPEngine
+
+            return DDPEngine(encoder, build_optimizer(encoder, optimizer), precision, launch.device)
+        case EngineKind.fsdp2:
+            from qwen3emb_train.training.engines.fsdp2 import FSDP2Engine
+
+            return FSDP2Engine(
+                encoder, optimizer, precision, launch.device, launch.num_replicas, sync_every_chunk=sync_every_chunk
+            )
+        case EngineKind.deepspeed:
+            from qwen3emb_train.training.engines.deepspeed import DeepSpeedEngine
+
+            return DeepSpeedEngine(
+                encoder, build_optimizer(encoder, optimizer), precision, launch.device, launch.deepspeed,
+                max_grad_norm, sync_every_chunk=sync_every_chunk,
+            )  # fmt: skip
+
+
+def _asks_for(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
+
+
+def _num_replicas() -> int:
+    return int(os.environ.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1"))
+
+
+def _deepspeed_settings(device: torch.device) -> dict[str, Any]:
+    """The settings of ``accelerate launch --use_deepspeed``, and what DeepSpeed needs to run without a GPU."""
+    try:
+        if device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+        from accelerate.utils import DeepSpeedPlugin
+    except ImportError as error:
+        raise ValueError(f"The launcher asks for DeepSpeed, which cannot be imported ({error}).") from error
+    if device.type == "cpu":
+        # Its shared-memory collectives are compiled at start, for minutes; gloo serves as well here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if world_size() == 1 and not dist.is_initialized():
+        _join_alone(device)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+    return dict(DeepSpeedPlugin().deepspeed_config)
+
+
+def _join_alone(device: torch.device) -> None:
+    """DeepSpeed wants a process group even for one process."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)

@@ -1,0 +1,20 @@
+"""Is the run well? Figures on vectors, gradients and weights that a step has anyway, plain-language verdicts on them,
+and the guard that lets nothing non-finite reach the weights."""
+
+from qwen3emb_train.training.health.non_finite import (
+    NonFinite,
+    NonFiniteAction,
+    NonFiniteError,
+    NonFiniteGuard,
+    NonFinitePolicy,
+    refuse_non_finite,
+)
+
+__all__ = [
+    "NonFinite",
+    "NonFiniteAction",
+    "NonFiniteError",
+    "NonFiniteGuard",
+    "NonFinitePolicy",
+    "refuse_non_finite",
+]

@@ -1,0 +1,71 @@
+"""Health for people and for programs: a table on the terminal, ``health.json`` beside the metrics."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from qwen3emb_train.lineage import write_text
+from qwen3emb_train.training.health.vectors import HISTOGRAM_EDGES
+from qwen3emb_train.training.health.verdict import Verdicts
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_COSINES = (
+    ("positives", "health/positive_cosine", "health/positive_histogram"),
+    ("hardest in batch", "health/hardest_cosine", "health/hardest_histogram"),
+    ("own hard negatives", "health/own_negative_cosine", "health/own_negative_histogram"),
+)
+_LINES = (
+    ("first places (accuracy@1)", "health/accuracy_at_1", ".1%"),
+    ("negatives masked", "masked_share", ".1%"),
+    ("effective negatives", "effective_negatives", ",.1f"),
+    ("repeated queries", "health/duplicate_queries", ".1%"),
+    ("repeated positives", "health/duplicate_positives", ".1%"),
+    ("directions in use", "health/effective_rank", ".1f"),
+    ("   of at most", "health/largest_rank", ".0f"),
+    ("uniformity (lower: spread out)", "health/uniformity", ".2f"),
+    ("alignment (lower: closer)", "health/alignment", ".2f"),
+    ("vector norm", "health/norm", ".3g"),
+    ("   standard deviation", "health/norm_std", ".2g"),
+    ("weights moved", "weights/moved_share", ".1%"),
+    ("   relative change", "weights/relative_change", ".1e"),
+    ("LoRA beside its base", "lora/relative_update", ".1e"),
+)
+
+
+def format_health(step: int, figures: Mapping[str, object], verdicts: Verdicts) -> str:
+    """The figures that are there, a line each, and the troubles that last."""
+    lines = [f"health after step {step}"]
+    for label, name, counts in _COSINES:
+        value, histogram = figures.get(name), figures.get(counts)
+        if isinstance(value, float) and isinstance(histogram, list):
+            lines.append(f"  {label:<32}{value:>8.3f}  -1 |{sparkline(histogram)}| 1")
+    for label, name, form in _LINES:
+        value = figures.get(name)
+        if isinstance(value, int | float):
+            lines.append(f"  {label:<32}{value:>8{form}}")
+    norms = {name.removeprefix("gradient_norm/"): value for name, value in figures.items() if "gradient_norm/" in name}
+    if norms:
+        lines.append("  gradient norms: " + ", ".join(f"{group} {norm:.2g}" for group, norm in norms.items()))
+    lines += [f"  ! {remark}" for remark in verdicts.active] or ["  nothing to remark"]
+    return "\n".join(lines)
+
+
+def sparkline(counts: list[float]) -> str:
+    """A histogram in one line of text; a bin that holds anything shows."""
+    highest = max(counts) or 1.0
+    return "".join(_BLOCKS[-(-int(count * 1000) * 8 // int(highest * 1000))] for count in counts)
+
+
+def write_health(path: Path, step: int, figures: Mapping[str, object], verdicts: Verdicts) -> None:
+    """Replaces ``path``: the newest figures, the troubles that last, everything said so far."""
+    content = {"step": step, "figures": without_nan(figures), "histogram_edges": HISTOGRAM_EDGES} | verdicts.to_json()
+    write_text(path, json.dumps(content) + "\n")
+
+
+def without_nan(figures: Mapping[str, object]) -> dict[str, object]:
+    """None for numbers that are not finite: JSON knows no NaN, and strict readers refuse it."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }

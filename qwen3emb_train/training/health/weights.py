@@ -1,0 +1,122 @@
+"""Do the weights move, and do the adapters do anything? Users' runs have ended in the base model, to the last bit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qwen3emb_train.training.health.gradients import NamedTensors, group_of, local
+
+_SUMS = ("watched", "moved", "squared_start", "squared_change", "lora_b", "lora_b_set")
+
+
+class WeightWatch:
+    """Remembers a few elements of every trained weight, and says later how many of them have moved.
+
+    Every tensor gives equally many elements, or all it has: an embedding matrix, most rows of which a run may never
+    meet, counts no more than a norm.
+
+    Args:
+        named_parameters: the trained ones; in a sharded engine this rank's parts.
+        step: steps done so far.
+        seed: of the choice.
+        max_elements: remembered on this rank.
+    """
+
+    def __init__(
+        self, named_parameters: NamedTensors, *, step: int = 0, seed: int = 0, max_elements: int = 65_536
+    ) -> None:
+        parameters = [(name, _part(parameter)) for name, parameter in named_parameters]
+        self._device = parameters[0][1].device if parameters else torch.device("cpu")
+        parameters = [(name, flat) for name, flat in parameters if len(flat)][:max_elements]
+        share = max_elements // max(len(parameters), 1)
+        generator = torch.Generator().manual_seed(seed)
+        self.step = step
+        # With replacement: a permutation of an embedding matrix would take seconds.
+        self._chosen = {
+            name: torch.randint(len(flat), (min(share, len(flat)),), generator=generator).to(flat.device)
+            for name, flat in parameters
+        }
+        self._start = {name: flat[self._chosen[name]].float() for name, flat in parameters}
+
+    def movement(self, named_parameters: NamedTensors) -> dict[str, Tensor]:
+        """What has changed since the start, as sums that add up over ranks.
+
+        Weights that are repeated on every rank then count once for each, which leaves all shares as they are.
+        """
+        rows = [torch.zeros(len(_SUMS), device=self._device)]
+        for name, parameter in named_parameters:
+            if name not in self._chosen:
+                continue
+            start = self._start[name]
+            now = _part(parameter)[self._chosen[name]].float()
+            is_lora_b = float(group_of(name) == "lora_b")
+            rows.append(
+                torch.stack(
+                    [
+                        torch.ones_like(now).sum(),
+                        (now != start).sum(),
+                        start.square().sum(),
+                        (now - start).square().sum(),
+                        is_lora_b * torch.ones_like(now).sum(),
+                        is_lora_b * (now != 0).sum(),
+                    ]
+                )
+            )
+        return dict(zip(_SUMS, torch.stack(rows).sum(0), strict=True))
+
+    def figures(self, sums: Mapping[str, Tensor], step: int) -> dict[str, float]:
+        """``movement``'s sums (of one or all ranks) in words of ``weights/`` and ``lora/``; ``step``: those done."""
+        value = {name: float(total) for name, total in sums.items()}
+        figures = {"weights/steps_watched": float(step - self.step)}
+        if value["watched"]:
+            figures["weights/moved_share"] = value["moved"] / value["watched"]
+        if value["squared_start"]:
+            figures["weights/relative_change"] = (value["squared_change"] / value["squared_start"]) ** 0.5
+        if value["lora_b"]:
+            figures["lora/b_set_share"] = value["lora_b_set"] / value["lora_b"]
+        return figures
+
+
+def _part(parameter: Tensor) -> Tensor:
+    """This rank's elements, flat. ZeRO-3 empties the parameter and keeps its part beside it."""
+    return local(getattr(parameter, "ds_tensor", parameter)).flatten()
+
+
+@torch.no_grad()
+def lora_figures(model: nn.Module) -> dict[str, float]:
+    """How large all adapters' updates together are beside the weights they adapt; empty without adapters.
+
+    ``lora/scaling`` is the largest alpha / rank, ``lora/update_norm`` the Frobenius norm of all scaling * B A, and
+    ``lora/relative_update`` that norm over the base weights'. The last two are left out where a weight is sharded, the
+    last one where the base is quantised.
+    """
+    scalings, updates, bases = [], [], []
+    for layer in _adapted_layers(model):
+        base = layer.get_base_layer().weight
+        for adapter, scaling in layer.scaling.items():
+            scalings.append(float(scaling))
+            a, b = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+            if is_whole(a) and is_whole(base):
+                # ||B A||^2 = tr(A^T B^T B A): only [rank, rank] matrices are made.
+                updates.append(scaling**2 * ((b.T @ b) * (a @ a.T)).sum())
+        if is_whole(base) and base.is_floating_point():
+            bases.append(base.float().square().sum())
+    figures = {"lora/scaling": max(scalings)} if scalings else {}
+    if updates:
+        figures["lora/update_norm"] = float(torch.stack(updates).sum().clamp(min=0).sqrt())
+    if updates and bases:
+        figures["lora/relative_update"] = figures["lora/update_norm"] / float(torch.stack(bases).sum().sqrt())
+    return figures
+
+
+def _adapted_layers(model: nn.Module) -> list[Any]:
+    """peft's linear LoRA layers (embeddings keep theirs under other names)."""
+    modules: list[Any] = list(model.modules())
+    return [module for module in modules if len(getattr(module, "lora_A", ())) > 0]
+
+
+def is_whole(weight: Tensor) -> bool:
+    """Neither a DTensor (FSDP2) nor emptied (ZeRO-3)."""
+    return not hasattr(weight, "to_local") and weight.numel() > 0

@@ -1,0 +1,91 @@
+"""Watches a run's health: collects the figures on all ranks, judges them on the main process."""
+
+from pathlib import Path
+
+import torch
+
+from qwen3emb_train.data.batches import EmbeddingBatch
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to
+from qwen3emb_train.training.health.report import write_health
+from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_figures, vector_health
+from qwen3emb_train.training.health.verdict import Verdicts
+from qwen3emb_train.training.health.weights import WeightWatch, lora_figures
+from qwen3emb_train.training.objectives import EmbeddingObjective
+from qwen3emb_train.training.tracking import Metric, Tracker
+
+
+class Monitor:
+    """Every rank makes one and calls ``look``; the main process also calls ``judge``.
+
+    Args:
+        engine, objective: of the run.
+        every: steps between close looks.
+        steps, first_step, max_grad_norm: see ``Verdicts``.
+        output_dir: for health.json.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        objective: EmbeddingObjective,
+        *,
+        every: int,
+        steps: int,
+        first_step: int,
+        max_grad_norm: float | None,
+        output_dir: Path,
+    ) -> None:
+        self.every, self._engine, self._objective, self._path = every, engine, objective, output_dir / "health.json"
+        trained = [(name, p) for name, p in engine.encoder.named_parameters() if p.requires_grad]
+        self._watch = WeightWatch(trained, step=first_step)
+        self._verdicts = Verdicts(steps, max_grad_norm, first_step)
+
+    def is_due(self, done: int) -> bool:
+        return done % self.every == 0 or done == 1
+
+    def look(self, done: int, gradient_norms: dict[str, float]) -> dict[str, float | list[float]]:
+        """Figures of the step just done, of all ranks. Collective."""
+        vectors = self._objective.vectors
+        assert vectors is not None, "look follows a step"
+        loss = self._objective.loss
+        sums = vector_health(
+            vectors.rows,
+            vectors.columns,
+            vectors.first_query,
+            false_negative_margin=loss.false_negative_margin if isinstance(loss, InfoNCE) else None,
+        )
+        trained = [(name, p) for name, p in self._engine.encoder.named_parameters() if p.requires_grad]
+        moved = self._watch.movement(trained)
+        figures = dict(vector_figures(sum_over_ranks(sums)))
+        figures |= self._watch.figures(sum_over_ranks(moved), done)
+        return figures | lora_figures(self._engine.encoder) | gradient_norms
+
+    def gradient_norms(self) -> dict[str, float]:
+        """By part of the network; to be asked between the backward pass and the update. Collective."""
+        return gradient_norms_by_group(
+            self._engine.named_gradients(),
+            int(self._engine.encoder.config.num_hidden_layers),
+            sharded=self._engine.has_partial_gradients,
+        )
+
+    def judge(self, done: int, figures: dict[str, Metric], batch: EmbeddingBatch, tracker: Tracker) -> None:
+        """Says what is to be said; keeps health.json. On the main process."""
+        remarks = self._verdicts.see(done, figures, source=batch.source, task=batch.task)
+        for remark in remarks:
+            tracker.say(str(remark))
+        if remarks or self.is_due(done):
+            write_health(self._path, done, figures, self._verdicts)
+
+
+def scaled(norms: dict[str, float], total: float) -> dict[str, float]:
+    """See ``health.gradients.scaled_to``; an unknown total leaves them as they are."""
+    return scaled_to(norms, total) if total == total and total != float("inf") else norms
+
+
+def mean_over_ranks(metrics: dict[str, torch.Tensor], device: torch.device) -> dict[str, float]:
+    """Means of 0-dim tensors over ranks, in one all-reduce. Collective."""
+    ones = {"ranks": torch.ones((), device=device)}
+    sums = sum_over_ranks({name: value.float().to(device) for name, value in metrics.items()} | ones)
+    return {name: float(value / sums["ranks"]) for name, value in sums.items() if name != "ranks"}

@@ -1,0 +1,72 @@
+"""SIGTERM and SIGUSR1: what a scheduler sends before it takes the machine away.
+
+While data and model are loading there is nothing to save: the program leaves at once. Once training has begun the
+request is noted, and all ranks agree on the step after which they save and leave. Either way the exit code is
+``EXIT_STOPPED``: not finished, the same command continues.
+"""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from qwen3emb_train.distributed import any_rank, world_size
+
+# sysexits.h EX_TEMPFAIL: "try again". Neither success (the next stage must not start) nor a failure to report.
+EXIT_STOPPED = 75
+
+
+class StoppedBySignal(RuntimeError):  # noqa: N818 - nothing went wrong
+    """The run left because a signal asked it to; everything it had to keep is saved."""
+
+
+class StopSignal:
+    """Listens from its creation on; a context.
+
+    Attributes:
+        requested: a signal came to this rank.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._leave_at_once = True
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def wait_for_all(self) -> None:
+        """A barrier that a signal can interrupt: a rank that waits inside a collective would not see it."""
+        if world_size() == 1:
+            return
+        work = dist.barrier(async_op=True)
+        while not work.is_completed():
+            time.sleep(0.05)
+        work.wait()
+
+    def only_note(self) -> None:
+        """From now on a signal is a request that the loop answers."""
+        self._leave_at_once = False
+
+    def on_any_rank(self, device: torch.device | str = "cpu") -> bool:
+        """Whether a signal came to any rank; every rank gets the same answer."""
+        return any_rank(self.requested, device)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self._leave_at_once:
+            raise StoppedBySignal(
+                f"stopped by {signal.Signals(number).name} while loading: nothing had begun. The same command starts "
+                "again."
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

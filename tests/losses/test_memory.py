@@ -1,0 +1,82 @@
+"""Invariant of every loss: no [local x global] matrix exists, in forward or backward, and what is kept is linear."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qwen3emb_train.losses.clustering import Clustering
+from qwen3emb_train.losses.cosent import CoSENT
+from qwen3emb_train.losses.distillation import Distillation, DistillationForm
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.label_contrast import LabelContrast
+from qwen3emb_train.losses.spread_out import SpreadOut
+from tests.losses.rows import random_batch, represent
+
+TILE = 256
+LOSSES: dict[str, EmbeddingLoss] = {
+    "infonce": InfoNCE(others_negatives=True, tile_elements=TILE),
+    "infonce with hardness": InfoNCE(hardness=5.0, tile_elements=TILE),
+    "clustering": Clustering(tile_elements=TILE),
+    "cosent": CoSENT(),
+    "label contrast": LabelContrast(),
+    "kl": Distillation(),
+    "margin mse": Distillation(DistillationForm.margin_mse),
+    "spread out": SpreadOut(),
+}
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the element count of the largest tensor that any operation gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+def memory_of(loss: EmbeddingLoss, num_rows: int, num_columns: int) -> tuple[int, int]:
+    """Elements of the largest tensor in forward and backward, and of all that the forward keeps for the backward.
+
+    ``num_rows`` queries in the middle of ``num_columns``.
+    """
+    batch = random_batch(0, num_columns, most_negatives=1, dim=2, score_levels=9)
+    first = (num_columns - num_rows) // 2
+    rows, columns = represent(batch[first : first + num_rows]), represent(batch)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().size() // tensor.element_size()
+        return tensor
+
+    with LargestTensor() as seen:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = loss(rows, columns, first).loss
+        value.backward()
+    return seen.largest, sum(kept.values())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_matrix_of_all_scores_exists_in_forward_or_backward(name: str) -> None:
+    """32 queries of 64 are 2048 cells: nothing larger than an eighth of that is made, and less than that is kept."""
+    largest, kept = memory_of(LOSSES[name], 32, 64)
+    assert largest <= TILE
+    assert kept < 32 * 64
+    # Linear: twice the batch keeps twice as much; a matrix would keep 4 times as much.
+    assert memory_of(LOSSES[name], 64, 128)[1] < 2.5 * kept
+
+
+@pytest.mark.parametrize("loss", [InfoNCE(), Clustering()], ids=["infonce", "clustering"])
+def test_with_one_tile_the_matrix_would_be_seen(loss: EmbeddingLoss) -> None:
+    assert memory_of(loss, 32, 64)[0] >= 32 * 64
+
+
+def test_a_tile_holds_all_terms_together() -> None:
+    """q-q, q-d and d-d of 64 columns each are 192 scores a row: 1920 elements are ten rows, 1919 nine."""
+    assert memory_of(InfoNCE(tile_elements=1920), 64, 64)[0] == 10 * 64
+    assert memory_of(InfoNCE(tile_elements=1919), 64, 64)[0] == 9 * 64
