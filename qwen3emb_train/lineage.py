@@ -107,7 +107,7 @@ def _files_of(directory: Path) -> list[Path]:
 def _combined(digests: Iterable[tuple[str, str]]) -> str:
     combined = hashlib.sha256()
     for name, one in digests:
-        combined.update(f"{name}\0{one}\n".encode())
+        combined.update(f"{name}\0{one}\n".encode("utf-8", "surrogateescape"))
     return combined.hexdigest()
 
 

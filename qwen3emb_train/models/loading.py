@@ -104,7 +104,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
     try:
         hf_config = AutoConfig.from_pretrained(config.path, **source)
         hf_config = getattr(hf_config, "text_config", hf_config)
-        _keep_layers(hf_config, config)
+        keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
         implementation = PACKED if config.attention is Attention.packed else "sdpa"
         with quiet_transformers():
@@ -123,7 +123,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if not config.lora.rank:
         return Encoder(backbone).train()
-    backbone = _add_lora(backbone, config.lora)
+    backbone = add_lora(backbone, config.lora)
     is_keyed = config.lora.dropout > 0 and config.attention is Attention.packed
     return Encoder(backbone, text_keys=_use_text_dropout(backbone) if is_keyed else None).train()
 
@@ -182,7 +182,8 @@ def merged_state_dict(encoder: Encoder, parameters: Mapping[str, Tensor] | None 
     return {name.replace("base_layer.", ""): tensor for name, tensor in weights.items()}
 
 
-def _keep_layers(hf_config: Any, config: ModelConfig) -> None:
+def keep_layers(hf_config: Any, config: ModelConfig) -> None:
+    """Cuts a transformers configuration down to ``config.num_layers``."""
     available = hf_config.num_hidden_layers
     if config.num_layers is None:
         return
@@ -225,7 +226,8 @@ def _set_causality(backbone: Any) -> None:
             module.is_causal = is_causal
 
 
-def _add_lora(backbone: Any, lora: LoraConfig) -> Any:
+def add_lora(backbone: Any, lora: LoraConfig) -> Any:
+    """The backbone with peft's adapters on it, the rest frozen."""
     import peft
 
     settings = peft.LoraConfig(

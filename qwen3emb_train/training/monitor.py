@@ -60,6 +60,8 @@ class Monitor:
         moved = self._watch.movement(trained)
         figures = dict(vector_figures(sum_over_ranks(sums)))
         figures |= self._watch.figures(sum_over_ranks(moved), done)
+        if isinstance(loss, InfoNCE):
+            figures["temperature"] = loss.temperature
         return figures | lora_figures(self._engine.encoder) | gradient_norms
 
     def gradient_norms(self) -> dict[str, float]:

@@ -54,7 +54,7 @@ class StoredPieces:
         shapes: of the whole tensors, by key.
 
     Raises:
-        ValueError: there is no index, or one cannot be read.
+        ValueError: there is no index, or one cannot be read or is not of the file beside it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,10 +66,15 @@ class StoredPieces:
         if not indices:
             raise ValueError(f"{directory}: no optimizer state in it. {DELETE_IT}")
         for path in indices:
+            name = path.with_suffix(".safetensors").name
+            stored = set(self._read(name, lambda file: file.keys()))
             try:
-                for key, entry in json.loads(path.read_text(encoding="utf-8")).items():
+                index = json.loads(path.read_text(encoding="utf-8"))
+                if stored != index.keys():
+                    raise ValueError(f"{name} holds others than it says")
+                for key, entry in index.items():
                     self.shapes[key] = tuple(entry["shape"])
-                    place = (path.with_suffix(".safetensors").name, int(entry["first_row"]), int(entry["num_rows"]))
+                    place = (name, int(entry["first_row"]), int(entry["num_rows"]))
                     self._pieces.setdefault(key, []).append(place)
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{path}: damaged ({error!r}). {DELETE_IT}") from error
@@ -86,8 +91,7 @@ class StoredPieces:
         for name, first, count in self._pieces[key]:
             begin, end = max(first_row, first), min(first_row + num_rows, first + count)
             if begin < end:
-                inside = slice(begin - first, end - first)
-                found[begin] = self._read(name, lambda file, inside=inside: file.get_slice(key)[inside])
+                found[begin] = self._slice(name, key, begin - first, end - first)
         rows = torch.cat([found[begin] for begin in sorted(found)]) if found else torch.empty(0, *self.shapes[key][1:])
         if len(rows) != num_rows:
             raise ValueError(
@@ -96,7 +100,10 @@ class StoredPieces:
             )
         return rows
 
-    def _read(self, name: str, take: Callable[[Any], Tensor]) -> Tensor:
+    def _slice(self, name: str, key: str, begin: int, end: int) -> Tensor:
+        return self._read(name, lambda file: file.get_slice(key)[begin:end])
+
+    def _read(self, name: str, take: Callable[[Any], Any]) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -216,8 +216,8 @@ def _continued(
 def _require_same_start(state: TrainingState, output_dir: Path, device: torch.device) -> None:
     if len(set(steps := gather_counts(state.step, device))) > 1:
         raise ValueError(
-            f"The ranks would begin at steps {steps}: they do not all see the same checkpoints. output_dir={output_dir} "
-            "must be on a file system that all machines share."
+            f"The ranks would begin at steps {steps}: they do not all see the same checkpoints. "
+            f"output_dir={output_dir} must be on a file system that all machines share."
         )
 
 

@@ -95,7 +95,7 @@ TROUBLED: dict[str, tuple[Callable[[Path], list[Row]], dict[str, Any], set[str]]
     ),
     "LoRA with alpha 0": (
         usual_rows,
-        {"steps": 6, "lora": LoraConfig(rank=4, alpha=0)},
+        {"steps": 10, "lora": LoraConfig(rank=4, alpha=0)},
         {"lora_without_effect"},
     ),
     "bf16 weights": (

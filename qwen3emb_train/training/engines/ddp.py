@@ -28,7 +28,10 @@ class DDPEngine(WholeWeightsEngine):
             warnings.simplefilter("ignore", FutureWarning)
             # Buffers (rotary frequencies) are constants; and a rank may have more chunks, hence forwards, than another.
             self._wrapped = DistributedDataParallel(
-                encoder, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+                encoder,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,  # else its buckets hold the gradients a second time
             )
 
     def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:

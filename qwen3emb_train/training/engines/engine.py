@@ -131,9 +131,12 @@ class WholeWeightsEngine(Engine):
         self._gradient_norm = math.nan
 
     def finish_backward(self, max_grad_norm: float | None) -> bool:
-        limit = math.inf if max_grad_norm is None else max_grad_norm
-        self._gradient_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        return math.isfinite(self._gradient_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        self._gradient_norm = float(norm)
+        is_finite = math.isfinite(self._gradient_norm)
+        if is_finite and max_grad_norm is not None:  # else a NaN would spread, and hide where it came from
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, max_grad_norm, norm)
+        return is_finite
 
     def update(self, lr: float) -> float:
         self.set_lr(lr)

@@ -72,11 +72,14 @@ class FSDP2Engine(Engine):
         scalar.backward()
 
     def finish_backward(self, max_grad_norm: float | None) -> bool:
-        limit = math.inf if max_grad_norm is None else max_grad_norm
-        parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        self._gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        return math.isfinite(self._gradient_norm)
+        parameters = [parameter for parameter in self.encoder.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self._gradient_norm = float(norm)
+        is_finite = math.isfinite(self._gradient_norm)
+        if is_finite and max_grad_norm is not None:  # else a NaN would spread, and hide where it came from
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+        return is_finite
 
     def update(self, lr: float) -> float:
         self.set_lr(lr)
@@ -88,6 +91,7 @@ class FSDP2Engine(Engine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def gather_parameters(self) -> dict[str, Tensor]:
+        self._reshard()
         gathered = {}
         for name, parameter in self.encoder.named_parameters():
             whole = parameter.detach()
@@ -98,6 +102,7 @@ class FSDP2Engine(Engine):
         return gathered
 
     def optimizer_pieces(self) -> dict[str, Piece]:
+        self._reshard()
         pieces = {}
         for name, parameter in self.encoder.named_parameters():
             first_row, writes = _place(parameter)
@@ -122,6 +127,10 @@ class FSDP2Engine(Engine):
             self.optimizer.state[parameter][kind] = DTensor.from_local(
                 local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
             )
+
+    def _reshard(self) -> None:
+        """After a forward pass without backward (validation) the root's parameters are still whole: not the optimizer's."""
+        self.encoder.reshard()  # type: ignore[operator]
 
 
 def decoder_layers(encoder: Encoder) -> list[nn.Module]:

@@ -76,7 +76,7 @@ def step_time(
         exchange=(traffic.weights_gathered + traffic.gradients_scattered) / group_link
         + 2 * traffic.gradients_summed / link,
         gather=(traffic.vectors_gathered + 2 * traffic.vectors_summed) / link,
-        update=(sharding.gradients + sharding.moments) * 7 / 3 / gpu.memory_bandwidth,
+        update=3.5 * sharding.moments / gpu.memory_bandwidth,  # 28 bytes for each number that it updates
         flop_per_token=forward * times,
         model_flop_per_token=forward * plain,
     )

@@ -154,8 +154,8 @@ def shard(
     """
     total, trained = model.total, model.trained
     if ranks == 1 or engine is Engine.ddp:
-        # DDP's buckets hold the gradients a second time.
-        return Sharding(model.weight_bytes, 4 * trained, 8 * trained, 0 if ranks == 1 else 4 * trained)
+        # DDP's buckets are the gradients themselves (gradient_as_bucket_view).
+        return Sharding(model.weight_bytes, 4 * trained, 8 * trained, 0)
     if engine in (Engine.fsdp2, Engine.hsdp):
         group = ranks if engine is Engine.fsdp2 else min(gpus_per_node, ranks)
         own, own_trained = sharded_elements(model.shapes, group), sharded_elements(model.trained_shapes, group)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
-from qwen3emb_train.models.loading import ModelConfig, _add_lora, _keep_layers, quiet_transformers
+from qwen3emb_train.models.loading import ModelConfig, add_lora, keep_layers, quiet_transformers
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization
 
@@ -111,7 +111,7 @@ def load_model_shape(config: ModelConfig) -> Any:
                 f"Give a model directory; known without one: {', '.join(known_names())}."
             ) from error
         known = getattr(known, "text_config", known)
-    _keep_layers(known, config)
+    keep_layers(known, config)
     return known
 
 
@@ -148,7 +148,7 @@ def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
     with torch.device("meta"), quiet_transformers():
         backbone: nn.Module = AutoModel.from_config(shape, attn_implementation=PACKED, dtype=torch.float32)
         if config.lora.rank:
-            backbone = _add_lora(backbone, config.lora)
+            backbone = add_lora(backbone, config.lora)
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     return backbone.train()

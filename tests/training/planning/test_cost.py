@@ -104,6 +104,14 @@ def test_traffic_by_engine(qwen3: Parameters) -> None:
     ), "gathers stay within the node"
 
 
+def test_the_update_reads_and_writes_28_bytes_a_number(qwen3: Parameters) -> None:
+    """Weight, gradient and two moments are read, all but the gradient written; only a rank's own share."""
+    bandwidth = GPUS["h100"].memory_bandwidth
+    assert time_of(qwen3, REPLAYED).update == pytest.approx(28 * qwen3.total / bandwidth)
+    sharded = time_of(qwen3, REPLAYED, ranks=8, engine=Engine.fsdp2).update
+    assert sharded == pytest.approx(28 * qwen3.total / 8 / bandwidth, rel=0.01)
+
+
 def test_disk(qwen3: Parameters) -> None:
     """12 bytes a parameter for each checkpoint; one more than are kept while the next is written."""
     size = 12 * qwen3.total

@@ -14,7 +14,7 @@ from qwen3emb_train.models.quantization import Quantization
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.gradient_cache import GradientCache
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
-from qwen3emb_train.training.planning.activations import ChunkShape
+from qwen3emb_train.training.planning.activations import ChunkShape, forward_workspace
 from qwen3emb_train.training.planning.memory import (
     Engine,
     Memory,
@@ -123,10 +123,27 @@ def test_gradients_are_not_there_while_the_first_chunk_is_replayed(qwen3: Parame
     alone = predict(qwen3, load_of((8192,), kept=1))
     assert alone.moment == "backward"
     assert alone.parts["gradients"] == 0
+    texts = 81  # load_of's: distinct texts with gradients, and the rows kept for health figures
+    assert alone.parts["vectors"] == 4 * qwen3.hidden * (2 * texts + texts)
     several = predict(qwen3, load_of((8192, 8192)))
     assert several.total - several.parts["vectors"] == pytest.approx(
         alone.total - alone.parts["vectors"] + several.parts["gradients"]
     )
+
+
+def test_each_moment_holds_what_is_alive_then(qwen3: Parameters) -> None:
+    """A large first chunk is replayed before there are gradients; the small second one beside them."""
+    load = load_of((8192, 256), texts=300, rows=400, columns=500)
+    memory = predict(qwen3, load)
+    assert (memory.moment, memory.parts["gradients"]) == ("replay", 0)
+    assert memory.parts["vectors"] == 4 * qwen3.hidden * (2 * 300 + 400 + 500)
+    always = 12 * qwen3.total
+    arithmetic = arithmetic_of(Engine.ddp, 1, True, False)
+    encoding = forward_workspace(qwen3, load.chunks[0], arithmetic)
+    assert memory.by_moment["encode"] == always + encoding + 4 * qwen3.hidden * 300
+    assert memory.by_moment["update"] == always + 4 * qwen3.total + 4 * qwen3.hidden * 900
+    small = predict(qwen3, load_of((256, 256)))
+    assert small.parts["gradients"] == 4 * qwen3.total
 
 
 def test_what_each_engine_shards(qwen3: Parameters) -> None:
@@ -135,7 +152,7 @@ def test_what_each_engine_shards(qwen3: Parameters) -> None:
     parts = {engine: predict(qwen3, load, engine, 64).parts for engine in Engine}
     whole = 4 * qwen3.total
     part = 1 / 64
-    assert parts[Engine.ddp]["exchange"] == whole, "DDP's buckets"
+    assert parts[Engine.ddp].get("exchange", 0) == 0, "DDP's buckets are the gradients"
     for engine, weights, gradients, moments in (
         (Engine.ddp, 1, 1, 2),
         (Engine.zero1, 1 + part, 1 + part, 2 * part),

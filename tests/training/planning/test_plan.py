@@ -153,6 +153,7 @@ def test_too_many_epochs_and_chunks_shorter_than_texts_are_doubted(tmp_path: Pat
 def test_candidate_negatives_count_the_terms_of_the_loss() -> None:
     found = planned(mean_negatives=7.0, loss=InfoNCE(query_query=False, others_negatives=True)).negatives
     assert found == {"own hard negatives": 7, "d-d": 1023 * 8, "q-d": 1023 * 8}
+    assert planned(mean_negatives=7.0).negatives["q-d"] == 1023, "others' hard negatives only where the loss takes them"
     assert planned(loss=CoSENT()).negatives == {}
 
 
