@@ -1,0 +1,261 @@
+"""From anybody's files to passages: streamed, in a fixed order, every bad file reported with its reason.
+
+A passage's id is a digest of its text, so whatever a document calls itself (``../../x``, a name of 4,000 letters) never
+names a file here.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_synth.chunking import TokenCounter, chunk_code, chunk_text, load_token_counter
+from data_synth.extraction import CODE_LANGUAGES, Extract, UnreadableError, clean_text, extract_file
+from data_synth.table_rows import TABLE_SUFFIXES, table_rows
+
+DetectLanguage = Callable[[str], str]
+_MAX_LABEL = 200  # characters kept of a title, a source or a place
+
+
+@dataclass
+class DocumentsConfig:
+    """One source of documents.
+
+    Attributes:
+        path: a .jsonl, .jsonl.gz or .parquet file, a single document, or a folder of such (names that begin with a dot
+            are not read, links are reported).
+        language: code of documents that name none ("en"); "" leaves it open, or to a detector.
+        text_column, title_column, language_column: where tables hold them; the last two may be absent. A column
+            "programming_language" marks code.
+        tokenizer: directory with tokenizer.json to count tokens with; None estimates them.
+        max_tokens: longest passage.
+        min_tokens: shortest; what is shorter is joined to its neighbour, or reported where there is none.
+        with_title: each passage of a document begins with the document's title.
+        max_passages_per_document: the first so many; None takes all.
+        max_documents: stop after so many; None takes all.
+        max_file_bytes: longest file that holds one document, longest line of a table.
+        max_document_characters: longest document; it would be cut into passages of one topic only.
+        deduplicate: leave out passages seen before (about 60 bytes of memory each).
+    """
+
+    path: str = ""
+    language: str = ""
+    text_column: str = "text"
+    title_column: str = "title"
+    language_column: str = "language"
+    tokenizer: str | None = None
+    max_tokens: int = 512
+    min_tokens: int = 16
+    with_title: bool = True
+    max_passages_per_document: int | None = None
+    max_documents: int | None = None
+    max_file_bytes: int = 64_000_000
+    max_document_characters: int = 5_000_000
+    deduplicate: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tokens < self.max_tokens:
+            raise ValueError(
+                f"min_tokens={self.min_tokens}, max_tokens={self.max_tokens}: give 1 <= min_tokens < max_tokens."
+            )
+        for key in ("max_passages_per_document", "max_documents", "max_file_bytes", "max_document_characters"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: give a whole number of at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document.
+
+    Attributes:
+        id: digest of the text, 32 hex digits.
+        text: what a query shall find.
+        language: code of its natural language; "" where unknown, and for code.
+        source: name of the source in the configuration.
+        title: the document's.
+        code: its programming language; "" for prose.
+        document: where it stood (file and line), for readers.
+        personas: candidates for who would ask about it, nearest first.
+    """
+
+    id: str
+    text: str
+    language: str = ""
+    source: str = ""
+    title: str = ""
+    code: str = ""
+    document: str = ""
+    personas: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "personas": list(self.personas)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Passage":
+        return cls(**{**row, "personas": tuple(row["personas"])})
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedDocument:
+    """A file, row or passage that was not taken.
+
+    Attributes:
+        source: name of the source.
+        document: file (and line) within it; bytes that are no UTF-8 are escaped.
+        reason: a short, countable name.
+        detail: what is wrong and how to mend it.
+    """
+
+    source: str
+    document: str
+    reason: str
+    detail: str
+
+
+def passage_id(text: str) -> str:
+    """Digest of a text (32 hex digits)."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_passages(
+    name: str,
+    config: DocumentsConfig,
+    on_rejected: Callable[[RejectedDocument], None],
+    detect_language: DetectLanguage | None = None,
+    seen: set[int] | None = None,
+) -> Iterator[Passage]:
+    """All passages of a source, in the order of file names and lines.
+
+    Args:
+        name: of the source.
+        config: where it is and how it is cut.
+        on_rejected: told of everything that is left out.
+        detect_language: text -> code ("" where it is unsure), asked for prose whose language is unknown.
+        seen: digests of the passages of sources read before; those of this one are added.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+    """
+    count = load_token_counter(config.tokenizer)
+    seen = set() if seen is None else seen
+    num_documents = 0
+    for place, found in _documents(config):
+        if config.max_documents is not None and num_documents >= config.max_documents:
+            return
+        try:
+            if isinstance(found, UnreadableError):
+                raise found
+            for text in _passage_texts(found, config, count):
+                identity = passage_id(text)
+                if config.deduplicate:
+                    number = int(identity[:16], 16)
+                    if number in seen:
+                        on_rejected(RejectedDocument(name, place, "duplicate", f"passage {identity} occurred before."))
+                        continue
+                    seen.add(number)
+                language = found.language
+                if not language and not found.code and detect_language is not None:
+                    language = detect_language(text)
+                yield Passage(identity, text, language, name, found.title, found.code, place)
+            num_documents += 1
+        except UnreadableError as problem:
+            on_rejected(RejectedDocument(name, place, problem.reason, problem.detail))
+
+
+@dataclass(frozen=True)
+class _Document:
+    title: str
+    text: str
+    language: str
+    code: str
+
+
+def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | UnreadableError]]:
+    """Documents with their places; an error where there should be one."""
+    root = Path(config.path)
+    if not config.path or not root.exists():
+        raise FileNotFoundError(f"documents path {config.path!r}: no such file or folder.")
+    for path in _files(root) if root.is_dir() else [root]:
+        place = _printable(path.relative_to(root) if root.is_dir() else Path(path.name))
+        try:
+            if root.is_dir() and not stat.S_ISREG(path.lstat().st_mode):
+                raise UnreadableError("no_regular_file", "a link, pipe or device. Copy its content here.")
+            if path.name.lower().endswith(TABLE_SUFFIXES):
+                for line, row in table_rows(path, config.max_file_bytes):
+                    yield f"{place}:{line}", _document_of_row(row, config)
+            else:
+                extract = extract_file(path, config.max_file_bytes)
+                code = CODE_LANGUAGES.get(path.suffix.lower(), "")
+                yield place, _checked(extract, "" if code else config.language, code, config)
+        except UnreadableError as problem:
+            yield place, problem
+        except OSError as error:
+            yield place, UnreadableError("unreadable", f"{error.strerror or error}.")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, by name."""
+    for directory, folders, files in os.walk(root):
+        links = [name for name in folders if (Path(directory) / name).is_symlink()]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
+        for name in sorted([*files, *links]):
+            if not name.startswith("."):
+                yield Path(directory) / name
+
+
+def _document_of_row(row: Mapping[str, Any] | UnreadableError, config: DocumentsConfig) -> _Document | UnreadableError:
+    try:
+        if isinstance(row, UnreadableError):
+            raise row
+        text = row.get(config.text_column)
+        if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+            text = "\n\n".join(text)  # the positives of a file of examples
+        if not isinstance(text, str):
+            columns = ", ".join(map(str, row))[:200]
+            detail = f"no text in {config.text_column!r}; the row has {columns}. Set text_column."
+            raise UnreadableError("no_text", detail)
+        title, language, code = (
+            value.strip() if isinstance(value := row.get(column), str) else ""
+            for column in (config.title_column, config.language_column, "programming_language")
+        )
+        extract = Extract(clean_text(title), clean_text(text))
+        return _checked(extract, clean_text(language) or ("" if code else config.language), clean_text(code), config)
+    except UnreadableError as problem:
+        return problem
+
+
+def _checked(extract: Extract, language: str, code: str, config: DocumentsConfig) -> _Document:
+    if not extract.text.strip():
+        raise UnreadableError("empty", "there is no text in it (a scanned PDF needs text recognition first).")
+    if len(extract.text) > config.max_document_characters:
+        detail = f"{len(extract.text)} characters, max_document_characters is {config.max_document_characters}."
+        raise UnreadableError("document_too_long", detail)
+    title = " ".join(extract.title.split())[:_MAX_LABEL]
+    return _Document(title, extract.text, language[:_MAX_LABEL], code[:_MAX_LABEL])
+
+
+def _passage_texts(document: _Document, config: DocumentsConfig, count: TokenCounter) -> Iterator[str]:
+    heading = document.title if config.with_title and not document.code else ""
+    room = config.max_tokens - count(heading)
+    if room < config.max_tokens // 2:  # a title as long as a passage says nothing about it
+        heading, room = "", config.max_tokens
+    cut = chunk_code if document.code else chunk_text
+    num_passages = 0
+    too_short = 0
+    for chunk in cut(document.text, room, min(config.min_tokens, room - 1), count):
+        if count(chunk) < config.min_tokens:
+            too_short += 1
+        elif config.max_passages_per_document is None or num_passages < config.max_passages_per_document:
+            num_passages += 1
+            starts_with_it = chunk.lstrip("# ").startswith(heading)
+            yield chunk if not heading or starts_with_it else f"{heading}\n{chunk}"
+    if not num_passages and too_short:
+        raise UnreadableError("too_short", f"fewer than min_tokens={config.min_tokens} tokens.")
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")[-_MAX_LABEL:]

@@ -1,0 +1,119 @@
+"""No evaluation text in the training data: equal, sharing a run of 13 words, or nearly the same.
+
+Reads the BEIR layout (``corpus.jsonl``, ``queries.jsonl``). Three rules for every text of a row, given or written:
+
+1. equal to a test text after normalisation (case, width, punctuation, white space);
+2. a run of 13 words that occurs in a test text (GPT-3's rule, arXiv 2005.14165, appendix C; runs that more than
+   ``max_texts_with_run`` test texts share are boilerplate and count for nothing);
+3. a near-duplicate of a test query or of a short test document.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
+from data_synth.filters.near_duplicates import NearDuplicateIndex, Signature
+from data_synth.words import hash64, ngrams, words
+
+_MIN_WORDS = 3  # a label such as "sports" may be a test query too
+
+
+@dataclass
+class DecontaminationConfig:
+    """Evaluation sets to keep out.
+
+    Attributes:
+        sets: directories in BEIR layout.
+        documents: also keep out the sets' documents. Off only where training and evaluation share one corpus on
+            purpose (adapting to a collection); queries are kept out always.
+        ngram: length of the run, in words.
+        max_texts_with_run: a run in more test texts than this is boilerplate.
+        threshold: Jaccard similarity of character 4-grams from which a text is a near-duplicate.
+    """
+
+    sets: list[str] = field(default_factory=list)
+    documents: bool = True
+    ngram: int = 13
+    max_texts_with_run: int = 10
+    threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.ngram < 4:
+            raise ValueError(f"ngram={self.ngram}: so short a run occurs everywhere. Give at least 4 (13 is usual).")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold}: is a similarity. Give a number in (0, 1].")
+
+
+class DecontaminationFilter:
+    """Holds 8 bytes for every run of the test texts, and an index of the short ones."""
+
+    def __init__(self, config: DecontaminationConfig) -> None:
+        self.config = config
+        self._near = NearDuplicateIndex(config.threshold)
+        equal: set[int] = set()
+        runs: Counter[int] = Counter()
+        for text in _test_texts(config):
+            tokens = words(text)
+            if tokens and (whole := hash64(" ".join(tokens))) not in equal:
+                equal.add(whole)
+                if len(tokens) < 2 * config.ngram:
+                    self._near.add(Signature(text), text)
+                runs.update({hash64(run) for run in ngrams(tokens, config.ngram)})
+        self._equal = _sorted(equal)
+        self._runs = _sorted({run for run, count in runs.items() if count <= config.max_texts_with_run})
+
+    def __call__(self, candidate: Candidate) -> Verdict:
+        row = candidate.row
+        for text in (row.query, *row.positives, *row.negatives):
+            tokens = words(text)
+            if len(tokens) < _MIN_WORDS and text != row.query:
+                continue
+            if _any_in([hash64(" ".join(tokens))] if tokens else [], self._equal):
+                return Reason("contaminated", f"equal to a test text: {shorten(text)}")
+            if _any_in([hash64(run) for run in ngrams(tokens, self.config.ngram)], self._runs):
+                return Reason("contaminated", f"shares {self.config.ngram} words with a test text: {shorten(text)}")
+            near = self._near.nearest(Signature(text)) if len(tokens) < 4 * self.config.ngram else None
+            if near is not None:
+                return Reason("contaminated", f"{near[0]:.2f} to the test text {near[1]!r}: {shorten(text)}")
+        return True
+
+
+def _test_texts(config: DecontaminationConfig) -> Iterator[str]:
+    for name in config.sets:
+        directory = Path(name)
+        if not (directory / "queries.jsonl").is_file():
+            raise FileNotFoundError(
+                f"{directory}: no queries.jsonl. filters.decontamination.sets names directories in BEIR layout "
+                "(corpus.jsonl, queries.jsonl, qrels/)."
+            )
+        for file in ["queries.jsonl", "corpus.jsonl"] if config.documents else ["queries.jsonl"]:
+            yield from _texts_of(directory / file)
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Set filters.decontamination.documents=false to do without it.")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield str(json.loads(line)["text"])
+                except (ValueError, KeyError, TypeError) as problem:
+                    raise ValueError(f"{path}, line {number}: no JSON object with a text ({problem}).") from None
+
+
+def _sorted(hashes: set[int]) -> np.ndarray:
+    return np.sort(np.fromiter(hashes, dtype=np.uint64, count=len(hashes)))
+
+
+def _any_in(hashes: list[int], known: np.ndarray) -> bool:
+    if not hashes or not known.size:
+        return False
+    wanted = np.array(hashes, dtype=np.uint64)
+    places = np.minimum(np.searchsorted(known, wanted), known.size - 1)
+    return bool((known[places] == wanted).any())

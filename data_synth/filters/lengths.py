@@ -1,0 +1,55 @@
+"""Too short to ask anything, too long to be a query, or one phrase over and over."""
+
+from dataclasses import dataclass
+
+from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
+from data_synth.words import ngrams, words
+
+_MIN_WORDS_FOR_REPETITION = 12
+
+
+@dataclass
+class LengthConfig:
+    """Bounds of every text that the teacher wrote.
+
+    Attributes:
+        enabled: off keeps all.
+        min_letters: letters and digits in a text; a label or a CJK query may have two.
+        max_words: words in a query; a character counts as one where a script has no spaces.
+        max_document_words: words in a positive or negative that the teacher wrote.
+        max_repetition: greatest share of a text's three-word runs that repeat an earlier one (weak teachers loop).
+    """
+
+    enabled: bool = True
+    min_letters: int = 2
+    max_words: int = 200
+    max_document_words: int = 2000
+    max_repetition: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_repetition <= 1:
+            raise ValueError(f"max_repetition={self.max_repetition}: is a share. Give a number in (0, 1]; 1 keeps all.")
+        if self.max_words < 1 or self.max_document_words < 1 or self.min_letters < 0:
+            raise ValueError("max_words, max_document_words and min_letters count: give whole numbers of at least 1.")
+
+
+class LengthFilter:
+    """Judges each written text alone."""
+
+    def __init__(self, config: LengthConfig) -> None:
+        self.config = config
+
+    def __call__(self, candidate: Candidate) -> Verdict:
+        for text in candidate.written:
+            found = words(text)
+            limit = self.config.max_words if text == candidate.row.query else self.config.max_document_words
+            if sum(map(len, found)) < self.config.min_letters:
+                return Reason("too_short", repr(shorten(text)))
+            if len(found) > limit:
+                return Reason("too_long", f"{len(found)} words, at most {limit}: {shorten(text)}")
+            if len(found) >= _MIN_WORDS_FOR_REPETITION:
+                runs = list(ngrams(found, 3))
+                share = 1 - len(set(runs)) / len(runs)
+                if share > self.config.max_repetition:
+                    return Reason("repeats_itself", f"{share:.0%} of its three-word runs: {shorten(text)}")
+        return True

@@ -1,0 +1,1 @@
+"""The ledger: what was paid for is written down before anything else happens with it."""

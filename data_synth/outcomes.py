@@ -1,0 +1,46 @@
+"""An item's outcome on its way into the ledger and out of it."""
+
+from dataclasses import replace
+from typing import Any
+
+from data_synth.ledger.lines import OK, REJECTED
+from data_synth.work import Accepted, Outcome, Rejected
+from qwen3emb_train.data.records import TrainingExample
+
+LONGEST_DETAIL = 2_000  # characters
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """The outcome, or a rejection where its rows could not be read back.
+
+    Raises:
+        ValueError: facts that do not match the rows, a mistake of the task.
+    """
+    try:
+        for row in outcome.rows:
+            TrainingExample.from_json(row.to_json())
+    except ValueError as problem:
+        # Without the rows: what cannot be read back is not written.
+        if isinstance(outcome, Rejected):
+            return replace(outcome, rows=())
+        return Rejected("invalid_example", str(problem)[:LONGEST_DETAIL])
+    if isinstance(outcome, Accepted) and outcome.facts and len(outcome.facts) != len(outcome.rows):
+        raise ValueError(f"{len(outcome.rows)} rows came with {len(outcome.facts)} facts. Give one a row, or none.")
+    if isinstance(outcome, Accepted) and not outcome.rows:
+        return Rejected("no_rows", "accepted, but without a row")
+    return outcome
+
+
+def to_record(outcome: Outcome, prompts: list[str]) -> tuple[bytes, dict[str, Any]]:
+    """Kind and content of the outcome's line."""
+    rows = [row.to_json() for row in outcome.rows]
+    if isinstance(outcome, Accepted):
+        return OK, {"rows": rows, "facts": [dict(facts) for facts in outcome.facts], "prompts": prompts}
+    detail = outcome.detail[:LONGEST_DETAIL]
+    return REJECTED, {"reason": outcome.reason, "detail": detail, "rows": rows, "prompts": prompts}
+
+
+def from_record(kind: bytes, body: dict[str, Any]) -> Outcome:
+    """The outcome that ``to_record`` was given."""
+    rows = tuple(TrainingExample.from_json(row) for row in body["rows"])
+    return Accepted(rows, tuple(body["facts"])) if kind == OK else Rejected(body["reason"], body["detail"], rows)

@@ -1,0 +1,168 @@
+"""From documents to a report: prepare passages, drive each task, filter and publish, count and show.
+
+OUTPUT/passages/          passages with their personas; rejected_documents.jsonl says what was not read
+OUTPUT/ledger/            every reply that was bought: a restart asks only for what is missing
+OUTPUT/TASK/examples/     what trains; provenance/ line by line beside it; rejected/ with reasons
+OUTPUT/stats.json, report.html, run.json
+"""
+
+import asyncio
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_synth.config import SynthesisConfig
+from data_synth.costs import estimate
+from data_synth.engine import run
+from data_synth.examination import Examination
+from data_synth.filters.chain import FilterChain, build_filters
+from data_synth.filters.languages import LanguageIdentifier
+from data_synth.judge import RatingFilter, judged
+from data_synth.preparation import PreparedPassages, prepare_passages
+from data_synth.progress import Progress
+from data_synth.prompts import PROMPTS_DIRECTORY
+from data_synth.publish import PublishSummary, publish
+from data_synth.results import write_results
+from data_synth.run_summary import RunSummary
+from data_synth.tasks.bitext import BitextTask
+from data_synth.tasks.classification import ClassificationTask
+from data_synth.tasks.code import CodeTask
+from data_synth.tasks.instructions import InstructionsTask, instructions_of
+from data_synth.tasks.retrieval import RetrievalTask
+from data_synth.tasks.sts import StsTask
+from data_synth.teachers.openai_teacher import OpenAITeacher
+from data_synth.work import Outcome, Task, WorkItem
+from qwen3emb_train.lineage import write_text
+
+_COUNTABLE = 20_000  # passages up to which counting all items first takes no time worth mentioning
+
+
+def synthesize(config: SynthesisConfig) -> int:
+    """Runs the synthesis, or a dry run.
+
+    Returns:
+        0 when every item of this process's share has ended, 1 when it was stopped before: the same command continues.
+    """
+    output = Path(config.output_dir)
+    prepared = _prepare(config, output)
+    counts = prepared.counts
+    print(f"{output / 'passages'}: {counts['passages']:,} passages; {counts['rejected']:,} documents were not taken")
+    if config.dry_run:
+        _dry_run(config, output, prepared)
+        return 0
+    summaries = asyncio.run(_drive(config, output, prepared))
+    is_interrupted = any(summary.is_interrupted for summary in summaries.values())
+    if is_interrupted:
+        print("stopped; the same command continues")
+    if config.num_processes > 1:
+        print(
+            f"share {config.process_index} of {config.num_processes} ended; when all have, publish with num_processes=1"
+        )
+    elif not is_interrupted or config.partial:
+        _publish(config, output, prepared, summaries)
+    return 1 if is_interrupted else 0
+
+
+def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -> Task:
+    """A task of the configuration by its name, rated by the judge where that is asked for."""
+    tasks: dict[str, Callable[[], Task]] = {
+        "instructions": lambda: InstructionsTask(config.instructions, passages),
+        "retrieval": lambda: RetrievalTask(config.retrieval, passages),
+        "code": lambda: CodeTask(config.code, passages),
+        "bitext": lambda: BitextTask(config.bitext, passages),
+        "sts": lambda: StsTask(config.sts, passages),
+        "classification": lambda: ClassificationTask(config.classification, passages),
+    }
+    return judged(tasks[name](), config.judge)
+
+
+def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
+    """One process prepares, the others wait for it and find it done."""
+    language = config.filters.language
+    detect = LanguageIdentifier(language.languages).detect if language.enabled else None
+    personas = config.personas if "retrieval" in config.tasks else None
+    output.mkdir(parents=True, exist_ok=True)
+    with _locked(output / "passages.lock"):
+        return prepare_passages(config.documents, personas, output / "passages", detect)
+
+
+def _dry_run(config: SynthesisConfig, output: Path, prepared: PreparedPassages) -> None:
+    totals: dict[str, dict[str, Any]] = {}
+    prompts: list[str] = []
+    for name in config.tasks:
+        found = estimate(build_task(name, config, prepared), config.estimate.num_items)
+        totals[name] = found.scaled(config.prices, config.estimate.completion_tokens)
+        for label, request in found.examples.items():
+            turns = "\n".join(f"--- {message.role}\n{message.content}" for message in request.messages)
+            prompts.append(f"===== {label}\n{turns}\n")
+        told = "  ".join(f"{key} {value:,}" for key, value in totals[name].items())
+        print(f"{name}: {told}")
+    write_text(output / "dry_run.json", json.dumps(totals, indent=2) + "\n")
+    write_text(output / "dry_run_prompts.txt", "\n".join(prompts).encode("utf-8", "replace").decode())
+    print(f"{output}/dry_run_prompts.txt: one rendered prompt of each kind; nobody was asked anything")
+
+
+async def _drive(config: SynthesisConfig, output: Path, prepared: PreparedPassages) -> dict[str, RunSummary]:
+    summaries: dict[str, RunSummary] = {}
+    async with OpenAITeacher(config.teacher) as teacher:
+        for name in config.tasks:
+            task = build_task(name, config, prepared)
+            num_items = None
+            if config.num_processes == 1 and prepared.counts["passages"] <= _COUNTABLE:
+                num_items = await asyncio.to_thread(lambda task=task: sum(1 for _ in task.items()))  # type: ignore[misc]
+            summaries[name] = await run(
+                task,
+                teacher,
+                output,
+                window=config.window,
+                process_index=config.process_index,
+                num_processes=config.num_processes,
+                retry_failed=config.retry_failed,
+                progress=Progress(name, num_items=num_items, prices=config.prices),
+            )
+            if summaries[name].is_interrupted:
+                break
+    return summaries
+
+
+def _publish(
+    config: SynthesisConfig, output: Path, prepared: PreparedPassages, summaries: Mapping[str, RunSummary]
+) -> None:
+    """Publishes each task; instructions first, as the rows of others carry them."""
+    filters = FilterChain([RatingFilter(config.judge), build_filters(config.filters, _prompt_directories(config))])
+    published: dict[str, PublishSummary] = {}
+    written: list[Outcome] = []
+
+    def keep(item: WorkItem, outcome: Outcome) -> Outcome:
+        written.append(outcome)
+        return outcome
+
+    for name in sorted(config.tasks, key=lambda name: name != "instructions"):
+        examination = Examination(filters, config.filters.near_duplicates, instructions_of(written))
+        published[name] = publish(
+            output,
+            build_task(name, config, prepared),
+            output / name,
+            model=config.teacher.identity(),
+            examine=keep if name == "instructions" else examination,
+            partial=config.partial,
+            rows_per_file=config.rows_per_file,
+        )
+    write_results(output, asdict(config), config.prices, published, summaries)
+
+
+def _prompt_directories(config: SynthesisConfig) -> list[Path]:
+    """The shipped templates and the user's own."""
+    parts = (config.retrieval, config.code, config.bitext, config.sts, config.classification, config.instructions)
+    return [PROMPTS_DIRECTORY, *(Path(part.prompts) for part in parts if part.prompts)]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,140 @@
+"""Documents and personas -> one file of passages, before the teacher is asked anything.
+
+Items depend on a passage's personas, and an embedding model gives slightly other scores on other hardware. Written down
+once, they are the same for every process and after every restart, and nothing is chunked or embedded twice.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from data_synth.documents import DetectLanguage, DocumentsConfig, Passage, RejectedDocument, read_passages
+from data_synth.personas import STARTER_PERSONAS, PersonasConfig, build_persona_search
+from qwen3emb_train.lineage import atomic_directory, is_up_to_date, new_record, read_record, write_record
+
+PASSAGES_FILE = "passages.jsonl"
+REJECTED_FILE = "rejected_documents.jsonl"
+_PROGRAM = "prepare_passages"
+
+
+@dataclass(frozen=True)
+class PreparedPassages:
+    """The passages of a directory, streamed anew at each iteration.
+
+    Attributes:
+        directory: holds passages.jsonl, rejected_documents.jsonl, run.json.
+    """
+
+    directory: Path
+
+    def __iter__(self) -> Iterator[Passage]:
+        with (self.directory / PASSAGES_FILE).open("rb") as file:
+            for line in file:
+                yield Passage.from_json(json.loads(line))
+
+    def rejected(self) -> Iterator[RejectedDocument]:
+        """What was not taken."""
+        with (self.directory / REJECTED_FILE).open("rb") as file:
+            for line in file:
+                yield RejectedDocument(**json.loads(line))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """ "passages" and "rejected", as counted when they were written."""
+        record = read_record(self.directory)
+        return {} if record is None else {name: int(value) for name, value in record.metrics.items()}
+
+
+def prepare_passages(
+    documents: Mapping[str, DocumentsConfig],
+    personas: PersonasConfig | None,
+    directory: Path,
+    detect_language: DetectLanguage | None = None,
+) -> PreparedPassages:
+    """Cuts the documents, finds the personas and writes both, unless they are there already.
+
+    Args:
+        documents: sources by name, read in this order.
+        personas: None gives passages without personas (not for retrieval).
+        directory: written whole or not at all.
+        detect_language: see ``read_passages``.
+
+    Raises:
+        FileNotFoundError: a source does not exist.
+        ValueError: no passage came out of any source.
+    """
+    if not documents:
+        raise ValueError("documents: there is no source. Name one: documents.handbook.path=docs/.")
+    inputs = {f"documents.{name}": _existing(name, config) for name, config in documents.items()}
+    if personas is not None:
+        inputs["personas"] = Path(personas.path) if personas.path else STARTER_PERSONAS
+        if personas.model is not None:
+            inputs["personas.model"] = Path(personas.model)
+    settings = {
+        "documents": {name: asdict(config) for name, config in documents.items()},
+        "personas": None if personas is None else asdict(personas),
+        "detects_language": detect_language is not None,
+    }
+    if is_up_to_date(directory, _PROGRAM, settings, inputs):
+        return PreparedPassages(directory)
+    with atomic_directory(directory) as temporary:
+        num_passages, num_rejected = _write(temporary, documents, personas, detect_language)
+        if not num_passages:
+            raise ValueError(_nothing_message(temporary, num_rejected))
+        record = new_record(_PROGRAM, settings, inputs, passages=num_passages, rejected=num_rejected)
+        write_record(temporary, record)
+    return PreparedPassages(directory)
+
+
+def _existing(name: str, config: DocumentsConfig) -> Path:
+    path = Path(config.path)
+    if not config.path or not path.exists():
+        raise FileNotFoundError(f"documents.{name}.path={config.path!r}: no such file or folder.")
+    return path
+
+
+def _write(
+    directory: Path,
+    documents: Mapping[str, DocumentsConfig],
+    personas: PersonasConfig | None,
+    detect_language: DetectLanguage | None,
+) -> tuple[int, int]:
+    search = None if personas is None else build_persona_search(personas)
+    size = 64 if personas is None else personas.passages_per_batch
+    num_passages = num_rejected = 0
+    seen: set[int] = set()
+    with (
+        (directory / PASSAGES_FILE).open("w", encoding="utf-8", newline="\n") as written,
+        (directory / REJECTED_FILE).open("w", encoding="utf-8", newline="\n") as set_aside,
+    ):
+
+        def reject(rejected: RejectedDocument) -> None:
+            nonlocal num_rejected
+            num_rejected += 1
+            _write_line(set_aside, asdict(rejected))
+
+        passages = (
+            passage
+            for name, config in documents.items()
+            for passage in read_passages(name, config, reject, detect_language, seen)
+        )
+        while batch := list(islice(passages, size)):
+            found = search.nearest([passage.text for passage in batch]) if search else [()] * len(batch)
+            for passage, nearest in zip(batch, found, strict=True):
+                _write_line(written, replace(passage, personas=nearest).to_json())
+            num_passages += len(batch)
+    return num_passages, num_rejected
+
+
+def _write_line(file: IO[str], row: Mapping[str, object]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _nothing_message(directory: Path, num_rejected: int) -> str:
+    with (directory / REJECTED_FILE).open(encoding="utf-8") as file:
+        first = [RejectedDocument(**json.loads(line)) for line in islice(file, 3)]
+    told = " ".join(f"{one.document}: {one.reason}: {one.detail}" for one in first)
+    return f"documents: no passage came out; {num_rejected} files or rows were rejected. {told}"

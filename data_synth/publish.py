@@ -1,0 +1,174 @@
+"""From the ledger to files that train: in the order of the items, whatever order they ended in.
+
+OUTPUT/examples/000000.jsonl     rows, as the trainer reads them (the directory is a data path)
+OUTPUT/provenance/000000.jsonl   line by line beside them: item, teacher, prompts, and the row's facts
+OUTPUT/rejected/REASON.jsonl     what was not taken, with reason, detail and rows as far as they got
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_synth.engine import ledger_directory
+from data_synth.ledger.key_index import KeyIndex
+from data_synth.ledger.lines import FAILED, item_key
+from data_synth.ledger.reader import LedgerReader
+from data_synth.outcomes import from_record
+from data_synth.work import Accepted, Outcome, Task, WorkItem
+from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.lineage import atomic_directory
+
+_FAILED_FILE = "failed"
+
+
+@dataclass
+class PublishSummary:
+    """What was written.
+
+    Attributes:
+        num_items: distinct items of the task.
+        num_missing: of them without an end (only where ``partial``).
+        num_rows: lines in examples/.
+        num_accepted: items they come from.
+        reasons: items not taken, by reason; those that failed are under "failed".
+    """
+
+    num_items: int = 0
+    num_missing: int = 0
+    num_rows: int = 0
+    num_accepted: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def publish(
+    directory: Path,
+    task: Task,
+    output: Path,
+    *,
+    model: str,
+    examine: Callable[[WorkItem, Outcome], Outcome] | None = None,
+    partial: bool = False,
+    rows_per_file: int = 100_000,
+) -> PublishSummary:
+    """Writes ``output`` anew, complete or not at all, from the ledgers of all processes.
+
+    Args:
+        directory: of the synthesis, as ``run`` had it.
+        task: with the items as they were run.
+        output: directory to write; a former one is replaced.
+        model: the teacher's ``model``.
+        examine: last look at each outcome, in the order of the items and in one process, so it may remember (queries
+            seen before, ...). It decides what is written, never what is in the ledger, so it may change between two
+            calls and nothing is bought again.
+        partial: publish though items have not ended yet.
+        rows_per_file: lines after which the next file begins.
+
+    Raises:
+        ValueError: items have not ended; says how many. Or ``output`` is where the ledger is.
+    """
+    if (directory / "ledger").resolve().is_relative_to(output.resolve()):
+        raise ValueError(f"{output}: holds the ledger and would be replaced with it. Give a directory of its own.")
+    reader = LedgerReader(ledger_directory(directory, task))
+    summary = PublishSummary()
+    seen = KeyIndex()
+    with atomic_directory(output) as temporary, ExitStack() as files:
+        writer = _Writer(temporary, files, rows_per_file)
+        for item in task.items():
+            key = item_key(model, item.key)
+            if seen.get(key) is not None:
+                continue
+            seen.set(key, 1)
+            summary.num_items += 1
+            end = reader.end(key)
+            if end is None:
+                summary.num_missing += 1
+                continue
+            kind, body = end
+            if kind == FAILED:
+                summary.reasons[_FAILED_FILE] += 1
+                writer.reject(_FAILED_FILE, {"item": item.key, "teacher": model, **body})
+                continue
+            outcome = from_record(kind, body)
+            if examine is not None:
+                outcome = examine(item, outcome)
+            origin = {"item": item.key, "group": item.group, "teacher": model, "prompts": body["prompts"]}
+            if isinstance(outcome, Accepted):
+                summary.num_accepted += 1
+                summary.num_rows += len(outcome.rows)
+                writer.accept(outcome, origin)
+            else:
+                summary.reasons[outcome.reason] += 1
+                rows = [row.to_json() for row in outcome.rows]
+                writer.reject(
+                    outcome.reason, origin | {"reason": outcome.reason, "detail": outcome.detail, "rows": rows}
+                )
+        if summary.num_missing and not partial:
+            raise ValueError(
+                f"{directory}: {summary.num_missing} of {summary.num_items} items of {task.name} have not ended with "
+                f"{model}. Run the synthesis again to finish them, or publish with partial=true."
+            )
+    return summary
+
+
+def read_published(output: Path) -> Iterator[tuple[TrainingExample, dict[str, Any]]]:
+    """Each row with its provenance."""
+    for path in sorted((output / "examples").glob("*.jsonl")):
+        with path.open(encoding="utf-8") as rows, (output / "provenance" / path.name).open(encoding="utf-8") as origins:
+            for row, origin in zip(rows, origins, strict=True):
+                yield TrainingExample.from_json(json.loads(row)), json.loads(origin)
+
+
+def read_rejected(output: Path) -> Iterator[dict[str, Any]]:
+    """Each item that was not taken."""
+    for path in sorted((output / "rejected").glob("*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
+class _Writer:
+    """The three kinds of files below a directory."""
+
+    def __init__(self, directory: Path, files: ExitStack, rows_per_file: int) -> None:
+        self._directory, self._files, self._rows_per_file = directory, files, rows_per_file
+        self._rejected: dict[str, TextIO] = {}
+        self._pair: tuple[TextIO, TextIO] | None = None
+        self._num_rows = 0
+        for name in ("examples", "provenance", "rejected"):
+            (directory / name).mkdir()
+
+    def accept(self, outcome: Accepted, origin: dict[str, Any]) -> None:
+        facts = outcome.facts or ({},) * len(outcome.rows)
+        for row, row_facts in zip(outcome.rows, facts, strict=True):
+            examples, provenance = self._next_place()
+            _write(examples, row.to_json())
+            _write(provenance, {**row_facts, **origin})
+
+    def reject(self, reason: str, line: dict[str, Any]) -> None:
+        # A reason is a name out of our own code; should one ever carry a document's text, it names no file.
+        name = reason if re.fullmatch(r"[a-z0-9_]{1,64}", reason) else "other"
+        if name not in self._rejected:
+            self._rejected[name] = self._open(f"rejected/{name}.jsonl")
+        _write(self._rejected[name], line)
+
+    def _next_place(self) -> tuple[TextIO, TextIO]:
+        number, place = divmod(self._num_rows, self._rows_per_file)
+        self._num_rows += 1
+        if self._pair is None or place == 0:
+            for file in self._pair or ():
+                file.close()
+            self._pair = self._open(f"examples/{number:06d}.jsonl"), self._open(f"provenance/{number:06d}.jsonl")
+        return self._pair
+
+    def _open(self, name: str) -> TextIO:
+        return self._files.enter_context((self._directory / name).open("w", encoding="utf-8", newline="\n"))
+
+
+def _write(file: TextIO, row: dict[str, Any]) -> None:
+    text = json.dumps(row, ensure_ascii=False)
+    # Facts and details are not checked as rows are; half a surrogate pair in them must not end the run.
+    file.write(text.encode("utf-8", "replace").decode() + "\n")

@@ -1,0 +1,116 @@
+"""What stands beside the examples after a run: stats.json, report.html, run.json."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_synth.ledger.lines import CALL, whole_lines
+from data_synth.progress import PricesConfig
+from data_synth.publish import PublishSummary, read_published, read_rejected
+from data_synth.report import render_report
+from data_synth.run_summary import RunSummary
+from data_synth.statistics import Statistics
+from qwen3emb_train.lineage import new_record, write_record, write_text
+
+PROGRAM = "synthesize"
+
+
+def write_results(
+    output: Path,
+    config: Mapping[str, Any],
+    prices: PricesConfig,
+    published: Mapping[str, PublishSummary],
+    summaries: Mapping[str, RunSummary],
+) -> dict[str, Any]:
+    """Counts what was published, writes the three files and says in a few lines what came out.
+
+    Args:
+        output: of the run; the tasks' directories are below it.
+        config: for run.json; it holds no secret (keys are named by their variable).
+        prices: of the teacher.
+        published, summaries: by task; summaries are of this start only.
+    """
+    statistics = Statistics()
+    for task in published:
+        for row, facts in read_published(output / task):
+            statistics.add_row(row, facts)
+        for rejected in read_rejected(output / task):
+            statistics.add_rejected(task, rejected["reason"], rejected.get("detail", ""), rejected.get("rows", ()))
+    spent = _spent(output, prices)
+    items = {name: _of_items(summary) for name, summary in published.items()}
+    counts = statistics.to_json()
+    seconds = sum(summary.seconds for summary in summaries.values())
+    stats = {"items": items, "spent": spent, "seconds_of_this_start": round(seconds, 1), **counts}
+    write_text(output / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
+    total = {key: sum(entry[key] for entry in items.values()) for key in ("items", "missing", "failed", "accepted")}
+    page = render_report(
+        "What the teacher wrote",
+        {
+            "Teacher": config["teacher"]["model"],
+            "Tasks": ", ".join(published),
+            "Rows": f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected",
+            "Calls": f"{spent['calls']:,}, of {spent['prompt_tokens']:,} + {spent['completion_tokens']:,} tokens",
+            "Cost": f"{spent['cost']:,.2f}",
+            "Train with": _training_command(output, list(published)),
+        },
+        {"items": total["items"], "asked to the end": total["items"] - total["missing"] - total["failed"],
+         "accepted": total["accepted"]},
+        counts,
+        statistics.samples.values(),
+        {reason: statistics.rejected_samples[reason].values() for reason in counts["rejection_reasons"]},
+    )  # fmt: skip
+    write_text(output / "report.html", page)
+    record = new_record(PROGRAM, config, {"passages": output / "passages"}, items=items, spent=spent)
+    write_record(output, record)
+    _tell(output, items, spent)
+    return stats
+
+
+def _of_items(summary: PublishSummary) -> dict[str, Any]:
+    ended = summary.num_items - summary.num_missing
+    return {
+        "items": summary.num_items,
+        "missing": summary.num_missing,
+        "failed": summary.reasons["failed"],
+        "accepted": summary.num_accepted,
+        "rows": summary.num_rows,
+        "acceptance_rate": round(summary.num_accepted / ended, 4) if ended else None,
+        "reasons": dict(summary.reasons.most_common()),
+    }
+
+
+def _spent(output: Path, prices: PricesConfig) -> dict[str, Any]:
+    """All calls that the ledger holds, of every start and process."""
+    found: Counter[str] = Counter()
+    for path in sorted((output / "ledger").glob("*/*/*.log")):
+        for line in whole_lines(path):
+            if line.kind == CALL:
+                call = json.loads(line.body)
+                found["calls"] += 1
+                found["prompt_tokens"] += call["prompt_tokens"]
+                found["completion_tokens"] += call["completion_tokens"]
+    names = ("calls", "prompt_tokens", "completion_tokens")
+    cost = prices.of(found["prompt_tokens"], found["completion_tokens"])
+    return {**{name: found[name] for name in names}, "cost": round(cost, 4)}
+
+
+def _training_command(output: Path, tasks: list[str]) -> str:
+    data = " ".join(f"data.{task}.path={output / task / 'examples'}" for task in tasks if task != "instructions")
+    return f"python -m qwen3emb_train train_embedding model.path=MODEL {data} output_dir=outputs/trained"
+
+
+def _tell(output: Path, items: Mapping[str, Mapping[str, Any]], spent: Mapping[str, Any]) -> None:
+    for task, found in items.items():
+        reasons = ", ".join(f"{name} {num:,}" for name, num in list(found["reasons"].items())[:6]) or "none"
+        print(
+            f"{output / task}: {found['rows']:,} rows from {found['items']:,} items, "
+            f"{found['acceptance_rate'] or 0:.1%} accepted; rejected: {reasons}"
+        )
+    print(
+        f"{spent['calls']:,} calls in all, {spent['prompt_tokens']:,} + {spent['completion_tokens']:,} tokens, "
+        f"cost {spent['cost']:,.2f}"
+    )
+    print(f"{output / 'report.html'}: read some rows before you train on them")
+    print(_training_command(output, list(items)))

@@ -1,0 +1,44 @@
+"""The figures of a run, as they grow."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class RunSummary:
+    """What one call of ``run`` did.
+
+    Attributes:
+        num_done_before: items that had ended in an earlier run.
+        num_repeated: items with the key of an earlier one; they are done once.
+        num_accepted, num_rejected, num_failed: items that ended in this run.
+        num_rows: of accepted items.
+        num_calls: replies asked for and received.
+        num_replayed: replies taken from the ledger instead.
+        prompt_tokens, completion_tokens: of ``num_calls``, as the server counted.
+        reasons: items by reason, rejected and failed.
+        seconds: wall time.
+        is_interrupted: the run was told to stop; a later start continues it.
+    """
+
+    num_done_before: int = 0
+    num_repeated: int = 0
+    num_accepted: int = 0
+    num_rejected: int = 0
+    num_failed: int = 0
+    num_rows: int = 0
+    num_calls: int = 0
+    num_replayed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    is_interrupted: bool = False
+
+    @property
+    def num_ended(self) -> int:
+        return self.num_accepted + self.num_rejected + self.num_failed
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"reasons": dict(self.reasons)}

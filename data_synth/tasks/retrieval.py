@@ -1,0 +1,246 @@
+"""Passage -> query: the report's method (appendix A.1).
+
+Two calls. (a) *configure*: the teacher picks, of the personas nearest to the passage, the character that would want it,
+then the question type, then the difficulty. (b) *generate*: it writes that character's query, of a given type,
+difficulty, length and language. Or both in one call, which costs half and binds the teacher less.
+
+The report lets the teacher pick type and difficulty; then their mix is whatever the teacher likes. ``choice=plan``
+offers it exactly one of each, dealt so that the run has the mix of the configuration; it still picks the character.
+``choice=teacher`` is the report's way: all types and difficulties with a weight above 0 are offered.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from data_synth.documents import Passage
+from data_synth.languages import bucket_bounds, check_languages, language_name, length_phrase
+from data_synth.parsing import parse_reply
+from data_synth.plans import Dealer, OtherLanguages, check_weights, in_blocks, shares
+from data_synth.prompts import load_prompt
+from data_synth.schemas import object_schema, one_of, text
+from data_synth.tasks.hard_negatives import HardNegatives
+from data_synth.tasks.items import SamplingConfig, build_item, build_request, pick
+from data_synth.tasks.rows import accept, at, facts_of, source_of
+from data_synth.work import Rejected, Reply, Request, Steps, WorkItem
+from qwen3emb_train.data.records import TrainingExample
+
+QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
+DIFFICULTIES = ("high_school", "university", "phd")
+
+# A part of ``steps``: it yields requests and returns the keys of the answer, or why there is none.
+Calls = Generator[Request, Reply, dict[str, Any] | Rejected]
+
+_SHORTEST = "keywords"  # the type that takes the shortest lengths dealt
+
+
+class Choice(str, Enum):
+    """Who decides question type and difficulty."""
+
+    plan = "plan"
+    teacher = "teacher"
+
+
+@dataclass
+class RetrievalConfig:
+    """What is asked about a passage. The report gives no mixes; the defaults are ours.
+
+    Attributes:
+        question_types, difficulties: weights; realised exactly under ``choice=plan``.
+        lengths: weights of ranges of words. The shortest of a block of items go to keyword queries.
+        cross_lingual_share: share of queries in another language than their passage.
+        languages: weights of those languages; a passage's own is left out for it.
+        choice: who decides type and difficulty: "plan" or "teacher".
+        one_call: configuration and query in one reply.
+        num_queries: queries per passage.
+        num_hard_negatives: passages that look relevant and are not, written by the teacher in a further call.
+        instruction: of rows whose source has none.
+        sampling: how the teacher samples.
+        seed: of the plan.
+        prompts: directory of own templates; None takes the shipped ones.
+    """
+
+    question_types: dict[str, float] = field(
+        default_factory=lambda: {
+            "keywords": 0.2, "acquire_knowledge": 0.4, "summary": 0.15, "yes_or_no": 0.1, "background": 0.15,
+        }
+    )  # fmt: skip
+    difficulties: dict[str, float] = field(default_factory=lambda: {"high_school": 0.4, "university": 0.4, "phd": 0.2})
+    lengths: dict[str, float] = field(default_factory=lambda: {"2-6": 0.25, "7-15": 0.5, "16-40": 0.25})
+    cross_lingual_share: float = 0.0
+    languages: dict[str, float] = field(
+        default_factory=lambda: {
+            "en": 0.3, "zh": 0.15, "es": 0.1, "de": 0.1, "fr": 0.1, "ru": 0.05, "ja": 0.05, "ar": 0.05, "pt": 0.05,
+            "hi": 0.05,
+        }
+    )  # fmt: skip
+    choice: Choice = Choice.plan
+    one_call: bool = False
+    num_queries: int = 1
+    num_hard_negatives: int = 0
+    instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        check_weights(self.question_types, "question_types", QUESTION_TYPES)
+        check_weights(self.difficulties, "difficulties", DIFFICULTIES)
+        check_weights(self.lengths, "lengths")
+        for bucket in self.lengths:
+            bucket_bounds(bucket, "lengths")
+        if not 0 <= self.cross_lingual_share <= 1:
+            raise ValueError(f"cross_lingual_share={self.cross_lingual_share}: is a share. Give a number in [0, 1].")
+        if self.cross_lingual_share:
+            check_weights(self.languages, "languages")
+            check_languages(list(self.languages), "languages")
+        if self.num_queries < 1 or self.num_hard_negatives < 0:
+            raise ValueError(
+                f"num_queries={self.num_queries}, num_hard_negatives={self.num_hard_negatives}: "
+                "give at least 1 and at least 0."
+            )
+
+
+class RetrievalTask:
+    """Queries for passages of prose; passages of code are left to ``CodeTask``."""
+
+    name = "retrieval"
+
+    def __init__(
+        self, config: RetrievalConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
+    ) -> None:
+        """Takes passages that can be iterated anew; their personas are the candidates for the character."""
+        self.config = config
+        self._passages = passages
+        self._instructions = dict(instructions or {})
+        self._configure = load_prompt("retrieval/configure", config.prompts)
+        self._generate = load_prompt("retrieval/generate", config.prompts)
+        self._one_call = load_prompt("retrieval/one_call", config.prompts)
+        self._hard_negatives = HardNegatives(config.num_hard_negatives, config.sampling, config.prompts)
+        self._prompts = (self._one_call,) if config.one_call else (self._configure, self._generate)
+
+    def items(self) -> Iterator[WorkItem]:
+        """An item for each query of each passage, those of a passage one after another."""
+        config = self.config
+        mixes = {"length": config.lengths, "crossing": shares("cross", config.cross_lingual_share, "same")}
+        if config.choice is Choice.plan:
+            mixes |= {"question_type": config.question_types, "difficulty": config.difficulties}
+        dealer = Dealer(mixes, config.seed)
+        others = OtherLanguages(config.languages)
+        settings = {
+            "sampling": vars(config.sampling), "offered": None if config.choice is Choice.plan else self._all_offered(),
+            **self._hard_negatives.settings,
+        }  # fmt: skip
+        prompts = (*self._prompts, *self._hard_negatives.prompts)
+        for block in in_blocks(passage for passage in self._passages if not passage.code):
+            entries = dealer.deal(len(block) * config.num_queries)
+            _shortest_to_keywords(entries)
+            for number, entry in enumerate(entries):
+                passage, turn = block[number // config.num_queries], number % config.num_queries
+                crosses = entry["crossing"] == "cross"
+                plan = {
+                    **{name: value for name, value in entry.items() if name != "crossing"},
+                    "language": others.next(passage.language) if crosses else passage.language,
+                    "cross_lingual": crosses, "turn": turn,
+                    "order": self._order(passage, turn),
+                }  # fmt: skip
+                yield build_item(self.name, passage, plan, settings, prompts)
+
+    def steps(self, item: WorkItem) -> Steps:
+        """Configuration, query, and hard negatives where they are asked for."""
+        passage, plan = Passage.from_json(item.payload["passage"]), item.payload["plan"]
+        if not passage.personas:
+            return Rejected("no_personas", "the passage has no candidates for a character. Set personas.")
+        calls = self._in_one_call(item, passage, plan) if self.config.one_call else self._in_two(item, passage, plan)
+        answer = yield from calls
+        if isinstance(answer, Rejected):
+            return answer
+        facts = facts_of(
+            passage, plan, self._prompts[-1], languages={"query": plan["language"], "negative": passage.language},
+            question_type=answer["Question_Type"], difficulty=answer["Difficulty"], persona=answer["Character"],
+        )  # fmt: skip
+        negatives = yield from self._hard_negatives.write(item, passage, answer["Query"], facts)
+        row = TrainingExample(
+            query=answer["Query"], positives=(passage.text,), negatives=negatives, task=self.name,
+            instruction=self._instructions.get(passage.source, self.config.instruction),
+            source=source_of(passage), language=plan["language"],
+        )  # fmt: skip
+        return accept(row, facts)
+
+    def _in_two(self, item: WorkItem, passage: Passage, plan: Mapping[str, Any]) -> Calls:
+        offered = self._offered(plan)
+        characters = self._characters(passage, plan)
+        schema = object_schema(**_choices_schema(characters, offered))
+        values = {
+            "passage": passage.text, "language": language_name(passage.language), "characters": characters, **offered,
+        }  # fmt: skip
+        reply = yield build_request(self._configure, values, schema, self.config.sampling, item)
+        choice = parse_reply(reply, schema)
+        if isinstance(choice, Rejected):
+            return at(self._configure, choice)
+        character = characters[int(choice["Character"]) - 1]
+        schema = object_schema(Query=text())
+        values = {
+            "passage": passage.text, "corpus_language": language_name(passage.language),
+            "queries_language": language_name(plan["language"]), "character": character,
+            "type": choice["Question_Type"], "difficulty": choice["Difficulty"],
+            "length": length_phrase(plan["length"], plan["language"]),
+        }  # fmt: skip
+        reply = yield build_request(self._generate, values, schema, self.config.sampling, item)
+        query = parse_reply(reply, schema)
+        return at(self._generate, query) if isinstance(query, Rejected) else {**choice, **query, "Character": character}
+
+    def _in_one_call(self, item: WorkItem, passage: Passage, plan: Mapping[str, Any]) -> Calls:
+        offered = self._offered(plan)
+        characters = self._characters(passage, plan)
+        schema = object_schema(**_choices_schema(characters, offered), Query=text())
+        values = {
+            "passage": passage.text, "corpus_language": language_name(passage.language), "characters": characters,
+            "queries_language": language_name(plan["language"]),
+            "length": length_phrase(plan["length"], plan["language"]), **offered,
+        }  # fmt: skip
+        reply = yield build_request(self._one_call, values, schema, self.config.sampling, item)
+        answer = parse_reply(reply, schema)
+        if isinstance(answer, Rejected):
+            return at(self._one_call, answer)
+        return {**answer, "Character": characters[int(answer["Character"]) - 1]}
+
+    def _offered(self, plan: Mapping[str, Any]) -> dict[str, list[str]]:
+        if "question_type" in plan:
+            return {"question_types": [plan["question_type"]], "difficulties": [plan["difficulty"]]}
+        return self._all_offered()
+
+    def _all_offered(self) -> dict[str, list[str]]:
+        return {
+            "question_types": [name for name in QUESTION_TYPES if self.config.question_types.get(name)],
+            "difficulties": [name for name in DIFFICULTIES if self.config.difficulties.get(name)],
+        }
+
+    def _order(self, passage: Passage, turn: int) -> list[int]:
+        """In which order the candidates are shown: small models like the first, and several queries should differ."""
+        ranks = {rank: pick(self.config.seed, passage.id, turn, rank) for rank in range(len(passage.personas))}
+        return sorted(ranks, key=lambda rank: ranks[rank])
+
+    @staticmethod
+    def _characters(passage: Passage, plan: Mapping[str, Any]) -> list[str]:
+        return [passage.personas[rank] for rank in plan["order"]]
+
+
+def _choices_schema(characters: list[str], offered: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """The character by its number: repeating it word for word would cost tokens and let the teacher rewrite it."""
+    return {
+        "Character": one_of([str(number) for number in range(1, len(characters) + 1)]),
+        "Question_Type": one_of(offered["question_types"]),
+        "Difficulty": one_of(offered["difficulties"]),
+    }
+
+
+def _shortest_to_keywords(entries: list[dict[str, str]]) -> None:
+    """Swaps lengths within a block so that keyword queries have its shortest; the counts stay."""
+    keywords = [entry for entry in entries if entry.get("question_type") == _SHORTEST]
+    for entry in keywords:
+        rest = [other for other in entries if other.get("question_type") != _SHORTEST]
+        shorter = min(rest, key=lambda other: bucket_bounds(other["length"], "lengths"), default=entry)
+        if bucket_bounds(shorter["length"], "lengths") < bucket_bounds(entry["length"], "lengths"):
+            entry["length"], shorter["length"] = shorter["length"], entry["length"]

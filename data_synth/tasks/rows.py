@@ -1,0 +1,41 @@
+"""From answers to rows: checked as a reader of training data would check them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from data_synth.documents import Passage
+from data_synth.prompts import Prompt
+from data_synth.work import Accepted, Outcome, Rejected
+from qwen3emb_train.data.records import TrainingExample
+
+
+def accept(row: TrainingExample, facts: Mapping[str, Any]) -> Outcome:
+    """The row with its facts, or why no reader would take it."""
+    documents = [*row.positives, *row.negatives]
+    normal = [" ".join(text.split()).casefold() for text in [row.query, *documents]]
+    if len(set(normal)) < len(normal):
+        return Rejected("equal_texts", f"two texts of the row are equal: {documents[0][:100]!r}")
+    try:
+        return Accepted((TrainingExample.from_json(row.to_json()),), (dict(facts),))
+    except ValueError as problem:
+        return Rejected("invalid_row", str(problem)[:500])
+
+
+def at(prompt: Prompt, rejected: Rejected) -> Rejected:
+    """The rejection with the name of the call where it came about."""
+    return replace(rejected, detail=f"{prompt.name}: {rejected.detail}")
+
+
+def source_of(passage: Passage) -> str:
+    """What a row names as its source: the source of its passage and which passage it was."""
+    return f"{passage.source}/{passage.id}" if passage.source else passage.id
+
+
+def facts_of(passage: Passage, plan: Mapping[str, Any], prompt: Prompt, **more: Any) -> dict[str, Any]:
+    """What statistics count of a row: the plan, the passage's language, the prompt's version, ``more``."""
+    planned = {name: value for name, value in plan.items() if name not in ("turn", "order")}
+    return {
+        "passage": passage.id, "document": passage.document, "passage_language": passage.language,
+        "prompt": prompt.label, **planned, **more,
+    }  # fmt: skip

@@ -1,0 +1,44 @@
+"""Which addresses may be asked: http and https anywhere but at the machine's own metadata services."""
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+# Credentials of cloud machines lie at link-local addresses and at these two (AWS over IPv6, Alibaba).
+_METADATA = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
+
+
+def check_base_url(url: str) -> str:
+    """Returns the URL without a closing slash.
+
+    A host is resolved first, so another spelling of a forbidden address (decimal, mapped to IPv6, a name) is found too.
+    One that cannot be resolved yet passes: the server may start later.
+
+    Raises:
+        ValueError: another scheme, no host, credentials within, or a link-local or metadata address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"base_urls: {url!r} is no http or https address. Write it like http://localhost:8000/v1.")
+    if parts.username or parts.password:
+        # Not repeated in the message: it would put the secret into the log.
+        raise ValueError(f"base_urls: the address of {parts.hostname} holds a user name or password. Use api_key_env.")
+    for address in _addresses(parts.hostname):
+        if address.is_link_local or address in _METADATA:
+            raise ValueError(
+                f"base_urls: {url!r} leads to {address}, a link-local or metadata address. Give the server's own."
+            )
+    return url.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    return any(address.is_loopback for address in _addresses(urlsplit(url).hostname or ""))
+
+
+def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]

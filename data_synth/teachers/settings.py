@@ -1,0 +1,101 @@
+"""Settings of a teacher behind an OpenAI-compatible server."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Routing(str, Enum):
+    """Which of several servers gets a request."""
+
+    by_group = "by_group"  # requests of one document to one server, for its prefix cache; another where that is full
+    least_loaded = "least_loaded"
+
+
+class StructuredOutput(str, Enum):
+    """Whether the server is asked to keep to the JSON schema (``response_format``)."""
+
+    auto = "auto"  # asked; a server that refuses it is asked without
+    always = "always"
+    never = "never"
+
+
+@dataclass
+class TeacherConfig:
+    """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, TGI, a vendor), or several with the same model.
+
+    Attributes:
+        model: the name the server knows.
+        base_urls: addresses of the servers, each up to and with ``/v1``.
+        api_key_env: NAME of the environment variable that holds the key; None where the server wants none.
+        extra_body: JSON object of further fields of every request, e.g.
+            '{"chat_template_kwargs": {"enable_thinking": false}}'; part of the requests' identity.
+        routing, structured_output: see there.
+        initial_concurrency, max_concurrency: requests in flight per server, at the start and at most.
+        connect_seconds: until a connection stands.
+        request_seconds: from sending a request to the last byte of its reply.
+        max_attempts: failures (no connection, time-out, 5xx, unreadable reply) after which a request is given up. A
+            server that says it is busy (429, 503) is no failure: it is waited for.
+        patience_seconds: how long all servers may be busy (the request is given up) or away (the run ends).
+        backoff_seconds: first wait after a failure; it doubles, up to 30 s.
+        max_response_bytes: a longer reply is a failure.
+    """
+
+    model: str = ""
+    base_urls: list[str] = field(default_factory=list)
+    api_key_env: str | None = None
+    extra_body: str = ""
+    routing: Routing = Routing.by_group
+    structured_output: StructuredOutput = StructuredOutput.auto
+    initial_concurrency: int = 16
+    max_concurrency: int = 256
+    connect_seconds: float = 10.0
+    request_seconds: float = 600.0
+    max_attempts: int = 6
+    patience_seconds: float = 900.0
+    backoff_seconds: float = 0.5
+    max_response_bytes: int = 4 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("initial_concurrency", "max_concurrency", "max_attempts", "max_response_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed. Raise it.")
+        for name in ("connect_seconds", "request_seconds", "patience_seconds", "backoff_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: a finite time above 0 is needed. Set one.")
+        self.extra_fields()
+
+    def extra_fields(self) -> dict[str, Any]:
+        """``extra_body``, read."""
+        try:
+            fields = json.loads(self.extra_body or "{}")
+        except ValueError as error:
+            raise ValueError(
+                f"extra_body={self.extra_body!r}: not JSON ({error}). Write an object, or nothing."
+            ) from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"extra_body={self.extra_body!r}: no JSON object. Write one in braces, or nothing.")
+        return fields
+
+    def identity(self) -> str:
+        """The model, and the extra fields where there are any: what decides the replies."""
+        extra = self.extra_fields()
+        return f"{self.model} {json.dumps(extra, sort_keys=True)}" if extra else self.model
+
+    def api_key(self) -> str | None:
+        """The key's value.
+
+        Raises:
+            ValueError: the variable is named but not set.
+        """
+        if self.api_key_env is None:
+            return None
+        value = os.environ.get(self.api_key_env, "").strip()
+        if not value:
+            raise ValueError(
+                f"api_key_env={self.api_key_env}: this environment variable is not set. Export it, or set "
+                "api_key_env=null for a server without a key."
+            )
+        return value

@@ -1,0 +1,180 @@
+"""Passage -> query: the plan is kept to the unit, the report's two calls are made, rows say what was asked."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, Choice, RetrievalConfig, RetrievalTask
+from data_synth.work import Accepted, Rejected, Reply, Request
+from tests.data_synth.tasks.replies import PROSE, drive, drive_all, obedient, passage
+
+TYPES = {"keywords": 0.2, "summary": 0.5, "yes_or_no": 0.3}
+LENGTHS = {"2-6": 0.3, "7-15": 0.7}
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 9), st.integers(0, 10))
+def test_the_mix_of_a_run_is_the_mix_of_the_configuration(num: int, queries: int, seed: int, tenths: int) -> None:
+    """Types, difficulties, lengths and the cross-lingual share, counted over accepted rows: each within one of its
+    share, whatever the number of passages."""
+    config = RetrievalConfig(
+        question_types=TYPES, difficulties={"high_school": 0.5, "phd": 0.5}, lengths=LENGTHS, seed=seed,
+        num_queries=queries, cross_lingual_share=tenths / 10, languages={"en": 0.5, "de": 0.3, "zh": 0.2},
+    )  # fmt: skip
+    passages = [passage(f"{one.text} {one.id}", "en" if index % 3 else "de") for index, one in enumerate(PROSE[:num])]
+    facts = [row for outcome in drive_all(RetrievalTask(config, passages)) for row in outcome.facts]  # type: ignore[union-attr]
+    total = num * queries
+    assert len(facts) == total
+    for key, mix in (("question_type", TYPES), ("difficulty", config.difficulties), ("length", LENGTHS)):
+        counts = Counter(row[key] for row in facts)
+        assert all(abs(counts[name] - total * share) < 1 + 1e-9 for name, share in mix.items()), (key, counts)
+    crossing = [row for row in facts if row["cross_lingual"]]
+    assert abs(len(crossing) - total * tenths / 10) < 1 + 1e-9
+    assert all(row["language"] != row["passage_language"] for row in crossing)
+    assert all(row["language"] == row["passage_language"] for row in facts if not row["cross_lingual"])
+    for own in ("en", "de"):
+        others = Counter(row["language"] for row in crossing if row["passage_language"] == own)
+        rest = {name: weight for name, weight in config.languages.items() if name != own}
+        for name, weight in rest.items():
+            assert abs(others[name] - others.total() * weight / sum(rest.values())) < 1 + 1e-9
+
+
+def test_keyword_queries_get_the_shortest_lengths() -> None:
+    task = RetrievalTask(RetrievalConfig(question_types=TYPES, lengths=LENGTHS), PROSE)
+    plans = [item.payload["plan"] for item in task.items()]
+    assert {plan["length"] for plan in plans if plan["question_type"] == "keywords"} == {"2-6"}
+
+
+def test_two_calls_are_made_and_the_second_is_told_what_the_first_chose() -> None:
+    task = RetrievalTask(RetrievalConfig(choice=Choice.teacher), PROSE)
+    item = next(iter(task.items()))
+    outcome, (configure, generate) = drive(task, item)
+    assert configure.prompt.startswith("retrieval/configure@")
+    assert generate.prompt.startswith("retrieval/generate@")
+    assert configure.schema is not None
+    offered = configure.schema["properties"]
+    assert list(offered) == ["Character", "Question_Type", "Difficulty"], "the order of reasoning"
+    assert offered["Question_Type"]["enum"] == list(QUESTION_TYPES)
+    assert offered["Difficulty"]["enum"] == list(DIFFICULTIES)
+    assert isinstance(outcome, Accepted)
+    (facts,) = outcome.facts
+    assert (facts["question_type"], facts["difficulty"]) == ("background", "phd"), "the last offered"
+    chosen = PROSE[0].personas[item.payload["plan"]["order"][-1]]
+    last = generate.messages[-1].content
+    assert facts["persona"] == chosen
+    assert f"Character: {chosen}" in last
+    assert "Type: background" in last
+    assert "Difficulty: phd" in last
+    assert "Language: English" in last
+    assert PROSE[0].text in last
+    assert PROSE[0].text in configure.messages[-1].content
+
+
+def test_a_plan_offers_one_choice_and_another_answer_is_rejected() -> None:
+    task = RetrievalTask(RetrievalConfig(question_types={"summary": 1.0}), PROSE)
+    item = next(iter(task.items()))
+
+    def disobedient(request: Request) -> Reply:
+        return Reply(json.dumps({**json.loads(obedient(request).text), "Question_Type": "keywords"}))
+
+    outcome, requests = drive(task, item, disobedient)
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "schema"
+    assert "retrieval/configure" in outcome.detail
+    assert len(requests) == 1, "no query is bought for it"
+
+
+def test_one_call_asks_once_for_all_of_it() -> None:
+    task = RetrievalTask(RetrievalConfig(one_call=True), PROSE)
+    outcome, (request,) = drive(task, next(iter(task.items())))
+    assert request.schema is not None
+    assert list(request.schema["properties"]) == ["Character", "Question_Type", "Difficulty", "Query"]
+    assert isinstance(outcome, Accepted)
+    assert outcome.rows[0].query.startswith("Query of")
+
+
+def test_the_candidates_are_shown_in_another_order_for_each_query() -> None:
+    """Small models take the first: then it should not be the nearest persona each time."""
+    task = RetrievalTask(RetrievalConfig(num_queries=5), PROSE)
+    firsts = Counter(item.payload["plan"]["order"][0] for item in task.items())
+    assert set(firsts) == set(range(5))
+    assert max(firsts.values()) < 80
+    assert all(sorted(item.payload["plan"]["order"]) == list(range(5)) for item in task.items())
+
+
+def test_lengths_are_told_in_what_the_language_counts() -> None:
+    config = RetrievalConfig(cross_lingual_share=1.0, languages={"zh": 0.5, "fr": 0.5}, lengths={"5-9": 1.0})
+    told = {
+        item.payload["plan"]["language"]: drive(RetrievalTask(config, PROSE), item)[1][1].messages[-1].content
+        for item in RetrievalTask(config, PROSE[:8]).items()
+    }
+    assert "10 to 18 characters" in told["zh"]
+    assert "5 to 9 words" in told["fr"]
+    assert "Language: Chinese" in told["zh"]
+
+
+def test_hard_negatives_are_added_and_their_failure_does_not_cost_the_query() -> None:
+    task = RetrievalTask(RetrievalConfig(num_hard_negatives=2), PROSE)
+    item = next(iter(task.items()))
+    outcome, requests = drive(task, item)
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.rows[0].negatives) == 2
+    assert len(requests) == 3
+    assert outcome.facts[0]["num_hard_negatives"] == 2
+
+    def answer(request: Request, negatives: object) -> Reply:
+        if "hard_negatives" not in request.prompt:
+            return obedient(request)
+        return Reply(json.dumps({"Hard_Negatives": negatives}))
+
+    outcome, _ = drive(task, item, lambda request: answer(request, ["one"]))
+    assert isinstance(outcome, Accepted)
+    assert outcome.rows[0].negatives == ()
+    assert outcome.facts[0]["hard_negatives_rejected"] == "schema"
+    own = [PROSE[0].text.upper(), "Another ferry."]
+    outcome, _ = drive(task, item, lambda request: answer(request, own))
+    assert isinstance(outcome, Accepted)
+    assert outcome.rows[0].negatives == ("Another ferry.",)
+    outcome, _ = drive(task, item, lambda request: answer(request, ["Twice.", "Twice."]))
+    assert isinstance(outcome, Accepted)
+    assert outcome.rows[0].negatives == ("Twice.",)
+
+
+def test_a_passage_without_personas_is_rejected_before_anything_is_bought() -> None:
+    bare = type(PROSE[0])(PROSE[0].id, PROSE[0].text, "en")
+    task = RetrievalTask(RetrievalConfig(), [bare])
+    outcome, requests = drive(task, next(iter(task.items())))
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "no_personas"
+    assert not requests
+
+
+def test_a_query_equal_to_its_passage_is_rejected() -> None:
+    task = RetrievalTask(RetrievalConfig(one_call=True), PROSE)
+
+    def copying(request: Request) -> Reply:
+        return Reply(json.dumps({**json.loads(obedient(request).text), "Query": PROSE[0].text.upper()}))
+
+    outcome, _ = drive(task, next(iter(task.items())), copying)
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "equal_texts"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"question_types": {"riddle": 1.0}}, "riddle"),
+        ({"difficulties": {"phd": 0.0}}, "difficulties"),
+        ({"lengths": {"long": 1.0}}, "lengths"),
+        ({"lengths": {"9-3": 1.0}}, "lengths"),
+        ({"cross_lingual_share": 1.5}, "cross_lingual_share"),
+        ({"cross_lingual_share": 0.5, "languages": {"klingon": 1.0}}, "klingon"),
+        ({"num_queries": 0}, "num_queries"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RetrievalConfig(**changes)  # type: ignore[arg-type]
