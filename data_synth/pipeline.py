@@ -20,7 +20,6 @@ from data_synth.costs import estimate
 from data_synth.engine import run
 from data_synth.examination import Examination
 from data_synth.filters.chain import FilterChain, build_filters
-from data_synth.filters.languages import LanguageIdentifier
 from data_synth.judge import RatingFilter, judged
 from data_synth.preparation import PreparedPassages, prepare_passages
 from data_synth.progress import Progress
@@ -36,6 +35,7 @@ from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.work import Outcome, Task, WorkItem
+from qwen3emb_train.data.languages import LanguageIdentifier
 from qwen3emb_train.lineage import write_text
 
 _COUNTABLE = 20_000  # passages up to which counting all items first takes no time worth mentioning

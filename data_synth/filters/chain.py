@@ -8,12 +8,13 @@ from data_synth.filters.candidates import Candidate, Filter, Verdict
 from data_synth.filters.copying import CopyConfig, CopyFilter
 from data_synth.filters.decontamination import DecontaminationConfig, DecontaminationFilter
 from data_synth.filters.echoes import EchoFilter, prompt_texts
-from data_synth.filters.languages import LanguageConfig, LanguageFilter
+from data_synth.filters.languages import LanguageFilter
 from data_synth.filters.lengths import LengthConfig, LengthFilter
 from data_synth.filters.links import LinkFilter
 from data_synth.filters.near_duplicates import NearDuplicateConfig
 from data_synth.filters.refusals import RefusalFilter
 from data_synth.filters.relevance import RelevanceConfig, RelevanceFilter
+from qwen3emb_train.data.languages import LanguageConfig
 
 
 @dataclass

@@ -9,18 +9,12 @@ Reads the BEIR layout (``corpus.jsonl``, ``queries.jsonl``). Three rules for eve
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from data_synth.filters.near_duplicates import NearDuplicateIndex, Signature
-from data_synth.words import hash64, ngrams, words
-
-_MIN_WORDS = 3  # a label such as "sports" may be a test query too
+from qwen3emb_train.data.overlap import ComparedText, HeldOutTexts, Rule
 
 
 @dataclass
@@ -54,32 +48,26 @@ class DecontaminationFilter:
 
     def __init__(self, config: DecontaminationConfig) -> None:
         self.config = config
-        self._near = NearDuplicateIndex(config.threshold)
-        equal: set[int] = set()
-        runs: Counter[int] = Counter()
-        for text in _test_texts(config):
-            tokens = words(text)
-            if tokens and (whole := hash64(" ".join(tokens))) not in equal:
-                equal.add(whole)
-                if len(tokens) < 2 * config.ngram:
-                    self._near.add(Signature(text), text)
-                runs.update({hash64(run) for run in ngrams(tokens, config.ngram)})
-        self._equal = _sorted(equal)
-        self._runs = _sorted({run for run, count in runs.items() if count <= config.max_texts_with_run})
+        self._texts = HeldOutTexts(
+            _test_texts(config),
+            ngram=config.ngram,
+            max_texts_with_run=config.max_texts_with_run,
+            threshold=config.threshold,
+        )
 
     def __call__(self, candidate: Candidate) -> Verdict:
         row = candidate.row
         for text in (row.query, *row.positives, *row.negatives):
-            tokens = words(text)
-            if len(tokens) < _MIN_WORDS and text != row.query:
+            match = self._texts.find(ComparedText(text), is_query=text == row.query)
+            if match is None:
                 continue
-            if _any_in([hash64(" ".join(tokens))] if tokens else [], self._equal):
-                return Reason("contaminated", f"equal to a test text: {shorten(text)}")
-            if _any_in([hash64(run) for run in ngrams(tokens, self.config.ngram)], self._runs):
-                return Reason("contaminated", f"shares {self.config.ngram} words with a test text: {shorten(text)}")
-            near = self._near.nearest(Signature(text)) if len(tokens) < 4 * self.config.ngram else None
-            if near is not None:
-                return Reason("contaminated", f"{near[0]:.2f} to the test text {near[1]!r}: {shorten(text)}")
+            if match.rule is Rule.ngram:
+                how = f"shares {self.config.ngram} words with a test text"
+            elif match.rule is Rule.near_duplicate:
+                how = f"{match.similarity:.2f} to the test text {shorten(match.shared)!r}"
+            else:
+                how = "equal to a test text"
+            return Reason("contaminated", f"{how}: {shorten(text)}")
         return True
 
 
@@ -105,15 +93,3 @@ def _texts_of(path: Path) -> Iterator[str]:
                     yield str(json.loads(line)["text"])
                 except (ValueError, KeyError, TypeError) as problem:
                     raise ValueError(f"{path}, line {number}: no JSON object with a text ({problem}).") from None
-
-
-def _sorted(hashes: set[int]) -> np.ndarray:
-    return np.sort(np.fromiter(hashes, dtype=np.uint64, count=len(hashes)))
-
-
-def _any_in(hashes: list[int], known: np.ndarray) -> bool:
-    if not hashes or not known.size:
-        return False
-    wanted = np.array(hashes, dtype=np.uint64)
-    places = np.minimum(np.searchsorted(known, wanted), known.size - 1)
-    return bool((known[places] == wanted).any())

@@ -9,8 +9,8 @@ from data_synth.chunking import sentences
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds
 from data_synth.prompts import Prompt
-from data_synth.words import words
 from data_synth.work import Request, Sampling, WorkItem
+from qwen3emb_train.data.words import words
 from qwen3emb_train.lineage import value_digest
 
 _UNASKED = ("id", "source", "title", "document")  # of a passage: no request shows them

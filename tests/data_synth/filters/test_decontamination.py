@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from data_synth.filters.candidates import Reason
 from data_synth.filters.decontamination import DecontaminationConfig, DecontaminationFilter
-from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicateFilter, text_shingles
+from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicateFilter
 from tests.data_synth.filters.rows import candidate, name_of
 
 TEST_QUERY = "how can I wait until a child process has ended"
@@ -16,7 +15,6 @@ TEST_DOCUMENT = (
     "Migrating geese store fat before the journey and fly in a wedge, where each bird gains lift from the wing tip "
     "vortex of the bird before it, so that the flock as a whole tires less than a bird that flies alone. "
 ) * 2
-GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 BOILERPLATE = "this page was last edited by the editors of the free encyclopedia and is shown under the usual licence"
 
 
@@ -111,26 +109,3 @@ def test_one_sentence_may_stand_in_several_graded_pairs() -> None:
     for partner in ("somebody plays music", "a woman cooks rice"):
         assert name_of(judge(candidate(sentence, partner, task="sts"))) == "kept"
     assert name_of(judge(candidate(sentence, "a woman cooks rice", task="sts"))) == "near_duplicate"
-
-
-def test_near_duplicates_equal_brute_force_but_for_a_few() -> None:
-    """MinHash only proposes candidates; the true similarity decides. Against all pairs it may miss, never invent."""
-    random = Random(0)
-    texts = []
-    for _ in range(120):
-        base = [random.choice(GREEK) for _ in range(9)]
-        texts.append(" ".join(base))
-        base[random.randrange(9)] = "omega"
-        texts.append(" ".join(base))
-    judge = NearDuplicateFilter(NearDuplicateConfig(threshold=0.75))
-    refused = {number for number, text in enumerate(texts) if judge(candidate(text)) is not True}
-    expected: set[int] = set()
-    kept: list[set[int]] = []
-    for number, text in enumerate(texts):
-        shingles = set(text_shingles(text).tolist())
-        if any(len(shingles & other) / len(shingles | other) >= 0.75 for other in kept):
-            expected.add(number)
-        else:
-            kept.append(shingles)
-    assert 20 < len(expected) < 120, "otherwise the comparison says nothing"
-    assert len(refused ^ expected) <= len(expected) * 0.05

@@ -7,12 +7,13 @@ import pytest
 from data_synth.filters.chain import FilterConfig, build_filters
 from data_synth.filters.copying import CopyConfig, CopyFilter
 from data_synth.filters.echoes import EchoFilter
-from data_synth.filters.languages import LanguageConfig, LanguageFilter
+from data_synth.filters.languages import LanguageFilter
 from data_synth.filters.lengths import LengthConfig, LengthFilter
 from data_synth.filters.links import LinkFilter
 from data_synth.filters.refusals import RefusalFilter
 from data_synth.filters.relevance import RelevanceConfig, RelevanceFilter
-from data_synth.words import words
+from qwen3emb_train.data.languages import LanguageConfig
+from qwen3emb_train.data.words import words
 from tests.data_synth.filters.rows import PASSAGE, candidate, name_of
 
 PROMPT = """You write search queries for a library.
