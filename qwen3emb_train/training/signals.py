@@ -19,8 +19,12 @@ from qwen3emb_train.distributed import any_rank, world_size
 EXIT_STOPPED = 75
 
 
-class StoppedBySignal(RuntimeError):  # noqa: N818 - nothing went wrong
-    """The run left because a signal asked it to; everything it had to keep is saved."""
+class StoppedBySignal(BaseException):
+    """The run left because a signal asked it to; everything it had to keep is saved.
+
+    Like KeyboardInterrupt not an ``Exception``: it is raised wherever loading stands, and a library that turns every
+    exception into its own (transformers does) must not turn this one into bad input.
+    """
 
 
 class StopSignal:
@@ -28,11 +32,12 @@ class StopSignal:
 
     Attributes:
         requested: a signal came to this rank.
+        is_loading: nothing has begun yet: a signal ends the program at once.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._leave_at_once = True
+        self.is_loading = True
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -51,7 +56,7 @@ class StopSignal:
 
     def only_note(self) -> None:
         """From now on a signal is a request that the loop answers."""
-        self._leave_at_once = False
+        self.is_loading = False
 
     def on_any_rank(self, device: torch.device | str = "cpu") -> bool:
         """Whether a signal came to any rank; every rank gets the same answer."""
@@ -59,7 +64,7 @@ class StopSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        if self._leave_at_once:
+        if self.is_loading:
             raise StoppedBySignal(
                 f"stopped by {signal.Signals(number).name} while loading: nothing had begun. The same command starts "
                 "again."
@@ -68,5 +73,10 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is StoppedBySignal:
+            # The process is about to leave with its own exit code. A launcher that sees another rank leave sends this
+            # one a second signal, which must not kill it half-way: from now on signals are noted and nothing else.
+            self.is_loading = False
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)

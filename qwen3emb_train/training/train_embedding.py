@@ -44,7 +44,7 @@ from qwen3emb_train.training.checkpoints import (
 )
 from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # also found here
 from qwen3emb_train.training.engines.engine import Engine
-from qwen3emb_train.training.engines.launch import build_engine, start
+from qwen3emb_train.training.engines.launch import build_engine, leave, start
 from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
 from qwen3emb_train.training.monitor import Monitor
 from qwen3emb_train.training.objectives import EmbeddingObjective
@@ -68,7 +68,14 @@ def train_embedding(config: TrainEmbeddingConfig) -> Path:
         StoppedBySignal: SIGTERM or SIGUSR1 came; what was done is saved.
     """
     with StopSignal() as stop:
-        return _run(config, stop)
+        try:
+            model = _run(config, stop)
+        except StoppedBySignal:
+            if not stop.is_loading:  # then every rank is here
+                leave()
+            raise
+        leave()
+        return model
 
 
 def _run(config: TrainEmbeddingConfig, stop: StopSignal) -> Path:

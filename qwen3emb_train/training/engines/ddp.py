@@ -44,5 +44,11 @@ class DDPEngine(WholeWeightsEngine):
         with nullcontext() if last else self._wrapped.no_sync():
             scalar.backward()
 
+    def discard(self) -> None:
+        super().discard()
+        # After the first step DDP lays out its buckets anew: a collective, left to itself in the next forward pass with
+        # graph. That is before the loss gathers where there is one chunk, after it where there are several: a deadlock.
+        self._wrapped.reducer._rebuild_buckets()
+
     def optimizer_pieces(self) -> dict[str, Piece]:
         return super().optimizer_pieces() if is_main_process() else {}

@@ -129,7 +129,7 @@ class FSDP2Engine(Engine):
             )
 
     def _reshard(self) -> None:
-        """After a forward pass without backward (validation) the root's parameters are still whole: not the optimizer's."""
+        """After a pass without backward (validation) the root's parameters are still whole, not the optimizer's."""
         self.encoder.reshard()  # type: ignore[operator]
 
 

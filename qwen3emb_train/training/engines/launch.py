@@ -22,6 +22,8 @@ from qwen3emb_train.models.quantization import is_quantized
 from qwen3emb_train.training.engines.engine import Engine, SingleEngine
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
 
+_JOINED: list[str] = []  # the backend of a group that start() made; a caller's own is not ours to end
+
 
 class EngineKind(str, Enum):
     """Single process, data parallel, DeepSpeed ZeRO, or FSDP2 (also as HSDP)."""
@@ -67,6 +69,7 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
     if num_ranks > 1 and not dist.is_initialized():
         backend = "nccl" if resolved.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        _JOINED.append(backend)
     if _asks_for("ACCELERATE_USE_DEEPSPEED"):
         return Launch(EngineKind.deepspeed, resolved, _deepspeed_settings(resolved))
     if world_size() == 1:
@@ -76,6 +79,14 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
             raise ValueError("The launcher asks for FSDP version 1. Set fsdp_version: 2 (scripts/launch/fsdp2.yaml).")
         return Launch(EngineKind.fsdp2, resolved, num_replicas=_num_replicas())
     return Launch(EngineKind.ddp, resolved)
+
+
+def leave() -> None:
+    """All ranks leave the group that ``start`` joined, together: one that goes while another still talks aborts it."""
+    if _JOINED and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        _JOINED.clear()
 
 
 def build_engine(
