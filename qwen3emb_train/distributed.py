@@ -23,7 +23,16 @@ def is_main_process() -> bool:
     """Also before the process group is there: a launcher names the rank in the environment."""
     if dist.is_available() and dist.is_initialized():
         return rank() == 0
-    return os.environ.get("RANK", "0") == "0"
+    return launched_rank() == 0
+
+
+def launched_rank() -> int:
+    """The rank that a launcher put into the environment; for programs that need no process group."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def all_gather_rows(rows: Tensor) -> list[Tensor]:

@@ -57,8 +57,29 @@ def _plan() -> tuple[type, Callable[[Any], int]]:
     return PlanConfig, run_plan
 
 
+def _embed() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.mining.embed import EmbedCorpusConfig, embed
+
+    return EmbedCorpusConfig, _saying("embedded", embed)
+
+
+def _clean() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.mining.cleaning.clean import clean
+    from qwen3emb_train.mining.cleaning.config import CleanConfig
+
+    return CleanConfig, _saying("cleaned", clean)
+
+
+def _select_pairs() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.mining.select_pairs import select_pairs
+    from qwen3emb_train.mining.selection.config import SelectPairsConfig
+
+    return SelectPairsConfig, _saying("selected", select_pairs)
+
+
 def _mine_negatives() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.mining.negatives import MiningConfig, mine_negatives
+    from qwen3emb_train.mining.config import MiningConfig
+    from qwen3emb_train.mining.negatives import mine_negatives
 
     return MiningConfig, _saying("mined", mine_negatives)
 
@@ -152,6 +173,26 @@ PROGRAMS = {
             "what train_embedding will need: parameters, memory, tokens, time, disk; before any GPU is touched",
             f"{_RUN} plan --config-dir recipes/qwen3-embedding-0.6b --config-name 1_pretrain gpu=h100 num_gpus=8,64",
             _plan,
+        ),
+        Program(
+            "embed",
+            "encode a corpus to a sharded, memory-mapped vector store; resumable, on processes, ranks or a Ray cluster",
+            f"{_RUN} embed model=outputs/mine/model corpus=data/test/corpus.jsonl dim=256 dtype=int8 "
+            "output_dir=outputs/vectors",
+            _embed,
+        ),
+        Program(
+            "clean",
+            "clean and split examples: duplicates, languages, lengths, evaluation texts; every drop is kept with why",
+            f"{_RUN} clean examples=pairs.jsonl evaluation_sets.mine.path=data/test split.test_share=0.05 "
+            "output_dir=outputs/clean",
+            _clean,
+        ),
+        Program(
+            "select_pairs",
+            "keep the pairs that a trained model finds similar (cosine > 0.7)",
+            f"{_RUN} select_pairs model=outputs/pretrained/model examples=pairs.jsonl output_dir=outputs/selected",
+            _select_pairs,
         ),
         Program(
             "mine_negatives",

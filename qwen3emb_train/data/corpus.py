@@ -1,5 +1,6 @@
 """JSON Lines of texts: a corpus, or the queries of a BEIR set."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,24 @@ def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
         FileNotFoundError: no such file.
         ValueError: a bad line, or an id twice; names file, line and field. A file without any line.
     """
+    texts: dict[str, str] = {}
+    for line, identity, text in iterate_texts(path, ids_required=ids_required):
+        if identity in texts:
+            raise twice(path, line, identity)
+        texts[identity] = text
+    return texts
+
+
+def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[int, str, str]]:
+    """Line number, id and text of each line, for a corpus larger than the memory; as ``read_texts``.
+
+    That no id occurs twice is left to the caller.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. It should hold one JSON object with a text on every line.")
-    texts: dict[str, str] = {}
+    is_empty = True
     for line, raw in json_rows(path):
+        is_empty = False
         try:
             record = decode_row(raw)
         except InvalidExampleError as problem:
@@ -32,12 +47,14 @@ def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
             identity = f"line {line}"
         if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
             raise ValueError(f"{path}:{line}: field '_id' is {identity!r}; it must be a non-empty string.")
-        if str(identity) in texts:
-            raise ValueError(f"{path}:{line}: field '_id': {str(identity)!r} occurs twice. Ids must be unique.")
-        texts[str(identity)] = _text_of(record, path, line)
-    if not texts:
+        yield line, str(identity), _text_of(record, path, line)
+    if is_empty:
         raise ValueError(f"{path}: holds no lines.")
-    return texts
+
+
+def twice(path: Path, line: int, identity: str) -> ValueError:
+    """The error about an id that another line has, too."""
+    return ValueError(f"{path}:{line}: field '_id': {identity!r} occurs twice. Ids must be unique.")
 
 
 def _text_of(record: dict[str, Any], path: Path, line: int) -> str:

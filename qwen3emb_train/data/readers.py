@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from qwen3emb_train.data.columns import RowReader, UnknownLayoutError
 from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
@@ -68,6 +68,21 @@ class BadLine:
         return f"{self.file}:{self.line}: {self.field}: {self.reason}. {self.remedy}"
 
 
+class SourceLine(NamedTuple):
+    """An example with where it stands.
+
+    Attributes:
+        file, number: path, and line counted from 1; in Parquet the row.
+        raw: the line as it is.
+        example: what it says.
+    """
+
+    file: Path
+    number: int
+    raw: RawRow
+    example: TrainingExample
+
+
 class BadLinesError(ValueError):
     """Lines that could not be read, each on its own line of the message."""
 
@@ -105,12 +120,27 @@ def read_examples(
     """
     config = config or ReadingConfig()
     defaults = {"task": task, "instruction": instruction, "source": source, "language": language}
+    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, defaults))
+    return (example for _, _, _, example in rows)
 
+
+def read_lines(
+    path: Path, config: ReadingConfig | None = None, *, rejected_path: Path | None = None
+) -> Iterator[SourceLine]:
+    """As ``read_examples``, each example with the line it comes from; for programs that answer for every line."""
+    config = config or ReadingConfig()
+    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, {}))
+    return (SourceLine(*row) for row in rows)
+
+
+def _training_parser(
+    config: ReadingConfig, defaults: dict[str, Any]
+) -> Callable[[], Callable[[dict[str, Any]], TrainingExample]]:
     def new_parser() -> Callable[[dict[str, Any]], TrainingExample]:
         rows = RowReader(config.ignored_columns)
         return lambda row: build_example(**(defaults | rows.read(row)))
 
-    return _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
+    return new_parser
 
 
 def read_reranking_examples(
@@ -136,7 +166,8 @@ def read_reranking_examples(
 
         return parse
 
-    return _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
+    lines = _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
+    return (example for _, _, _, example in lines)
 
 
 def shard_paths(path: Path, rejected_path: Path | None = None) -> list[Path]:
@@ -169,7 +200,7 @@ def _read(
     config: ReadingConfig,
     rejected_path: Path | None,
     new_parser: Callable[[], Callable[[dict[str, Any]], Example]],
-) -> Iterator[Example]:
+) -> Iterator[tuple[Path, int, RawRow, Example]]:
     num_good = 0
     with _BadLines(config, rejected_path) as bad_lines:
         for shard in shards:
@@ -182,7 +213,7 @@ def _read(
                     bad_lines.add(shard, line, problem, raw)
                 else:
                     num_good += 1
-                    yield example
+                    yield shard, line, raw, example
         bad_lines.finish(num_good)
 
 

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train import lineage
-from qwen3emb_train.evaluation.embedders import EmbeddingSettings, load_embedder
-from qwen3emb_train.evaluation.lexical import rank_with_bm25
 from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
 from qwen3emb_train.evaluation.retrieval import RetrievalSet, load_retrieval_set
+from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.models.lexical import rank_with_bm25
 from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision

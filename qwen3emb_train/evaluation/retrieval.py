@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.data.qrels import find_qrels, read_qrels
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
         ValueError: a malformed line, an id twice, a judgement of an unknown query or document, a judged query without
             any relevant document; always with file, line and field.
     """
-    qrels_file = _qrels_file(path, split)
+    qrels_file = find_qrels(path, split)
     documents = read_texts(path / "corpus.jsonl", ids_required=True)
     queries = read_texts(path / "queries.jsonl", ids_required=True)
-    relevance = _read_qrels(qrels_file, queries, documents)
+    relevance = read_qrels(qrels_file, queries, documents)
     for query_id, judged in relevance.items():
         if not any(grade > 0 for grade in judged.values()):
             raise ValueError(
@@ -60,42 +61,3 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
         relevance=relevance,
         files=(path / "corpus.jsonl", path / "queries.jsonl", qrels_file),
     )
-
-
-def _qrels_file(path: Path, split: str) -> Path:
-    candidates = (path / "qrels" / f"{split}.tsv", path / "qrels.tsv")
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    present = sorted(file.stem for file in (path / "qrels").glob("*.tsv"))
-    raise FileNotFoundError(
-        f"Neither {candidates[0]} nor {candidates[1]} exists. " + (f"Splits there: {present}." if present else "")
-    )
-
-
-def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, str]) -> dict[str, dict[str, int]]:
-    relevance: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8") as file:
-        header = next(file, "").rstrip("\r\n").split("\t")
-        if header != ["query-id", "corpus-id", "score"]:
-            raise ValueError(f"{path}:1: the header is {header}; it must be 'query-id<tab>corpus-id<tab>score'.")
-        for number, line in enumerate(file, start=2):
-            if not line.strip():
-                continue
-            columns = line.rstrip("\r\n").split("\t")
-            if len(columns) != 3:
-                raise ValueError(f"{path}:{number}: {len(columns)} tab-separated columns; there must be 3.")
-            query_id, document_id, score = columns
-            if query_id not in queries:
-                raise ValueError(f"{path}:{number}: field 'query-id': {query_id!r} is not in queries.jsonl.")
-            if document_id not in documents:
-                raise ValueError(f"{path}:{number}: field 'corpus-id': {document_id!r} is not in corpus.jsonl.")
-            if not score.isdecimal():
-                raise ValueError(f"{path}:{number}: field 'score' is {score!r}; it must be an integer from 0 up.")
-            judged = relevance.setdefault(query_id, {})
-            if document_id in judged:
-                raise ValueError(f"{path}:{number}: {query_id!r} and {document_id!r} are judged twice.")
-            judged[document_id] = int(score)
-    if not relevance:
-        raise ValueError(f"{path}: holds no judgement.")
-    return relevance

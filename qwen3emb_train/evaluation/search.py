@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.corpus import read_texts
-from qwen3emb_train.evaluation.embedders import Embedder, EmbeddingSettings, load_embedder
+from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, load_embedder
 from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision

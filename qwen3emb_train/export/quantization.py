@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int8, UInt8
+from jaxtyping import Float32, Int8
 
 from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.vector_bytes import quantize_binary, restore_binary
 
 _LEVELS = 127
 
@@ -49,17 +50,6 @@ class Int8Quantizer:
 
     def restore(self, codes: Int8[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts dim"]:
         return codes.astype(np.float32) * self.scales
-
-
-def quantize_binary(vectors: Float32[np.ndarray, "texts dim"]) -> UInt8[np.ndarray, "texts bytes"]:
-    """One bit for each component: is it positive? Eight to a byte, the first in the highest bit."""
-    return np.packbits(vectors > 0, axis=1)
-
-
-def restore_binary(codes: UInt8[np.ndarray, "texts bytes"], dim: int) -> Float32[np.ndarray, "texts dim"]:
-    """+1 and -1, divided by the square root of ``dim``: unit vectors again."""
-    bits = np.unpackbits(codes, axis=1, count=dim).astype(np.float32)
-    return (2 * bits - 1) / np.float32(np.sqrt(dim))
 
 
 @dataclass(frozen=True)

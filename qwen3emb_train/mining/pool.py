@@ -1,5 +1,6 @@
 """The documents that mining knows: each text once, found again by its identity."""
 
+import hashlib
 from collections.abc import Iterable
 
 
@@ -12,18 +13,26 @@ class DocumentPool:
     """Documents in the order they came; of those with one identity, the first.
 
     Attributes:
-        texts: the documents; their index is their row.
+        ids, texts: of the documents; their index is their row.
     """
 
     def __init__(self) -> None:
+        self.ids: list[str] = []
         self.texts: list[str] = []
-        self._row_of: dict[str, int] = {}
+        self._row_of: dict[bytes, int] = {}
 
-    def add(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            if self._row_of.setdefault(identity(text), len(self.texts)) == len(self.texts):
+    def add(self, documents: Iterable[tuple[str, str]]) -> None:
+        """Adds ``(id, text)`` pairs."""
+        for document_id, text in documents:
+            if self._row_of.setdefault(_key(text), len(self.texts)) == len(self.texts):
+                self.ids.append(document_id)
                 self.texts.append(text)
 
     def rows(self, texts: Iterable[str]) -> list[int]:
         """Rows of texts that were added, themselves or an identical one."""
-        return [self._row_of[identity(text)] for text in texts]
+        return [self._row_of[_key(text)] for text in texts]
+
+
+def _key(text: str) -> bytes:
+    """In place of the identity, which would hold every text in memory twice."""
+    return hashlib.blake2b(identity(text).encode(), digest_size=16).digest()

@@ -1,53 +1,119 @@
-"""What mining found, as figures and as text."""
+"""What mining found, as figures, as text, and as a page to read."""
 
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
-_BINS = 20
+from qwen3emb_train.mining.pool import DocumentPool
+from qwen3emb_train.mining.provenance import Mined
+from qwen3emb_train.mining.rules import Candidate
+
+NUM_EXAMPLES = 10
+_BINS = 40
 _BAR = 40  # characters
+_WIDTH, _HEIGHT = 640, 120  # of a chart
+_TEXT_LIMIT = 600  # characters of a document that are shown
+
+
+class Histogram:
+    """Counts of scores from -1 to 1 (cosines, and probabilities), in bins of 0.05."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * _BINS
+        self.total = 0.0
+        self.lowest, self.highest = float("inf"), float("-inf")
+
+    def add(self, values: Iterable[float]) -> None:
+        for value in values:
+            self.counts[min(_BINS - 1, max(0, int((value + 1) / 2 * _BINS)))] += 1
+            self.total += value
+            self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / len(self) if len(self) else None
+
+    def lines(self, title: str) -> list[str]:
+        """A bar chart in characters, the empty ends left out."""
+        if not len(self):
+            return [f"{title}: none"]
+        filled = [index for index, count in enumerate(self.counts) if count]
+        lines = [f"{title}: {len(self)}, mean {self.mean:.3f}, {self.lowest:.3f} .. {self.highest:.3f}"]
+        for index in range(filled[0], filled[-1] + 1):
+            bar = "#" * -(-self.counts[index] * _BAR // max(self.counts))
+            lines.append(f"  {_edge(index):+.2f} .. {_edge(index + 1):+.2f} {self.counts[index]:>9} {bar}".rstrip())
+        return lines
 
 
 @dataclass
 class MiningStatistics:
-    """Counts and cosines, gathered example by example.
+    """Counts and scores, gathered example by example.
 
     Attributes:
         num_negatives: wanted for each example.
         num_queries: different queries that were searched.
         num_candidates: documents in the corpus.
+        seed: of the examples to read.
         num_left_out: examples whose positives score too low.
         num_short: examples with fewer negatives than wanted.
         num_without: examples without any.
         num_positive_first: examples whose best positive scores at least as high as every document of the corpus.
-        positive_scores, negative_scores: all cosines.
+        recall: what an approximate index found of the true nearest documents; None where the search was exact.
+        sources: negatives by who found them.
+        histograms: by what they count ("positive cosines", ...).
+        shown: a random sample of the examples.
     """
 
     num_negatives: int
     num_queries: int
     num_candidates: int
+    seed: int = 0
     num_left_out: int = 0
     num_short: int = 0
     num_without: int = 0
     num_positive_first: int = 0
     num_examples: int = 0
-    positive_scores: list[float] = field(default_factory=list)
-    negative_scores: list[float] = field(default_factory=list)
+    recall: float | None = None
+    sources: Counter[str] = field(default_factory=Counter)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    shown: list[Mined] = field(default_factory=list)
 
-    def add(self, positive_scores: Sequence[float], negative_scores: Sequence[float], best_score: float) -> None:
-        """One example: cosines of its positives and negatives, and of the corpus's best document."""
+    def add(self, mined: Mined, best_cosine: float) -> None:
+        """One example, and the cosine of the corpus's nearest document."""
+        positives = [candidate.cosine for candidate in mined.positives]
+        self._sample(mined)
         self.num_examples += 1
-        self.num_short += len(negative_scores) < self.num_negatives
-        self.num_without += not negative_scores
-        # A little slack: the two products of the same vectors may be rounded differently.
-        self.num_positive_first += max(positive_scores) >= best_score - 1e-6
-        self.positive_scores.extend(positive_scores)
-        self.negative_scores.extend(negative_scores)
+        self.num_short += len(mined.negatives) < self.num_negatives
+        self.num_without += not mined.negatives
+        self.num_positive_first += max(positives) >= best_cosine
+        self.sources.update(candidate.source for candidate in mined.negatives)
+        for role, found in (("positive", mined.positives), ("negative", mined.negatives)):
+            self._histogram(f"{role} cosines").add(candidate.cosine for candidate in found)
+            if mined.is_rescored:
+                self._histogram(f"{role} reranker scores").add(candidate.score for candidate in found)
+
+    def _histogram(self, name: str) -> Histogram:
+        return self.histograms.setdefault(name, Histogram())
+
+    def _sample(self, mined: Mined) -> None:
+        """Every example with the same chance, without knowing how many will come."""
+        if len(self.shown) < NUM_EXAMPLES:
+            self.shown.append(mined)
+        elif (
+            place := random.Random(f"{self.seed} {self.num_examples}").randrange(self.num_examples + 1)
+        ) < NUM_EXAMPLES:
+            self.shown[place] = mined
 
     @property
     def counts(self) -> dict[str, Any]:
         """For ``run.json``."""
-        return {
+        counts: dict[str, Any] = {
             "num_examples": self.num_examples,
             "num_queries": self.num_queries,
             "num_candidates": self.num_candidates,
@@ -55,43 +121,91 @@ class MiningStatistics:
             "num_short": self.num_short,
             "num_without": self.num_without,
             "num_positive_first": self.num_positive_first,
-            "mean_positive_score": _mean(self.positive_scores),
-            "mean_negative_score": _mean(self.negative_scores),
+            **{f"num_by_{source}": number for source, number in sorted(self.sources.items())},
+            "mean_positive_score": self._histogram("positive cosines").mean,
+            "mean_negative_score": self._histogram("negative cosines").mean,
         }
+        return counts if self.recall is None else {**counts, "recall": self.recall}
 
     def as_text(self) -> str:
-        """The report, for people."""
-        lines = [
-            f"examples mined                           {self.num_examples}",
-            f"  with fewer than {self.num_negatives} negatives{'':<14} {self.num_short}",
-            f"  with none                              {self.num_without}",
-            f"  whose positive ranks first             {self.num_positive_first}",
-            f"examples left out (positive scores low)  {self.num_left_out}",
-            f"different queries                        {self.num_queries}",
-            f"documents searched                       {self.num_candidates}",
-            "",
-            *histogram("positive cosines", self.positive_scores),
-            "",
-            *histogram("negative cosines", self.negative_scores),
-        ]
+        """The report, for the console."""
+        lines = [f"{name:<41}{value}" for name, value in self._rows()]
+        for name, histogram in self.histograms.items():
+            lines += ["", *histogram.lines(name)]
         return "\n".join(lines) + "\n"
 
+    def as_html(self, pool: DocumentPool) -> str:
+        """The report as one page without outside parts: figures, charts, and examples to read."""
+        table = "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in self._rows()
+        )
+        charts = "".join(_chart(name, histogram) for name, histogram in self.histograms.items() if len(histogram))
+        examples = "".join(_example(mined, pool) for mined in self.shown)
+        return (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Mined negatives</title><style>'
+            "body{font:15px/1.4 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:0 1em 0 0}"
+            "pre{white-space:pre-wrap;margin:0}th{text-align:left;font-weight:normal;color:#666;padding-right:1em;"
+            "vertical-align:top;white-space:nowrap}.positive{background:#e8f5e9}</style>"
+            f"<h1>Mined negatives</h1><table>{table}</table><h2>Scores</h2><p>Where the two overlap, negatives may be "
+            f"false ones: read the examples below, then lower max_relative_score.</p>{charts}"
+            f"<h2>{len(self.shown)} examples, drawn at random</h2>{examples}</html>\n"
+        )
 
-def histogram(title: str, values: Sequence[float]) -> list[str]:
-    """Lines of a bar chart over -1 .. 1 in steps of 0.1, the empty ends left out."""
-    if not values:
-        return [f"{title}: none"]
-    counts = [0] * _BINS
-    for value in values:
-        counts[min(_BINS - 1, max(0, int((value + 1) / 2 * _BINS)))] += 1
-    filled = [index for index, count in enumerate(counts) if count]
-    lines = [f"{title}: {len(values)}, mean {_mean(values):.3f}, {min(values):.3f} .. {max(values):.3f}"]
-    for index in range(filled[0], filled[-1] + 1):
-        low = -1 + index * 2 / _BINS
-        bar = "#" * -(-counts[index] * _BAR // max(counts))
-        lines.append(f"  {low:+.1f} .. {low + 2 / _BINS:+.1f} {counts[index]:>9} {bar}".rstrip())
-    return lines
+    def _rows(self) -> list[tuple[str, Any]]:
+        rows: list[tuple[str, Any]] = [
+            ("examples mined", self.num_examples),
+            (f"  with fewer than {self.num_negatives} negatives", self.num_short),
+            ("  with none", self.num_without),
+            ("  whose positive ranks first", self.num_positive_first),
+            ("examples left out (positive scores low)", self.num_left_out),
+            ("different queries", self.num_queries),
+            ("documents searched", self.num_candidates),
+            *((f"negatives from {source}", number) for source, number in sorted(self.sources.items())),
+        ]
+        return rows if self.recall is None else [*rows, ("found of the true nearest (recall)", f"{self.recall:.3f}")]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _edge(index: int) -> float:
+    return -1 + index * 2 / _BINS
+
+
+def _chart(title: str, histogram: Histogram) -> str:
+    """Bars over the whole range, so that the charts below one another compare."""
+    step, highest = _WIDTH / _BINS, max(histogram.counts)
+    bars = "".join(
+        f'<rect x="{index * step:.1f}" y="{_HEIGHT * (1 - count / highest):.1f}" width="{step - 1:.1f}" '
+        f'height="{_HEIGHT * count / highest:.1f}"><title>{_edge(index):+.2f} .. {_edge(index + 1):+.2f}: {count}'
+        "</title></rect>"
+        for index, count in enumerate(histogram.counts)
+        if count
+    )
+    marks = "".join(
+        f'<text x="{_WIDTH * (mark + 1) / 2:.0f}" y="{_HEIGHT + 16}" text-anchor="middle">{mark:g}</text>'
+        for mark in (-0.5, 0, 0.5)
+    )
+    colour = "#2e7d32" if title.startswith("positive") else "#c62828"
+    return (
+        f"<p>{escape(title)}: {len(histogram)}, mean {histogram.mean:.3f}, {histogram.lowest:.3f} .. "
+        f'{histogram.highest:.3f}</p><svg font-size="12" width="{_WIDTH}" height="{_HEIGHT + 20}">'
+        f'<g fill="{colour}">{bars}</g>'
+        f'<line x1="0" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}" stroke="#999"/>{marks}</svg>'
+    )
+
+
+def _example(mined: Mined, pool: DocumentPool) -> str:
+    rows = "".join(_document(candidate, pool, mined.is_rescored) for candidate in mined.positives + mined.negatives)
+    return f"<h3>{escape(_shortened(mined.query))}</h3><table>{rows}</table>"
+
+
+def _document(candidate: Candidate, pool: DocumentPool, is_rescored: bool) -> str:
+    described = [candidate.source, *([f"rank {candidate.rank}"] if candidate.rank is not None else [])]
+    described += [f"{candidate.cosine:.3f}", *([f"reranker {candidate.score:.3f}"] if is_rescored else [])]
+    kind = "positive" if candidate.source == "positive" else "negative"
+    return (
+        f'<tr class="{kind}"><th>{escape(", ".join(described))}<br>{escape(pool.ids[candidate.row])}</th>'
+        f"<td><pre>{escape(_shortened(pool.texts[candidate.row]))}</pre></td></tr>"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + " ..."

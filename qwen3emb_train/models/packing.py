@@ -34,8 +34,8 @@ class PackedLayout:
         lengths: tokens of each segment, its shared prefix included.
         num_texts, longest: the dense grid's sides.
         is_full: every segment has the same length and none a prefix, so that spreading is a mere view.
-        prefix_tokens, prefix_cells: tokens of shared prefixes, and the cells that hold copies of them (keys and values);
-            a token as often as segments share it. None: nothing is shared.
+        prefix_tokens, prefix_cells: tokens of shared prefixes, and the cells that hold copies of them as keys and
+            values; a token as often as segments share it. None: nothing is shared.
     """
 
     cells: Int[Tensor, " tokens"]

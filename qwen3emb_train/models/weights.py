@@ -186,6 +186,10 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ValueError(
+                f"{index}: names the shard {outside[0]!r}, which is not a file beside it. Copy the model again."
+            )
         files = [directory / name for name in names]
         for file in files:
             if not file.is_file():

@@ -1,4 +1,4 @@
-"""The rules of mining, each alone and together: no positive ever becomes a negative; runs repeat to the byte."""
+"""The program: no positive ever becomes a negative; runs repeat to the byte; a killed run ends like any other."""
 
 import json
 import random
@@ -14,20 +14,22 @@ from hypothesis import strategies as st
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
-from qwen3emb_train.mining.negatives import MiningConfig, Sampling, mine_negatives, score_limit, select_negatives
-from qwen3emb_train.mining.pool import DocumentPool, identity
-from qwen3emb_train.mining.report import MiningStatistics, histogram
+from qwen3emb_train.mining.config import MiningConfig, Sampling, WrittenScores
+from qwen3emb_train.mining.negatives import mine_negatives
+from qwen3emb_train.mining.pool import identity
 from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.precision import Precision
+from tests.mining.children import run_killed, run_ranks
 from tests.tiny import make_tiny_model_directory
 
-_NO_LIMITS: dict[str, Any] = {"max_relative_score": None, "sampling": Sampling.top}
-_SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-_DOCUMENTS = [10, 11, 12, 13, 14, 15]
-
-
-def _chosen(positive_score: float = 0.8, relevant: tuple[int, ...] = (), seed: str = "", **rules: Any) -> list[int]:
-    config = MiningConfig(**(_NO_LIMITS | {"num_negatives": 2} | rules))
-    return select_negatives(_SCORES, _DOCUMENTS, relevant, positive_score, config, seed)
+_PLAIN: dict[str, Any] = {
+    "max_relative_score": None,
+    "sampling": Sampling.top,
+    "scores": WrittenScores.cosine,
+    "num_negatives": 3,
+    "rank_to": 20,
+    "precision": Precision.fp32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,108 +42,27 @@ def _examples() -> list[TrainingExample]:
     return [TrainingExample(f"what is a {word}", (f"A {word} is a thing called {word}.",)) for word in words]
 
 
-def _mine(model: Path, directory: Path, examples: list[TrainingExample], **rules: Any) -> list[TrainingExample]:
+def _config(model: Path, directory: Path, examples: list[TrainingExample], **rules: Any) -> MiningConfig:
     write_examples(directory / "in.jsonl", examples)
-    settings = _NO_LIMITS | {"num_negatives": 3, "rank_to": 20, "precision": "fp32"} | rules
-    settings["precision"] = MiningConfig.__dataclass_fields__["precision"].type(settings["precision"])
-    config = MiningConfig(
-        model=str(model), examples=str(directory / "in.jsonl"), output_dir=str(directory / "out"), **settings
+    return MiningConfig(
+        model=str(model),
+        examples=str(directory / "in.jsonl"),
+        output_dir=str(directory / "out"),
+        **(_PLAIN | rules),
     )
-    return list(read_examples(mine_negatives(config) / "examples.jsonl"))
 
 
-# -- the rules, one by one ---------------------------------------------------------------------------------------------
+def _mine(model: Path, directory: Path, examples: list[TrainingExample], **rules: Any) -> list[TrainingExample]:
+    return list(read_examples(mine_negatives(_config(model, directory, examples, **rules)) / "examples.jsonl"))
 
 
-def test_top_takes_the_hardest() -> None:
-    assert _chosen() == [0, 1]
+def _provenance(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "out" / "provenance.jsonl").read_text().splitlines()]
 
 
-def test_relevant_documents_are_taken_out_before_ranks_are_counted() -> None:
-    assert _chosen(relevant=(10, 12)) == [1, 3]
-    assert _chosen(relevant=(10,), rank_from=2) == [2, 3]
-
-
-def test_the_window_of_ranks_includes_both_ends() -> None:
-    assert _chosen(rank_from=3, rank_to=4) == [2, 3]
-    assert _chosen(rank_from=6, rank_to=9) == [5]
-
-
-def test_the_relative_limit_is_a_share_of_the_positive_and_strict() -> None:
-    assert _chosen(positive_score=0.8, max_relative_score=0.95) == [2, 3]  # 0.8 is not below 0.76
-    assert _chosen(positive_score=0.7, max_relative_score=1.0) == [3, 4]  # 0.7 is not below 0.7
-
-
-def test_the_relative_limit_lies_below_a_negative_score_too() -> None:
-    config = MiningConfig(max_relative_score=0.9)
-    assert score_limit(-0.5, config) == pytest.approx(-0.55)
-
-
-def test_the_absolute_margin_and_its_other_sign() -> None:
-    assert _chosen(positive_score=0.8, absolute_margin=0.15) == [3, 4]
-    assert _chosen(positive_score=0.8, absolute_margin=-0.05) == [1, 2]
-
-
-def test_the_maximal_score() -> None:
-    assert _chosen(max_score=0.55) == [4, 5]
-
-
-def test_the_strictest_limit_decides() -> None:
-    config = MiningConfig(max_relative_score=0.9, absolute_margin=0.2, max_score=0.7)
-    assert score_limit(0.8, config) == pytest.approx(0.6)
-    assert score_limit(0.95, config) == pytest.approx(0.7)
-
-
-def test_limits_that_leave_too_few_give_fewer() -> None:
-    assert _chosen(max_score=0.45, num_negatives=4) == [5]
-    assert _chosen(max_score=0.1) == []
-
-
-def test_random_draws_come_from_the_window_and_depend_on_the_seed_only() -> None:
-    draws = {tuple(_chosen(sampling=Sampling.random, rank_from=2, rank_to=6, seed=str(i))) for i in range(60)}
-    assert len(draws) == 10  # all pairs of five
-    assert all(0 < first < second for first, second in draws)
-    assert len({tuple(_chosen(sampling=Sampling.random, seed="one")) for _ in range(5)}) == 1
-
-
-@given(
-    st.lists(st.floats(-1, 1), min_size=1, max_size=30),
-    st.sets(st.integers(0, 29)),
-    st.floats(-1, 1),
-    st.integers(1, 5),
-    st.integers(1, 10),
-    st.sampled_from(Sampling),
-)
-def test_whatever_is_chosen_obeys_every_rule(
-    scores: list[float], relevant: set[int], positive: float, num: int, rank_from: int, sampling: Sampling
-) -> None:
-    scores = sorted(scores, reverse=True)
-    config = MiningConfig(num_negatives=num, rank_from=rank_from, rank_to=rank_from + 7, sampling=sampling)
-    chosen = select_negatives(scores, list(range(len(scores))), relevant, positive, config, "seed")
-    assert len(chosen) == len(set(chosen)) <= num
-    assert chosen == sorted(chosen)
-    others = [position for position in range(len(scores)) if position not in relevant]
-    for position in chosen:
-        assert rank_from <= others.index(position) + 1 <= rank_from + 7
-        assert scores[position] < positive - 0.05 * abs(positive) + 1e-9
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"num_negatives": 0},
-        {"rank_from": 0},
-        {"rank_from": 9, "rank_to": 8},
-        {"rank_to": 5, "num_negatives": 6},
-        {"max_relative_score": 1.5},
-    ],
-)
-def test_senseless_settings_are_refused_by_name(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        MiningConfig(**settings)
-
-
-# -- the program -------------------------------------------------------------------------------------------------------
+def _results(directory: Path) -> dict[str, bytes]:
+    names = ("examples.jsonl", "provenance.jsonl", "report.html", "report.txt")
+    return {name: (directory / "out" / name).read_bytes() for name in names}
 
 
 def test_scores_are_the_cosines_of_positives_then_negatives(model: Path, tmp_path: Path) -> None:
@@ -207,6 +128,51 @@ def test_own_negatives_are_replaced_or_kept(model: Path, tmp_path: Path) -> None
     assert len(kept[0].scores) == 4
 
 
+def test_a_negative_that_is_kept_is_not_mined_again(model: Path, tmp_path: Path) -> None:
+    first, *rest = _examples()
+    nearest = _mine(model, tmp_path, [first, *rest])[0].negatives
+    brought = TrainingExample(first.query, first.positives, (nearest[0].upper(),))
+    kept = _mine(model, tmp_path, [brought, *rest], keep_negatives=True)[0].negatives
+    assert [identity(text) for text in kept] == [identity(text) for text in nearest]
+
+
+def test_scores_are_written_on_demand_only(model: Path, tmp_path: Path) -> None:
+    """A distillation weight would else teach the student the miner's cosines; what an example brought is void, too."""
+    rows = [TrainingExample("a query", ("good",), ("bad",), scores=(0.9, 0.1)), *_examples()]
+    mined = _mine(model, tmp_path, rows, scores=WrittenScores.auto)
+    assert [example.scores for example in mined] == [None] * len(rows)
+
+
+def test_provenance_tells_id_rank_cosine_and_source(model: Path, tmp_path: Path) -> None:
+    sts = TrainingExample("one sentence", ("another",), task="sts")
+    rows = [sts, *_examples(), TrainingExample("a query", ("A cat is a thing called cat.",), ("brought along",))]
+    mined = _mine(model, tmp_path, rows, keep_negatives=True, bm25_share=0.34)
+    lines = _provenance(tmp_path)
+    assert lines[0] == {}
+    assert lines[1]["positives"][0]["id"] == "2/positives/0"
+    texts = {f"{number}/positives/0": row.positives[0] for number, row in enumerate(rows, 1)}
+    texts[f"{len(rows)}/negatives/0"] = "brought along"
+    for example, line in zip(mined[1:], lines[1:], strict=True):
+        described = line["positives"] + line["negatives"]
+        assert tuple(one["cosine"] for one in described) == example.scores
+        found = [one for one in line["negatives"] if one["source"] != "own"]
+        assert [texts[one["id"]] for one in line["negatives"]] == list(example.negatives)
+        assert all(1 <= one["rank"] <= 20 for one in found)
+        by_model = [one["rank"] for one in found if one["source"] == "model"]
+        assert by_model == sorted(by_model)
+    assert lines[-1]["negatives"][0]["source"] == "own"
+    assert lines[-1]["negatives"][0]["id"] == f"{len(rows)}/negatives/0"
+    assert {one["source"] for line in lines[1:] for one in line["negatives"]} == {"model", "bm25", "own"}
+
+
+def test_bm25_proposes_only_what_shares_a_word(model: Path, tmp_path: Path) -> None:
+    rows = [TrainingExample("red fish", ("a red fish swims",)), TrainingExample("blue", ("the blue fish",)),
+            TrainingExample("green", ("green grass",))]  # fmt: skip
+    _mine(model, tmp_path, rows, bm25_share=1.0, num_negatives=2)
+    assert [[(n["source"], n["rank"]) for n in line["negatives"] if n["source"] == "bm25"] for line in
+            _provenance(tmp_path)] == [[("bm25", 1)], [], []]  # fmt: skip
+
+
 def test_examples_of_other_tasks_are_copied_with_their_labels(model: Path, tmp_path: Path) -> None:
     sts = TrainingExample("one sentence", ("another",), task="sts", scores=(0.3,))
     mined = _mine(model, tmp_path, [sts, *_examples()])
@@ -228,15 +194,14 @@ def test_examples_with_doubtful_positives_are_left_out_and_counted(model: Path, 
 
 
 def test_runs_repeat_to_the_byte(model: Path, tmp_path: Path) -> None:
-    """And another block size finds the same negatives; only the last digit of a score may be rounded otherwise."""
-    outputs, negatives = [], []
-    for name, block in (("a", 2**24), ("b", 2**24), ("c", 7)):
+    """Whatever the blocks are: scores are those of float64."""
+    outputs = []
+    for name, block_elements, queries_per_block in (("a", 2**24, 4096), ("b", 2**24, 4096), ("c", 7, 3)):
         (tmp_path / name).mkdir()
-        mined = _mine(model, tmp_path / name, _examples(), sampling=Sampling.random, block_elements=block)
-        outputs.append((tmp_path / name / "out" / "examples.jsonl").read_bytes())
-        negatives.append([example.negatives for example in mined])
-    assert outputs[0] == outputs[1]
-    assert negatives[0] == negatives[2]
+        blocks = {"block_elements": block_elements, "queries_per_block": queries_per_block}
+        _mine(model, tmp_path / name, _examples(), sampling=Sampling.random, bm25_share=0.3, **blocks)
+        outputs.append(_results(tmp_path / name))
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 def test_the_order_of_the_examples_does_not_change_their_negatives(model: Path, tmp_path: Path) -> None:
@@ -271,7 +236,7 @@ def test_mining_in_vain_is_said_aloud(model: Path, tmp_path: Path, caplog: pytes
 _WORDS = st.sampled_from(["cat", "Cat", "dog", "a  cat", "a cat", "tree", "blue sea", "x"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(_WORDS, st.lists(_WORDS, min_size=1, max_size=3, unique=True)), min_size=1, max_size=6),
     st.sampled_from(Sampling),
@@ -305,33 +270,56 @@ def test_a_missing_input_is_named(model: Path, tmp_path: Path, missing: str) -> 
     assert not (tmp_path / "out").exists()
 
 
-# -- corpus and report -------------------------------------------------------------------------------------------------
+# -- killed, shared, continued -----------------------------------------------------------------------------------------
 
 
-def test_the_pool_keeps_the_first_of_identical_texts() -> None:
-    pool = DocumentPool()
-    pool.add(["A b", "c", "a  B"])
-    pool.add(["C ", "d"])
-    assert pool.texts == ["A b", "c", "d"]
-    assert pool.rows(["a b", "D"]) == [0, 2]
+def test_a_run_killed_in_the_search_continues_and_ends_with_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    settings = {"queries_per_block": 3, "bm25_share": 0.5, "sampling": Sampling.random}
+    mine_negatives(_config(model, tmp_path / "whole", _examples(), **settings))
+    config = _config(model, tmp_path / "killed", _examples(), **settings)
+    run_killed(config, after_blocks=2)
+    work_dir = tmp_path / "killed" / "out.work"
+    blocks = sorted(work_dir.glob("found_by_model_*/block_*.safetensors"))
+    assert len(blocks) == 2
+    assert list(work_dir.glob("found_by_model_*/*.writing")), "killed in the middle of the third"
+    written = [block.stat().st_mtime_ns for block in blocks]
+    mine_negatives(MiningConfig(**(vars(config) | {"work_dir": str(work_dir)})))  # given: it is kept
+    assert [block.stat().st_mtime_ns for block in blocks] == written
+    assert _results(tmp_path / "killed") == _results(tmp_path / "whole")
 
 
-def test_the_report_counts_what_came_short() -> None:
-    statistics = MiningStatistics(num_negatives=2, num_queries=3, num_candidates=9)
-    statistics.add([0.8], [0.5, 0.4], 0.8)
-    statistics.add([0.6, 0.3], [0.1], 0.7)
-    statistics.add([0.9], [], 0.1)
-    counts = statistics.counts
-    assert (counts["num_examples"], counts["num_short"], counts["num_without"]) == (3, 2, 1)
-    assert counts["num_positive_first"] == 2
-    assert counts["mean_negative_score"] == pytest.approx(1 / 3)
-    assert "with fewer than 2 negatives" in statistics.as_text()
+def test_ranks_share_the_work_and_give_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    for name in ("one", "three"):
+        (tmp_path / name).mkdir()
+    settings = {"queries_per_block": 2, "bm25_share": 0.5}
+    mine_negatives(_config(model, tmp_path / "one", _examples(), **settings))
+    done = run_ranks(_config(model, tmp_path / "three", _examples(), **settings), 3)
+    assert done["model"] == [[0, 3], [1, 4], [2]]
+    assert _results(tmp_path / "three") == _results(tmp_path / "one")
+    assert not (tmp_path / "three" / "out.work").exists()
 
 
-def test_histograms_cover_every_value_once() -> None:
-    lines = histogram("cosines", [-1.0, 1.0, 0.05, 0.05, 1.0000001])
-    assert lines[0].startswith("cosines: 5, mean")
-    assert [int(line.split()[3]) for line in lines[1:]].count(0) == 17
-    assert sum(int(line.split()[3]) for line in lines[1:]) == 5
-    assert lines[1].split()[3:] == ["1", "#" * 20]
-    assert histogram("cosines", []) == ["cosines: none"]
+def test_a_kept_work_dir_serves_other_rules_and_refuses_another_corpus(model: Path, tmp_path: Path) -> None:
+    corpus, work_dir = tmp_path / "corpus.jsonl", tmp_path / "work"
+    texts = [f"text number {number}" for number in range(30)]
+
+    def write_corpus() -> None:
+        corpus.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+
+    settings = {"corpus": str(corpus), "work_dir": str(work_dir)}
+    write_corpus()
+    _mine(model, tmp_path, _examples(), **settings)
+    made = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*.safetensors")}
+    _mine(model, tmp_path, _examples(), num_negatives=5, **settings)
+    assert {path: path.stat().st_mtime_ns for path in work_dir.rglob("*.safetensors")} == made
+    first, *rest = _examples()
+    relabelled = TrainingExample(first.query, (*first.positives, texts[3]))
+    assert texts[3] not in _mine(model, tmp_path, [relabelled, *rest], **settings)[0].negatives
+    texts[17] = "text numbez 17"
+    write_corpus()
+    with pytest.raises(ValueError, match=r"document 'd17'.*overwrite=true"):
+        _mine(model, tmp_path, _examples(), **settings)
+    mined = _mine(model, tmp_path, _examples(), overwrite=True, num_negatives=30, rank_to=30, **settings)
+    assert any("text numbez 17" in example.negatives for example in mined)

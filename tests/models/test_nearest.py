@@ -1,16 +1,23 @@
-"""The blockwise search equals sorting the whole score matrix, to the bit and ties included."""
+"""The blockwise search equals sorting the whole matrix of float64 scores, ties included."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.models import nearest
+from qwen3emb_train.models.nearest import TensorRows, candidate_scores, rank_candidates, top_k_documents
 
 
 def _by_sorting(queries: torch.Tensor, documents: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    scores, rows = (queries @ documents.T).sort(dim=1, descending=True, stable=True)
-    return scores[:, :k], rows[:, :k]
+    """Brute force in float64."""
+    scores = queries.double() @ documents.double().T
+    rows = scores.round(decimals=12).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return scores.gather(1, rows).float(), rows
+
+
+def _unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -49,18 +56,74 @@ def test_real_valued_vectors_across_many_blocks() -> None:
     torch.testing.assert_close(scores, expected_scores)
 
 
+def test_the_order_is_that_of_float64_where_float32_cannot_tell() -> None:
+    """Thousands of documents within float32's error of one another: there the float32 product sorts otherwise."""
+    queries, base = _unit(7, 128), _unit(1, 128, seed=1)
+    documents = base + 2e-7 * torch.randn(3000, 128, generator=torch.Generator().manual_seed(2))
+    _, expected = _by_sorting(queries, documents, 40)
+    assert not torch.equal((queries @ documents.T).topk(40).indices, expected), "the test would be vacuous"
+    for block_elements in (2**10, 2**14, 2**24):
+        assert torch.equal(top_k_documents(queries, documents, 40, block_elements)[1], expected)
+
+
+@pytest.mark.parametrize("num_documents", [640, 5000])
+def test_block_sizes_do_not_change_a_bit(num_documents: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though most of it is found in float32, by groups of columns; and not by way of the slow search."""
+    monkeypatch.setattr(nearest, "_search_in_float64", None)
+    queries, documents = _unit(50, 48), _unit(num_documents, 48, seed=1)
+    expected = _by_sorting(queries, documents, 10)
+    for block_elements in (999, 2**13, 2**16, 2**24):
+        scores, rows = top_k_documents(queries, documents, 10, block_elements)
+        assert torch.equal(rows, expected[1])
+        assert torch.equal(scores, expected[0])
+
+
+def test_documents_may_be_read_piece_by_piece_and_only_the_first_of_them() -> None:
+    queries, documents = _unit(5, 16), _unit(300, 16, seed=1)
+    found = top_k_documents(queries, TensorRows(documents), 9, 1000, num_documents=200)
+    assert torch.equal(found[1], _by_sorting(queries, documents[:200], 9)[1])
+
+
+def test_candidates_are_ranked_and_nobody_comes_last() -> None:
+    queries, documents = _unit(3, 16), _unit(50, 16, seed=1)
+    candidates = torch.tensor([[7, -1, 3, 40], [1, 2, 3, 4], [-1, -1, -1, 9]])
+    scores, rows = rank_candidates(queries, TensorRows(documents), candidates, 3, vectors_at_once=5)
+    exact = queries.double() @ documents.double().T
+    assert rows[0, :3].tolist() == sorted([7, 3, 40], key=lambda row: -float(exact[0, row]))
+    assert rows[2].tolist() == [9, -1, -1]
+    assert scores[2, 1:].tolist() == [float("-inf")] * 2
+    own = candidate_scores(queries, TensorRows(documents), candidates, vectors_at_once=5)
+    assert own[2].tolist() == [float("-inf")] * 3 + [float(exact[2, 9].float())]
+    torch.testing.assert_close(own[1], exact[1, 1:5].float(), rtol=0, atol=0)
+
+
+def test_candidates_are_told_apart_below_the_resolution_of_float32() -> None:
+    queries, base = _unit(2, 64), _unit(1, 64, seed=1)
+    documents = base + 1e-8 * torch.randn(200, 64, generator=torch.Generator().manual_seed(2))
+    everybody = torch.arange(200).flip(0).repeat(2, 1)
+    _, rows = rank_candidates(queries, TensorRows(documents), everybody, 200)
+    assert torch.equal(rows, _by_sorting(queries, documents, 200)[1])
+    assert len((queries.double() @ documents.double().T).float()[0].unique()) < 50, "the test would be vacuous"
+
+
+def test_documents_in_rising_order_are_found() -> None:
+    """Then every block holds more of the best than all before it."""
+    query = _unit(1, 16)
+    documents = torch.linspace(0.1, 1, 3000)[:, None] * query
+    assert top_k_documents(query, documents, 8, 2**16)[1].tolist() == [list(range(2999, 2991, -1))]
+
+
 def test_no_more_scores_than_allowed_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """The full matrix has 40,000 scores; no product may exceed the 900 allowed."""
     sizes = []
-    multiply = torch.Tensor.__matmul__
+    multiply = torch.mm
 
-    def recorded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        product = multiply(left, right)
-        sizes.append(product.numel())
-        return product
+    def recorded(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        sizes.append(out.numel())
+        return multiply(left, right, out=out)
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", recorded)
-    top_k_documents(torch.ones(200, 2), torch.ones(200, 2), 5, block_elements=900)
+    monkeypatch.setattr(torch, "mm", recorded)
+    top_k_documents(_unit(200, 4), _unit(200, 4, seed=1), 5, block_elements=900)
     assert sizes
     assert max(sizes) <= 900
     assert sum(sizes) == 40_000
@@ -76,7 +139,9 @@ def test_vectors_that_are_not_finite_are_refused_by_row() -> None:
     documents = torch.ones(4, 2)
     documents[2, 1] = float("nan")
     with pytest.raises(ValueError, match="documents: vector 2 is not finite"):
-        top_k_documents(torch.ones(1, 2), documents, 1)
+        top_k_documents(torch.ones(1, 2), documents, 1, block_elements=1)
+    with pytest.raises(ValueError, match="queries: vector 2 is not finite"):
+        top_k_documents(documents, torch.ones(4, 2), 1, block_elements=1)
 
 
 @pytest.mark.gpu

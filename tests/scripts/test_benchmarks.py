@@ -15,6 +15,7 @@ SMALL = {
     "growth": ["--smoke", "--device", "cpu"],
     "loss_memory": ["--device", "cpu", "--sizes", "64", "--dim", "16"],
     "mfu": ["--smoke"],
+    "mining": ["--documents", "300", "--queries", "40", "--rounds", "1", "--sentences", "0"],
 }
 
 

@@ -54,7 +54,8 @@ def plant(job: dict[str, Any], rank: int) -> None:
                 _do(fault["do"], Path(job["directory"]))
 
     if "saves" not in job:
-        os.fsync = lambda descriptor: None  # a killed process loses nothing that was written; only a machine would
+        # A killed process loses nothing that it has written; only a machine would.
+        os.fsync = lambda descriptor: None  # type: ignore[assignment]
     _count_steps()
     _patch(stage, "_open", before=lambda: reached("opening"))
     _patch(checkpoints.Checkpoints, "save", before=lambda: reached("saving"))

@@ -1,0 +1,99 @@
+"""The rules, on one query: which of the documents that were found become negatives.
+
+Documents known to be relevant to the query are taken out, a window of ranks is cut, whatever scores too close to the
+positives is dropped as a likely false negative, and from the rest the negatives are drawn. The report's authors state
+"top-k retrieval, then sampling" (paper-facts 3.2); the score limits are those of NV-Retriever (arXiv 2407.15831,
+TopK-PercPos and TopK-MarginPos) and of the VL report.
+"""
+
+import random
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from qwen3emb_train.mining.config import MiningConfig, Sampling
+
+
+class Candidate(NamedTuple):
+    """A document that may become a negative.
+
+    Attributes:
+        row: in the pool.
+        source: who found it: "model", "bm25", or "own" for a negative that the example brought.
+        rank: from 1, without the query's positives; None for the example's own.
+        cosine: of the searching model.
+        score: what the limits are applied to: the reranker's score, or else the cosine.
+    """
+
+    row: int
+    source: str
+    rank: int | None
+    cosine: float
+    score: float
+
+
+def window(rows: Iterable[int], relevant: Collection[int], rank_from: int, rank_to: int) -> list[tuple[int, int]]:
+    """``(rank, row)`` within the window; ranks count from 1 without the relevant documents.
+
+    Args:
+        rows: best first; -1 (an approximate index found fewer) is nobody.
+        relevant: documents that must never become negatives.
+    """
+    others = [row for row in rows if row >= 0 and row not in relevant]
+    return list(enumerate(others, start=1))[rank_from - 1 : rank_to]
+
+
+def score_limit(positive_score: float, config: MiningConfig) -> float:
+    """The score that a negative must stay below.
+
+    Args:
+        positive_score: mean score of the example's positives.
+    """
+    limits = [float("inf")]
+    if config.max_relative_score is not None:
+        # By the size of the score, so that the limit lies below a negative score too.
+        limits.append(positive_score - (1 - config.max_relative_score) * abs(positive_score))
+    if config.absolute_margin is not None:
+        limits.append(positive_score - config.absolute_margin)
+    if config.max_score is not None:
+        limits.append(config.max_score)
+    return min(limits)
+
+
+def draw_negatives(
+    by_model: Sequence[Candidate],
+    by_bm25: Sequence[Candidate],
+    positive_score: float,
+    config: MiningConfig,
+    num_wanted: int,
+    seed: str,
+) -> list[Candidate]:
+    """The negatives of one example, hardest first; at most ``num_wanted``.
+
+    Args:
+        by_model, by_bm25: the windows of the two sources.
+        positive_score: mean score of the example's positives.
+        seed: of ``sampling=random``; tells examples apart, so that the draw does not depend on their order.
+    """
+    limit, generator = score_limit(positive_score, config), random.Random(seed)
+    eligible = [
+        _hardest_first(candidate for candidate in found if candidate.score < limit) for found in (by_model, by_bm25)
+    ]
+    num_by_bm25 = int(num_wanted * config.bm25_share + 0.5)
+    chosen = _draw(eligible[1], num_by_bm25, config.sampling, generator)
+    for source in eligible:  # the model's share, and whatever is still missing from BM25's
+        taken = {candidate.row for candidate in chosen}
+        free = [candidate for candidate in source if candidate.row not in taken]
+        chosen += _draw(free, num_wanted - len(chosen), config.sampling, generator)
+    return _hardest_first(chosen)
+
+
+def _draw(
+    candidates: Sequence[Candidate], num_wanted: int, sampling: Sampling, generator: random.Random
+) -> list[Candidate]:
+    if sampling is Sampling.random and len(candidates) > num_wanted:
+        return generator.sample(candidates, num_wanted)
+    return list(candidates[:num_wanted])
+
+
+def _hardest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.row))
