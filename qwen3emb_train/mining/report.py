@@ -84,6 +84,9 @@ class MiningStatistics:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     shown: list[Mined] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._generator = random.Random(self.seed)
+
     def add(self, mined: Mined, best_cosine: float) -> None:
         """One example, and the cosine of the corpus's nearest document."""
         positives = [candidate.cosine for candidate in mined.positives]
@@ -105,9 +108,7 @@ class MiningStatistics:
         """Every example with the same chance, without knowing how many will come."""
         if len(self.shown) < NUM_EXAMPLES:
             self.shown.append(mined)
-        elif (
-            place := random.Random(f"{self.seed} {self.num_examples}").randrange(self.num_examples + 1)
-        ) < NUM_EXAMPLES:
+        elif (place := self._generator.randrange(self.num_examples + 1)) < NUM_EXAMPLES:
             self.shown[place] = mined
 
     @property

@@ -74,23 +74,23 @@ def draw_negatives(
         positive_score: mean score of the example's positives.
         seed: of ``sampling=random``; tells examples apart, so that the draw does not depend on their order.
     """
-    limit, generator = score_limit(positive_score, config), random.Random(seed)
+    limit = score_limit(positive_score, config)
+    generator = random.Random(seed) if config.sampling is Sampling.random else None
     eligible = [
         _hardest_first(candidate for candidate in found if candidate.score < limit) for found in (by_model, by_bm25)
     ]
     num_by_bm25 = int(num_wanted * config.bm25_share + 0.5)
-    chosen = _draw(eligible[1], num_by_bm25, config.sampling, generator)
+    chosen = _draw(eligible[1], num_by_bm25, generator)
     for source in eligible:  # the model's share, and whatever is still missing from BM25's
         taken = {candidate.row for candidate in chosen}
         free = [candidate for candidate in source if candidate.row not in taken]
-        chosen += _draw(free, num_wanted - len(chosen), config.sampling, generator)
+        chosen += _draw(free, num_wanted - len(chosen), generator)
     return _hardest_first(chosen)
 
 
-def _draw(
-    candidates: Sequence[Candidate], num_wanted: int, sampling: Sampling, generator: random.Random
-) -> list[Candidate]:
-    if sampling is Sampling.random and len(candidates) > num_wanted:
+def _draw(candidates: Sequence[Candidate], num_wanted: int, generator: random.Random | None) -> list[Candidate]:
+    """Without a generator the first."""
+    if generator is not None and len(candidates) > num_wanted:
         return generator.sample(candidates, num_wanted)
     return list(candidates[:num_wanted])
 

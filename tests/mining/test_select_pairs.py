@@ -46,7 +46,9 @@ def brute_force(encoder: TextEncoder, rows: list[dict[str, Any]]) -> tuple[list[
     cosines, ranks = [], []
     for query, one in zip(encoder.encode(prompts).double(), rows, strict=True):
         scores = dict(zip(names, (vectors @ query).tolist(), strict=True))
-        own = {normal_form(text) for text in one["positives"]}
+        asked = one["query"], one.get("instruction")
+        same = [other for other in rows if (other["query"], other.get("instruction")) == asked]
+        own = {normal_form(text) for other in same for text in other["positives"]}
         others = [score for name, score in scores.items() if name not in own]
         cosines.append([scores[normal_form(text)] for text in one["positives"]])
         ranks.append([1 + sum(other > score for other in others) for score in cosines[-1]])
@@ -88,7 +90,8 @@ def test_pairs_above_the_threshold_are_kept_with_all_they_have(
 
 
 # Queries with so many positives that these push one another down, if they count.
-MANY = [row(f"query {q}", *(f"text {q} no. {n * 7919}" for n in range(5))) for q in range(4)]
+MANY = [row(f"query {q}", *(f"text {q} no. {n * 7919}" for n in range(5))) for q in (0, 1, 2, 3)]
+MANY += [row(f"query {q}", f"one more text for {q}") for q in (2, 0)]
 
 
 @pytest.mark.parametrize(("rows", "top_k"), [(ROWS, 1), (ROWS, 3), (ROWS, 100), (MANY, 1), (MANY, 2), (MANY, 4)])

@@ -7,7 +7,8 @@ import torch
 
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
-from qwen3emb_train.models.precision import Precision, autocast
+from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.objectives import EmbeddingObjective
 from qwen3emb_train.training.optimization import OptimizerConfig, ScheduleConfig, ScheduleKind, build_optimizer
 from tests.training.test_gradient_cache import batch
@@ -63,12 +64,8 @@ def test_one_step_at_lr_6e6_moves_float32_masters_and_hardly_any_bf16_weight(
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3))).to(dtype)
     before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
     optimizer = build_optimizer(encoder, OptimizerConfig(lr=6e-6))
-
-    def encode(tokens):  # type: ignore[no-untyped-def]
-        with autocast(Precision.bf16, torch.device("cpu")):
-            return encoder(tokens)
-
-    EmbeddingObjective(encode, InfoNCE()).forward_backward(batch())
+    engine = SingleEngine(encoder, optimizer, Precision.bf16, torch.device("cpu"))
+    EmbeddingObjective(engine, InfoNCE()).forward_backward(batch())
     touched = {name: p.grad != 0 for name, p in encoder.named_parameters()}
     optimizer.step()
     moved = sum(int(((p != before[n]) & touched[n]).sum()) for n, p in encoder.named_parameters())
