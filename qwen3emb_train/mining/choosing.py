@@ -6,7 +6,7 @@ from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.mining.config import MiningConfig, WrittenScores
 from qwen3emb_train.mining.provenance import Mined, rounded
 from qwen3emb_train.mining.queries import SearchProblem, prompt_of
-from qwen3emb_train.mining.rules import Candidate, draw_negatives, window
+from qwen3emb_train.mining.rules import Candidate, draw_negatives, eligible, score_limit
 from qwen3emb_train.mining.search.blocks import QueryBlocks
 
 
@@ -42,17 +42,30 @@ class Choice:
         ]
         kept = [Candidate(row, "own", None, cosine_of[row], score_of[row]) for row in kept_rows]
         taken_out = query.relevant | set(kept_rows)
+        limit = score_limit(sum(candidate.score for candidate in positives) / len(positives), config)
         rescored = None if self.rescored is None else score_of
-        drawn = draw_negatives(
-            self._window(self.by_model, number, "model", taken_out, rescored),
-            self._window(self.by_bm25, number, "bm25", taken_out, rescored),
-            sum(candidate.score for candidate in positives) / len(positives),
-            config,
-            max(0, config.num_negatives - len(kept)),
-            seed="\0".join([str(config.seed), prompt, *example.positives]),
+        by_model, by_bm25 = (
+            self._eligible(found, number, source, taken_out, limit, rescored)
+            for found, source in ((self.by_model, "model"), (self.by_bm25, "bm25"))
         )
+        seed = "\0".join([str(config.seed), prompt, *example.positives])
+        drawn = draw_negatives(by_model, by_bm25, config, max(0, config.num_negatives - len(kept)), seed)
         mined = Mined(example.query, tuple(positives), (*kept, *drawn), is_rescored=self.rescored is not None)
         return mined, float(self.by_model.of(number)["scores"][0])
+
+    def _eligible(
+        self,
+        found: QueryBlocks | None,
+        query: int,
+        source: str,
+        taken_out: set[int],
+        limit: float,
+        rescored: dict[int, float] | None,
+    ) -> list[Candidate]:
+        if found is None:
+            return []
+        cosine_of = _by_row(found, query)  # keeps the order of the ranks
+        return eligible(cosine_of, rescored or cosine_of, taken_out, limit, self.config, source)
 
     def scores_to_write(self, mined: Mined) -> tuple[float, ...] | None:
         """Of the positives, then of the negatives."""
@@ -62,23 +75,6 @@ class Choice:
         if self.config.written_scores is WrittenScores.cosine:
             return rounded([candidate.cosine for candidate in candidates])
         return rounded([candidate.score for candidate in candidates])
-
-    def _window(
-        self,
-        found: QueryBlocks | None,
-        query: int,
-        source: str,
-        taken_out: set[int],
-        rescored: dict[int, float] | None,
-    ) -> list[Candidate]:
-        if found is None:
-            return []
-        cosine_of = _by_row(found, query)  # keeps the order of the ranks
-        score_of = cosine_of if rescored is None else rescored
-        return [
-            Candidate(row, source, rank, cosine_of[row], score_of[row])
-            for rank, row in window(cosine_of, taken_out, self.config.rank_from, self.config.rank_to)
-        ]
 
 
 def _by_row(found: QueryBlocks, query: int) -> dict[int, float]:

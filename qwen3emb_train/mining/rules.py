@@ -7,7 +7,7 @@ TopK-PercPos and TopK-MarginPos) and of the VL report.
 """
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qwen3emb_train.mining.config import MiningConfig, Sampling
@@ -59,29 +59,42 @@ def score_limit(positive_score: float, config: MiningConfig) -> float:
     return min(limits)
 
 
-def draw_negatives(
-    by_model: Sequence[Candidate],
-    by_bm25: Sequence[Candidate],
-    positive_score: float,
+def eligible(
+    cosine_of: Mapping[int, float],
+    score_of: Mapping[int, float],
+    relevant: Collection[int],
+    limit: float,
     config: MiningConfig,
-    num_wanted: int,
-    seed: str,
+    source: str,
+) -> list[Candidate]:
+    """Those of the window that score below the limit.
+
+    Args:
+        cosine_of: of the rows that ``source`` found, best first.
+        score_of: what the limit is applied to.
+        relevant: documents that must never become negatives.
+    """
+    return [
+        Candidate(row, source, rank, cosine_of[row], score_of[row])
+        for rank, row in window(cosine_of, relevant, config.rank_from, config.rank_to)
+        if score_of[row] < limit
+    ]
+
+
+def draw_negatives(
+    by_model: Sequence[Candidate], by_bm25: Sequence[Candidate], config: MiningConfig, num_wanted: int, seed: str
 ) -> list[Candidate]:
     """The negatives of one example, hardest first; at most ``num_wanted``.
 
     Args:
-        by_model, by_bm25: the windows of the two sources.
-        positive_score: mean score of the example's positives.
+        by_model, by_bm25: what is eligible of the two sources.
         seed: of ``sampling=random``; tells examples apart, so that the draw does not depend on their order.
     """
-    limit = score_limit(positive_score, config)
     generator = random.Random(seed) if config.sampling is Sampling.random else None
-    eligible = [
-        _hardest_first(candidate for candidate in found if candidate.score < limit) for found in (by_model, by_bm25)
-    ]
+    sources = _hardest_first(by_model), _hardest_first(by_bm25)
     num_by_bm25 = int(num_wanted * config.bm25_share + 0.5)
-    chosen = _draw(eligible[1], num_by_bm25, generator)
-    for source in eligible:  # the model's share, and whatever is still missing from BM25's
+    chosen = _draw(sources[1], num_by_bm25, generator)
+    for source in sources:  # the model's share, and whatever is still missing from BM25's
         taken = {candidate.row for candidate in chosen}
         free = [candidate for candidate in source if candidate.row not in taken]
         chosen += _draw(free, num_wanted - len(chosen), generator)

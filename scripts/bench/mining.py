@@ -17,7 +17,6 @@ import argparse
 import ast
 import json
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -145,7 +144,9 @@ def make_stores(work: Path, texts: dict[str, list[str]], vectors: dict[str, np.n
 def run(tool: str, work: Path) -> None:
     """In the child: mines once, timed; prints a JSON line."""
     seconds, cpu_seconds = mine_ours(work) if tool == "ours" else mine_theirs(work)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # Not getrusage: its figure begins with what the parent held when it forked.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak}))
 
 

@@ -7,35 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3emb_train.mining.config import MiningConfig, Sampling, WrittenScores
-from qwen3emb_train.mining.rules import Candidate, draw_negatives, score_limit, window
+from qwen3emb_train.mining.rules import Candidate, draw_negatives, eligible, score_limit, window
 
 _NO_LIMITS: dict[str, Any] = {"max_relative_score": None, "sampling": Sampling.top}
 _SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
 _DOCUMENTS = [10, 11, 12, 13, 14, 15]
 
 
-def _candidates(
-    scores: list[float], documents: list[int], relevant: tuple[int, ...], config: MiningConfig, source: str = "model"
+def _eligible(
+    scores: dict[int, float],
+    config: MiningConfig,
+    positive_score: float = 1.0,
+    relevant: tuple[int, ...] = (),
+    source: str = "model",
 ) -> list[Candidate]:
-    score_of = dict(zip(documents, scores, strict=True))
-    ranks = window(documents, relevant, config.rank_from, config.rank_to)
-    return [Candidate(row, source, rank, score_of[row], score_of[row]) for rank, row in ranks]
+    return eligible(scores, scores, relevant, score_limit(positive_score, config), config, source)
 
 
 def _chosen(positive_score: float = 0.8, relevant: tuple[int, ...] = (), seed: str = "", **rules: Any) -> list[int]:
     """Positions in the list of documents."""
     config = MiningConfig(**(_NO_LIMITS | {"num_negatives": 2} | rules))
-    found = _candidates(_SCORES, _DOCUMENTS, relevant, config)
-    return [c.row - 10 for c in draw_negatives(found, [], positive_score, config, config.num_negatives, seed)]
+    found = _eligible(dict(zip(_DOCUMENTS, _SCORES, strict=True)), config, positive_score, relevant)
+    return [candidate.row - 10 for candidate in draw_negatives(found, [], config, config.num_negatives, seed)]
 
 
 def _drawn(by_model: dict[int, float], by_bm25: dict[int, float], num_wanted: int, **rules: Any) -> list[Candidate]:
     config = MiningConfig(**(_NO_LIMITS | {"num_negatives": 6} | rules))
-    found = [
-        _candidates(list(scores.values()), list(scores), (), config, source)
-        for source, scores in (("model", by_model), ("bm25", by_bm25))
-    ]
-    return draw_negatives(found[0], found[1], 1.0, config, num_wanted, "seed")
+    found = [_eligible(scores, config, source=name) for name, scores in (("model", by_model), ("bm25", by_bm25))]
+    return draw_negatives(found[0], found[1], config, num_wanted, "seed")
 
 
 def test_top_takes_the_hardest() -> None:
@@ -102,8 +101,8 @@ def test_whatever_is_chosen_obeys_every_rule(
 ) -> None:
     scores = sorted(scores, reverse=True)
     config = MiningConfig(num_negatives=num, rank_from=rank_from, rank_to=rank_from + 7, sampling=sampling)
-    found = _candidates(scores, list(range(len(scores))), tuple(relevant), config)
-    chosen = [candidate.row for candidate in draw_negatives(found, [], positive, config, num, "seed")]
+    found = _eligible(dict(enumerate(scores)), config, positive, tuple(relevant))
+    chosen = [candidate.row for candidate in draw_negatives(found, [], config, num, "seed")]
     assert len(chosen) == len(set(chosen)) <= num
     assert [scores[row] for row in chosen] == sorted((scores[row] for row in chosen), reverse=True)
     others = [row for row in range(len(scores)) if row not in relevant]
@@ -141,12 +140,10 @@ def test_the_limits_hold_for_bm25_too() -> None:
 
 def test_with_a_reranker_its_scores_decide_and_order() -> None:
     config = MiningConfig(num_negatives=2, sampling=Sampling.top)
-    found = [
-        Candidate(1, "model", 1, 0.9, 0.1),
-        Candidate(2, "model", 2, 0.8, 0.97),
-        Candidate(3, "model", 3, 0.7, 0.5),
-    ]
-    assert [c.row for c in draw_negatives(found, [], 1.0, config, 2, "")] == [3, 1]
+    cosines, scores = {1: 0.9, 2: 0.8, 3: 0.7}, {1: 0.1, 2: 0.97, 3: 0.5}
+    found = eligible(cosines, scores, (), 0.95, config, "model")
+    assert found == [Candidate(1, "model", 1, 0.9, 0.1), Candidate(3, "model", 3, 0.7, 0.5)]
+    assert [candidate.row for candidate in draw_negatives(found, [], config, 2, "")] == [3, 1]
 
 
 @pytest.mark.parametrize(
