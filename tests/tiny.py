@@ -87,5 +87,28 @@ def make_tiny_tokenizer(path: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
+def make_tiny_causal_lm_directory(
+    path: Path, *, family: str = "qwen3", tied: bool = True, num_layers: int = 2, seed: int = 0
+) -> Path:
+    """A random fp32 causal language model whose tokenizer has yes and no as tokens."""
+    path.mkdir(parents=True, exist_ok=True)
+    make_tiny_tokenizer(path)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens(["yes", "no"])
+    tokenizer.save_pretrained(path)
+    config = tiny_config(family, len(tokenizer), num_layers, 32)
+    config.tie_word_embeddings = tied
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(path)
+    return path
+
+
 if __name__ == "__main__":
     print(f"tiny model: {make_tiny_model_directory(Path(sys.argv[1]))}")

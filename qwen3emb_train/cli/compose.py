@@ -126,14 +126,30 @@ def _register(program: str, schema: type, overrides: Sequence[str], named: Mappi
             node[field][name] = OmegaConf.structured(named[field])
     store = ConfigStore.instance()
     read = _STANDS_IN_FOR.get(program, program)
-    if read == "train_embedding":
+    if read in ("train_embedding", "train_reranker"):
+        node["loss"] = "???"  # empty: a loss chosen in the defaults list is not merged into the default one's fields
+        group, losses = _losses(read)
+        for name, loss in losses.items():
+            store.store(group=group, name=f"{name}_schema", node=loss)
+    store.store(name=f"{read}_schema", node=node)
+
+
+def _losses(program: str) -> tuple[str, dict[str, type]]:
+    """The group of a training program's losses, and their schemas."""
+    if program == "train_embedding":
         from qwen3emb_train.losses.distillation import Distillation
         from qwen3emb_train.losses.infonce import InfoNCE
 
-        node["loss"] = "???"  # empty: a loss chosen in the defaults list is not merged into the default one's fields
-        store.store(group="loss", name="infonce_schema", node=InfoNCE)
-        store.store(group="loss", name="distillation_schema", node=Distillation)
-    store.store(name=f"{read}_schema", node=node)
+        return "loss", {"infonce": InfoNCE, "distillation": Distillation}
+    from qwen3emb_train.losses.list_wise import ListNet, RankNet
+    from qwen3emb_train.losses.point_wise import PointWise
+    from qwen3emb_train.losses.reranking_sum import RerankingSum
+    from qwen3emb_train.losses.teacher_answers import TeacherAnswers
+
+    return "reranking_loss", {
+        "point_wise": PointWise, "rank_net": RankNet, "list_net": ListNet,
+        "teacher_answers": TeacherAnswers, "reranking_sum": RerankingSum,
+    }  # fmt: skip
 
 
 def _into_dict(override: str, named: Mapping[str, type]) -> str:

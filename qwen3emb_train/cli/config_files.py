@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 _DEFAULTS = re.compile(r"^defaults:\n(?:  - .*\n)+\n?", flags=re.MULTILINE)
+_PACKAGE = re.compile(r"\A# @package (\w+)\n")
 
 
 def config_directory() -> Path:
@@ -16,12 +17,14 @@ def config_directory() -> Path:
 
 
 def skeleton(program: str) -> str:
-    """The commented keys of a program; those of its groups follow, indented below the group's name."""
+    """The commented keys of a program; those of its groups follow, indented below the key that the group fills."""
     text = (config_directory() / f"{program}.yaml").read_text(encoding="utf-8")
     lines = _without_defaults(text).rstrip().splitlines()
     for group, chosen in _group_defaults(text).items():
         keys = (config_directory() / group / f"{chosen}.yaml").read_text(encoding="utf-8")
-        lines += [f"{group}:", *(f"  {line}".rstrip() for line in _without_defaults(keys).rstrip().splitlines())]
+        package = _PACKAGE.match(keys)
+        keys = _without_defaults(_PACKAGE.sub("", keys))
+        lines += [f"{package[1] if package else group}:", *(f"  {line}".rstrip() for line in keys.splitlines())]
     return "\n".join([*lines, *(skeleton(parent) for parent in _parents(text))])
 
 

@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _NOISE = re.compile(r"(object|reference)_type=|_schema\s*$|To append to your|^\s*full_key: ")
+# Keys filled by a group of another name, where a group of the key's own name belongs to other programs.
+_CHOSEN_AS = {"train_reranker": {"loss": "reranking_loss"}}
 
 
 def dict_fields(schema: type) -> dict[str, type]:
@@ -43,7 +45,9 @@ def readable(error: Exception, schema: type, config_name: str | None, program: s
         for name, kind in dict_fields(schema).items():
             known += _known_keys(OmegaConf.structured(kind), f"{name}.NAME") if is_dataclass(kind) else []
         close = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1)
-        if key == "_target_":
+        if wrong[2] in _CHOSEN_AS.get(program, {}):
+            text += f"\n{path} is chosen as {_CHOSEN_AS[program][path]}=NAME."
+        elif key == "_target_":
             text += "\nA configuration sets values, it runs no code."
         elif close:
             full = sorted(name for name in known if name.rsplit(".", 1)[-1] == close[0])

@@ -34,20 +34,34 @@ def _saying(done: str, function: Callable[[Any], object]) -> Callable[[Any], Non
     return run
 
 
-def _train_embedding() -> tuple[type, Callable[[Any], int]]:
-    from qwen3emb_train.training.config import TrainEmbeddingConfig
-    from qwen3emb_train.training.signals import EXIT_STOPPED, StoppedBySignal
-    from qwen3emb_train.training.train_embedding import train_embedding
+def _trains(train: Callable[[Any], object]) -> Callable[[Any], int]:
+    """A training stage as a program: its exit code says whether a signal stopped it."""
 
-    def run(config: TrainEmbeddingConfig) -> int:
+    def run(config: Any) -> int:
+        from qwen3emb_train.training.signals import EXIT_STOPPED, StoppedBySignal
+
         try:
-            train_embedding(config)
+            train(config)
         except StoppedBySignal as stopped:
             print(stopped, flush=True)
             return EXIT_STOPPED
         return 0
 
-    return TrainEmbeddingConfig, run
+    return run
+
+
+def _train_embedding() -> tuple[type, Callable[[Any], int]]:
+    from qwen3emb_train.training.config import TrainEmbeddingConfig
+    from qwen3emb_train.training.train_embedding import train_embedding
+
+    return TrainEmbeddingConfig, _trains(train_embedding)
+
+
+def _train_reranker() -> tuple[type, Callable[[Any], int]]:
+    from qwen3emb_train.training.config import TrainRerankerConfig
+    from qwen3emb_train.training.train_reranker import train_reranker
+
+    return TrainRerankerConfig, _trains(train_reranker)
 
 
 def _plan() -> tuple[type, Callable[[Any], int]]:
@@ -167,6 +181,13 @@ PROGRAMS = {
             f"{_RUN} train_embedding model.path=Qwen/Qwen3-0.6B data.mine.path=pairs.jsonl batch_size=256 "
             "steps=500 output_dir=outputs/mine",
             _train_embedding,
+        ),
+        Program(
+            "train_reranker",
+            "train a reranker: a language model that answers yes or no to a query with a document",
+            f"{_RUN} train_reranker model.path=Qwen/Qwen3-0.6B data.mine.path=mined.jsonl batch_size=32 steps=500 "
+            "output_dir=outputs/reranker",
+            _train_reranker,
         ),
         Program(
             "plan",

@@ -7,6 +7,7 @@ another's hard negative is encoded once and receives both gradients.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -87,6 +88,24 @@ class PackedTokens:
         return PackedTokens.gather(flat, starts, lengths)
 
 
+@runtime_checkable
+class TrainingBatch(Protocol):
+    """What the training loop asks of a batch of whatever kind."""
+
+    @property
+    def texts(self) -> PackedTokens: ...
+    @property
+    def num_queries(self) -> int: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+    def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
+        """Where some queries come from, for messages: "nq row 17, nq row 23, ... (9 in all)"."""
+        ...
+
+
 @dataclass(frozen=True)
 class EmbeddingBatch:
     """The local share of one step.
@@ -122,10 +141,48 @@ class EmbeddingBatch:
     row_source: Int[Tensor, " queries"] | None = None
     row_number: Int[Tensor, " queries"] | None = None
 
+    @property
+    def num_queries(self) -> int:
+        return len(self.query_rows)
+
     def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
-        """Where some queries come from, for messages: "nq row 17, nq row 23, ... (9 in all)"."""
-        chosen = list(queries)
-        if self.row_source is None or self.row_number is None:
-            return f"{len(chosen)} rows"
-        names = [f"{self.source_names[int(self.row_source[q])]} row {int(self.row_number[q])}" for q in chosen[:limit]]
-        return ", ".join(names) + (f", ... ({len(chosen)} in all)" if len(chosen) > limit else "")
+        """See ``TrainingBatch``."""
+        return _describe_rows(self.source_names, self.row_source, self.row_number, list(queries), limit)
+
+
+@dataclass(frozen=True)
+class RerankingBatch:
+    """The local share of one step of a reranker.
+
+    Attributes:
+        texts: the whole prompt of every document; those of a query lie together.
+        query: which of this rank's queries (ascending) each document belongs to; a query may have none.
+        labels: 1 for a relevant document, 0 for another.
+        num_queries: of this rank.
+        task, source, source_names, row_source, row_number: as in ``EmbeddingBatch``.
+        scores: a teacher's score of each document; NaN where a row brings none; None where none of the step does.
+    """
+
+    texts: PackedTokens
+    query: Int[Tensor, " texts"]
+    labels: Float[Tensor, " texts"]
+    num_queries: int
+    task: str = "reranking"
+    source: str = ""
+    scores: Float[Tensor, " texts"] | None = None
+    source_names: tuple[str, ...] = ()
+    row_source: Int[Tensor, " queries"] | None = None
+    row_number: Int[Tensor, " queries"] | None = None
+
+    def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
+        """See ``TrainingBatch``."""
+        return _describe_rows(self.source_names, self.row_source, self.row_number, list(queries), limit)
+
+
+def _describe_rows(
+    names: tuple[str, ...], sources: Tensor | None, numbers: Tensor | None, queries: list[int], limit: int
+) -> str:
+    if sources is None or numbers is None:
+        return f"{len(queries)} rows"
+    rows = [f"{names[int(sources[q])]} row {int(numbers[q])}" for q in queries[:limit]]
+    return ", ".join(rows) + (f", ... ({len(queries)} in all)" if len(queries) > limit else "")

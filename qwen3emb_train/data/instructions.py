@@ -5,8 +5,9 @@ no space after ``Query:``; the report's prose shows ``{Instruction} {Query}`` (p
 Documents carry no instruction.
 """
 
+from enum import Enum
+
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
-"""Version the token store by this text: a changed template must not reuse old ids."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 """The card's default task."""
@@ -44,3 +45,19 @@ def reranker_body(instruction: str, query: str, document: str) -> str:
 def reranker_text(instruction: str, query: str, document: str) -> str:
     """The whole text, after which the model says yes or no."""
     return RERANKER_PREFIX + reranker_body(instruction, query, document) + RERANKER_SUFFIX
+
+
+class Template(str, Enum):
+    """How the texts of an example become what is tokenised.
+
+    ``embedding``: the query with its instruction, the bare documents. ``reranking``: the query alone, and for each
+    document the whole body that is judged.
+    """
+
+    embedding = "embedding"
+    reranking = "reranking"
+
+    @property
+    def text(self) -> str:
+        """Version the token store by this: a changed template must not reuse old ids."""
+        return QUERY_TEMPLATE if self is Template.embedding else RERANKER_BODY

@@ -31,8 +31,8 @@ def share_prefixes(tokens: PackedTokens, groups: Int[Tensor, " texts"] | None = 
     prefixes: list[tuple[int, int]] = []  # (a text that begins with it, its length)
     for group in member[member >= 0].unique().tolist():
         texts = (member == group).nonzero().flatten()
-        common = _common_length(tokens.input_ids, starts[texts], lengths[texts])
-        if common * (len(texts) - 1) < _MIN_SAVED:
+        common = shared_length(tokens, texts)
+        if not common:
             continue
         shared[texts], prefix_of[texts] = common, len(prefixes)
         prefixes.append((int(texts[0]), common))
@@ -52,6 +52,18 @@ def share_prefixes(tokens: PackedTokens, groups: Int[Tensor, " texts"] | None = 
     )
 
 
+def shared_length(tokens: PackedTokens, texts: Int[Tensor, " chosen"]) -> int:
+    """How many first tokens of the chosen texts are encoded once for all of them; 0 where it is not worth it.
+
+    Every text keeps a token of its own.
+    """
+    starts = tokens.cu_seqlens[:-1][texts]
+    longest = int(tokens.lengths[texts].min()) - 1
+    heads = tokens.input_ids[starts[:, None] + torch.arange(longest)]
+    common = int((heads == heads[0]).all(0).long().cumprod(0).sum())
+    return common if common * (len(texts) - 1) >= _MIN_SAVED else 0
+
+
 def _by_first_tokens(tokens: PackedTokens) -> Int[Tensor, " texts"]:
     """A number for each distinct beginning of ``_HEAD`` tokens; -1 for texts that are no longer than that."""
     member = torch.full_like(tokens.lengths, -1)
@@ -61,12 +73,3 @@ def _by_first_tokens(tokens: PackedTokens) -> Int[Tensor, " texts"]:
     heads = tokens.input_ids[tokens.cu_seqlens[:-1][long_enough, None] + torch.arange(_HEAD)]
     member[long_enough] = heads.unique(dim=0, return_inverse=True)[1]
     return member
-
-
-def _common_length(
-    input_ids: Int[Tensor, " tokens"], starts: Int[Tensor, " texts"], lengths: Int[Tensor, " texts"]
-) -> int:
-    """How many first tokens all the texts have in common; every text keeps one of its own."""
-    longest = int(lengths.min()) - 1
-    heads = input_ids[starts[:, None] + torch.arange(longest)]
-    return int((heads == heads[0]).all(0).long().cumprod(0).sum())

@@ -79,6 +79,7 @@ class RerankingExample:
         labels: 1 for a relevant document, 0 for another; one per document.
         instruction: as in ``TrainingExample``.
         source: name of the data set.
+        scores: a teacher's scores of the documents, on the scale of logits.
     """
 
     query: str
@@ -86,6 +87,7 @@ class RerankingExample:
     labels: tuple[int, ...]
     instruction: str | None = None
     source: str = ""
+    scores: tuple[float, ...] | None = None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "RerankingExample":
@@ -101,14 +103,17 @@ class RerankingExample:
             raise InvalidExampleError("documents", "there is no document", "Give at least one, or drop the line.")
         labels = check_labels(row.get("labels"), documents)
         instruction = check_instruction(row.get("instruction"), query)
-        return cls(query, documents, labels, instruction, check_label_text(row.get("source", ""), "source"))
+        source = check_label_text(row.get("source", ""), "source")
+        scores = row.get("scores")
+        checked = None if scores is None else check_scores(scores, len(documents), "scores")
+        return cls(query, documents, labels, instruction, source, checked)
 
     @classmethod
     def from_training(cls, example: TrainingExample) -> "RerankingExample":
         """The positives labelled 1, then the negatives labelled 0."""
         labels = (1,) * len(example.positives) + (0,) * len(example.negatives)
         documents = example.positives + example.negatives
-        return cls(example.query, documents, labels, example.instruction, example.source)
+        return cls(example.query, documents, labels, example.instruction, example.source, example.scores)
 
     def to_json(self) -> dict[str, Any]:
         """As ``TrainingExample.to_json``."""

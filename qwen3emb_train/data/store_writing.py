@@ -18,9 +18,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from qwen3emb_train.data.instructions import format_query
-from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples, shard_paths
-from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, Template, format_query, reranker_body
+from qwen3emb_train.data.readers import (
+    BadLinesError,
+    ReadingConfig,
+    read_examples,
+    read_reranking_examples,
+    shard_paths,
+)
+from qwen3emb_train.data.records import RerankingExample, TrainingExample
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer, ids_without_closing, text_identity
 from qwen3emb_train.lineage import atomic_directory, write_text
 
@@ -52,7 +59,8 @@ class _Totals:
 def write_store(
     directory: Path,
     source: Path,
-    tokenizer: TextTokenizer,
+    tokenizer: TextTokenizer | RerankerTokenizer,
+    template: Template,
     instruction: str | None,
     reading: ReadingConfig,
     processes: int | None,
@@ -73,7 +81,7 @@ def write_store(
         bounds = [len(shards) * number // num_parts for number in range(num_parts + 1)]
         backend = tokenizer.hf.backend_tokenizer  # all that a process needs; it travels without transformers
         tasks = [
-            (part, shards[first:last], backend, instruction, reading)
+            (part, shards[first:last], backend, template, instruction, reading)
             for part, (first, last) in zip(parts, pairwise(bounds), strict=True)
         ]
         totals = [_write_part(*tasks[0])] if processes == 1 else _write_in_processes(tasks, processes)
@@ -115,7 +123,12 @@ def _start_process(stop: Any) -> None:
 
 
 def _write_part(
-    part: Path, shards: Sequence[Path], backend: Any, instruction: str | None, reading: ReadingConfig
+    part: Path,
+    shards: Sequence[Path],
+    backend: Any,
+    template: Template,
+    instruction: str | None,
+    reading: ReadingConfig,
 ) -> _Totals:
     part.mkdir()
     totals = _Totals()
@@ -124,8 +137,7 @@ def _write_part(
         for shard in shards:
             rejected = part / f"{REJECTED_FILE}.{shard.name}"
             try:
-                examples = read_examples(shard, reading, rejected_path=rejected)
-                _append_rows(files, totals, examples, backend, instruction)
+                _append_rows(files, totals, _rows(template, shard, reading, rejected, instruction), backend)
             except BadLinesError:
                 # With skip_bad_lines a shard may be bad as a whole, as long as the source is not (write_store).
                 if not reading.skip_bad_lines:
@@ -140,28 +152,54 @@ def _write_part(
     return totals
 
 
-def _append_rows(
-    files: Mapping[str, BinaryIO],
-    totals: _Totals,
-    examples: Iterable[TrainingExample],
-    backend: Any,
-    instruction: str | None,
-) -> None:
-    for batch in _batched(examples, _ROWS_AT_ONCE):
+@dataclass(frozen=True)
+class _Row:
+    """What is stored of an example: its texts (query, positives, negatives), and a score for each document."""
+
+    texts: list[str]
+    num_positives: int
+    scores: tuple[float, ...] | None
+    language: str
+
+
+def _rows(
+    template: Template, shard: Path, reading: ReadingConfig, rejected: Path, instruction: str | None
+) -> Iterator[_Row]:
+    if template is Template.embedding:
+        return (_embedding_row(e, instruction) for e in read_examples(shard, reading, rejected_path=rejected))
+    return (_reranking_row(e, instruction) for e in read_reranking_examples(shard, reading, rejected_path=rejected))
+
+
+def _embedding_row(example: TrainingExample, instruction: str | None) -> _Row:
+    # A line's empty instruction means "none", not "the default".
+    query = format_query(instruction if example.instruction is None else example.instruction, example.query)
+    texts = [query, *example.positives, *example.negatives]
+    return _Row(texts, len(example.positives), example.scores, example.language)
+
+
+def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
+    """Relevant documents first. The query alone is no prompt: it is there to keep a batch from repeating it."""
+    order = sorted(range(len(example.documents)), key=lambda i: -example.labels[i])
+    judged_by = example.instruction or instruction or DEFAULT_INSTRUCTION
+    bodies = [reranker_body(judged_by, example.query, example.documents[i]) for i in order]
+    scores = None if example.scores is None else tuple(example.scores[i] for i in order)
+    return _Row([example.query, *bodies], sum(example.labels), scores, "")
+
+
+def _append_rows(files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[_Row], backend: Any) -> None:
+    for batch in _batched(rows, _ROWS_AT_ONCE):
         if _stop is not None and _stop.is_set():
             raise RuntimeError("stopped, because another process failed")
         texts: list[str] = []
         scores: list[float] = []
         row_ends = []
-        for example in batch:
-            texts += [format_query(_own_or(instruction, example), example.query), *example.positives]
-            texts += example.negatives
-            num_documents = len(example.positives) + len(example.negatives)
-            scores += [np.nan, *(example.scores or [np.nan] * num_documents)]
-            totals.any_scores |= example.scores is not None
+        for row in batch:
+            texts += row.texts
+            scores += [np.nan, *(row.scores or [np.nan] * (len(row.texts) - 1))]
+            totals.any_scores |= row.scores is not None
             row_ends.append(totals.texts + len(texts))
-            if example.language not in totals.languages:
-                totals.languages.append(example.language)
+            if row.language not in totals.languages:
+                totals.languages.append(row.language)
         ids = ids_without_closing(backend, texts)
         ends = totals.tokens + np.cumsum([len(one) for one in ids])
         columns = {
@@ -169,18 +207,13 @@ def _append_rows(
             "text_ends": ends,
             "identities": [text_identity(text) for text in texts],
             "row_ends": row_ends,
-            "num_positives": [len(example.positives) for example in batch],
+            "num_positives": [row.num_positives for row in batch],
             "scores": scores,
-            "languages": [totals.languages.index(example.language) for example in batch],
+            "languages": [totals.languages.index(row.language) for row in batch],
         }
         for name, values in columns.items():
             files[name].write(np.asarray(values, dtype=(ARRAYS | OPTIONAL_ARRAYS)[name]).tobytes())
         totals.rows, totals.texts, totals.tokens = totals.rows + len(batch), row_ends[-1], int(ends[-1])
-
-
-def _own_or(default: str | None, example: TrainingExample) -> str | None:
-    """A line's empty instruction means "none", not "the default"."""
-    return default if example.instruction is None else example.instruction
 
 
 def _join(
@@ -214,7 +247,7 @@ def _chunks(path: Path, dtype: type[np.generic]) -> Iterator[np.ndarray]:
             yield values
 
 
-def _batched(examples: Iterable[TrainingExample], size: int) -> Iterator[list[TrainingExample]]:
-    iterator = iter(examples)
+def _batched(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
+    iterator = iter(rows)
     while batch := list(islice(iterator, size)):
         yield batch

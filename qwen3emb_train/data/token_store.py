@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from qwen3emb_train.data.instructions import QUERY_TEMPLATE
+from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.store_writing import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE, write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import digest_cached, value_digest
@@ -32,7 +33,6 @@ class TokenStore:
         directory: where it lies.
         key: digest of everything the arrays depend on, the file contents included.
         contents: digest of the file contents alone.
-        closing_token_id: the token to append to every text.
         ids: tokens of all texts, end to end.
         text_ends: token offset after each text.
         identities: 63-bit hash of each (formatted) text.
@@ -46,7 +46,6 @@ class TokenStore:
     directory: Path
     key: str
     contents: str
-    closing_token_id: int
     ids: Int[np.ndarray, " tokens"]
     text_ends: Int[np.ndarray, " texts"]
     identities: Int[np.ndarray, " texts"]
@@ -99,9 +98,10 @@ def flat_spans(
 
 def open_token_store(
     source: Path,
-    tokenizer: TextTokenizer,
+    tokenizer: TextTokenizer | RerankerTokenizer,
     cache_dir: Path,
     *,
+    template: Template = Template.embedding,
     instruction: str | None = None,
     reading: ReadingConfig | None = None,
     verify_contents: bool = False,
@@ -110,6 +110,7 @@ def open_token_store(
     """The store of ``source`` (a file or a directory of shards), made now if these contents were never tokenised.
 
     Args:
+        template: what of a row is tokenised.
         instruction: for rows that bring none of their own.
         verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
             unchanged since they were last digested (see ``lineage.digest_cached``).
@@ -124,7 +125,7 @@ def open_token_store(
         {
             "version": STORE_VERSION,
             "tokenizer": tokenizer.fingerprint,
-            "template": QUERY_TEMPLATE,
+            "template": template.text,
             "instruction": instruction,
             "contents": contents,
             "reading": [reading.skip_bad_lines, sorted(reading.ignored_columns)],
@@ -132,12 +133,12 @@ def open_token_store(
     )
     directory = cache_dir / key[:32]
     if not (directory / "meta.json").is_file():
-        write_store(directory, source, tokenizer, instruction, reading, processes)
+        write_store(directory, source, tokenizer, template, instruction, reading, processes)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         of = partial(_map, directory)
         return TokenStore(
-            directory, key, contents, tokenizer.closing_token_id,
+            directory, key, contents,
             **{name: of(name, dtype) for name, dtype in ARRAYS.items()},
             **{name: of(name, dtype) for name, dtype in OPTIONAL_ARRAYS.items() if name in meta["arrays"]},
             language_names=tuple(meta["languages"]),

@@ -31,7 +31,7 @@ class TextTokenizer:
         self.closing_token_id = _token_id(hf, self.closing_token)
         if _appended_token_id(hf) != self.closing_token_id:
             _append_in_post_processor(hf, self.closing_token, self.closing_token_id)
-        self.fingerprint = _fingerprint(hf)
+        self.fingerprint = tokenizer_fingerprint(hf)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Ids of each text, at most ``max_tokens`` of them, the last one always the closing token."""
@@ -75,6 +75,16 @@ def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_
         FileNotFoundError: nothing loadable at ``path``.
         ValueError: the tokenizer is not a fast one, or lacks the closing token.
     """
+    return TextTokenizer(load_fast_tokenizer(path, trust_remote_code=trust_remote_code), closing_token)
+
+
+def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
+    """The transformers tokenizer of a model directory or hub name.
+
+    Raises:
+        FileNotFoundError: nothing loadable at ``path``.
+        ValueError: the tokenizer is not a fast one.
+    """
     from transformers import AutoTokenizer
 
     refuse_missing_directory(path)
@@ -90,7 +100,7 @@ def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_
         )
     hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (reliability.md H)
     hf.backend_tokenizer.no_padding()
-    return TextTokenizer(hf, closing_token)
+    return hf
 
 
 def refuse_missing_directory(path: str) -> None:
@@ -162,6 +172,6 @@ def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
         raise AssertionError("the post-processor was written but does not append the closing token")
 
 
-def _fingerprint(hf: Any) -> str:
+def tokenizer_fingerprint(hf: Any) -> str:
     """Digest of everything that decides the ids: the whole tokenizer.json (without per-call state)."""
     return hashlib.sha256(hf.backend_tokenizer.to_str().encode()).hexdigest()

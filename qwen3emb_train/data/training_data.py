@@ -1,24 +1,29 @@
 """Everything a training run asks of its data behind one object: token stores, batch plan, collator, fingerprint."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from qwen3emb_train.data.batch_plan import BatchPlan
-from qwen3emb_train.data.batches import EmbeddingBatch
+from qwen3emb_train.data.batch_plan import BatchPlan, Step
+from qwen3emb_train.data.batches import EmbeddingBatch, RerankingBatch
 from qwen3emb_train.data.collators import EmbeddingCollator
+from qwen3emb_train.data.drawing import Frame
+from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
+from qwen3emb_train.data.reranking_collator import NegativeGuard, RerankingCollator
 from qwen3emb_train.data.token_store import TokenStore, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import value_digest
 
 PLAN_VERSION = 1  # raised when the same settings begin to give other batches
+Batch = TypeVar("Batch", EmbeddingBatch, RerankingBatch)
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingData:
+class TrainingData(Generic[Batch]):
     """The batches of a run.
 
     Attributes:
@@ -32,7 +37,7 @@ class TrainingData:
     plan: BatchPlan
     stores: dict[str, TokenStore]
     components: dict[str, Any]
-    collator: EmbeddingCollator
+    collator: Callable[[int, Step, tuple[int, ...]], Batch]
 
     @property
     def steps(self) -> int:
@@ -44,7 +49,7 @@ class TrainingData:
         """Digest of ``components``. Contents count, paths do not."""
         return value_digest(self.components)
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> EmbeddingBatch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """This rank's share of a step: a pure function of (fingerprint, step, rank, world_size).
 
         Raises:
@@ -85,7 +90,7 @@ def open_training_data(
     reading: ReadingConfig | None = None,
     verify_contents: bool = False,
     processes: int | None = None,
-) -> TrainingData:
+) -> TrainingData[EmbeddingBatch]:
     """Tokenises what was not tokenised before, and plans all steps.
 
     Args:
@@ -105,7 +110,59 @@ def open_training_data(
     }  # fmt: skip
     plan = BatchPlan(sources, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
     components = _components(sources, stores, lengths, mixture, batch_size, seed)
-    return TrainingData(plan, stores, components, EmbeddingCollator(sources, stores, lengths, seed=seed))
+    collator = EmbeddingCollator(sources, stores, lengths, closing_token_id=tokenizer.closing_token_id, seed=seed)
+    return TrainingData(plan, stores, components, collator)
+
+
+def open_reranking_data(
+    sources: Mapping[str, SourceConfig],
+    tokenizer: RerankerTokenizer,
+    mixture: MixtureConfig,
+    guard: NegativeGuard,
+    *,
+    max_tokens: int,
+    max_positives: int,
+    max_negatives: int,
+    batch_size: int,
+    steps: int | None,
+    seed: int,
+    cache_dir: Path,
+    reading: ReadingConfig | None = None,
+    verify_contents: bool = False,
+    processes: int | None = None,
+) -> TrainingData[RerankingBatch]:
+    """As ``open_training_data``, for a reranker: lines of either example format.
+
+    Args:
+        max_tokens: of a prompt, template included.
+        max_positives, max_negatives: documents of a query in a step, for sources that do not say otherwise.
+
+    Raises:
+        FileNotFoundError, ValueError: as there; ``max_tokens`` leaves no room for a document.
+    """
+    tokenizer.max_body_tokens(max_tokens)
+    limited = {
+        name: replace(
+            source,
+            max_positives=max_positives if source.max_positives is None else source.max_positives,
+            max_negatives=max_negatives if source.max_negatives is None else source.max_negatives,
+        )
+        for name, source in sources.items()
+    }
+    stores = {
+        name: open_token_store(
+            Path(source.path), tokenizer, cache_dir, template=Template.reranking, instruction=source.instruction,
+            reading=reading, verify_contents=verify_contents, processes=processes,
+        )
+        for name, source in limited.items()
+    }  # fmt: skip
+    lengths = LengthConfig(max_tokens, max_tokens)
+    plan = BatchPlan(limited, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
+    components = _components(limited, stores, lengths, mixture, batch_size, seed)
+    components |= {"guard": asdict(guard), "frame": [tokenizer.prefix_ids, tokenizer.suffix_ids]}
+    frame = Frame(tuple(tokenizer.prefix_ids), tuple(tokenizer.suffix_ids))
+    collator = RerankingCollator(limited, stores, frame, guard, max_tokens=max_tokens, seed=seed)
+    return TrainingData(plan, stores, components, collator)
 
 
 def _components(

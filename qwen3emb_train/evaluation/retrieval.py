@@ -21,7 +21,8 @@ class RetrievalSet:
 
     Attributes:
         query_ids, queries: the judged queries, in file order.
-        document_ids, documents: the corpus, in file order.
+        document_ids, documents: the corpus in the order of the ids, so that equal scores, which are ranked in this
+            order, do not make a result depend on the order of the file's lines.
         relevance: query id -> document id -> grade (0 = judged not relevant).
         files: the files read, for the record of a run.
     """
@@ -56,8 +57,8 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
     return RetrievalSet(
         query_ids=list(judged_queries),
         queries=list(judged_queries.values()),
-        document_ids=list(documents),
-        documents=list(documents.values()),
+        document_ids=sorted(documents),
+        documents=[documents[document_id] for document_id in sorted(documents)],
         relevance=relevance,
         files=(path / "corpus.jsonl", path / "queries.jsonl", qrels_file),
     )

@@ -1,4 +1,4 @@
-"""A query against a corpus: the quickest look at what a model has learned."""
+"""A query against a corpus: the quickest look at what a model has learned; with a reranker, in two stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.evaluation.reranking import rerank, score_candidates
 from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, load_embedder
 from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.rerankers import TextReranker
 
 
 @dataclass
@@ -26,7 +28,10 @@ class SearchConfig:
         corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one.
         query: the question.
         top_k: how many hits.
-        instruction: what stands before the query. None: the model's own; "": nothing.
+        reranker: directory of a yes/no reranker that puts the nearest documents in order; None = no second stage.
+        rerank_top_k: how many of the nearest documents it reads.
+        instruction: what stands before the query, and what the reranker judges by. None: the model's own; "": nothing
+            (a reranker's template always holds one: its own).
         dim: Matryoshka dimension; None = the full vector.
         max_tokens: longest text.
         precision: of the matrix products.
@@ -37,6 +42,8 @@ class SearchConfig:
     corpus: str = "???"
     query: str = "???"
     top_k: int = 10
+    reranker: str | None = None
+    rerank_top_k: int = 100
     instruction: str | None = None
     dim: int | None = None
     max_tokens: int = 8192
@@ -46,43 +53,82 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; ask for at least 1 hit.")
+        if self.rerank_top_k < 1:
+            raise ValueError(f"rerank_top_k is {self.rerank_top_k}; a reranker needs at least 1 document.")
         if not self.query.strip():
             raise ValueError("query is empty; give the text to search for.")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A found document; ``score`` is the cosine, ``rank`` counts from 1."""
+    """A found document.
+
+    Attributes:
+        rank: from 1, in the last stage.
+        score: the cosine.
+        id, text: of the document.
+        rerank_score: the reranker's ``logit(yes) - logit(no)``; None where it did not read the document.
+        found_at: rank by cosine, from 1; None without a reranker.
+    """
 
     rank: int
     score: float
     id: str
     text: str
+    rerank_score: float | None = None
+    found_at: int | None = None
 
 
 def search(config: SearchConfig) -> list[Hit]:
     """The ``top_k`` documents nearest to the query, best first; equal scores in corpus order.
 
+    With a reranker the ``rerank_top_k`` nearest stand in its order, and those after them as they were.
+
     Raises:
-        FileNotFoundError, ValueError: the model or the corpus cannot be read (file, line and field are named).
+        FileNotFoundError, ValueError: a model or the corpus cannot be read (file, line and field are named).
     """
     corpus = read_texts(Path(config.corpus))
+    ids, texts = list(corpus), list(corpus.values())
+    reranker = _load_reranker(config)
     embedder = load_embedder(config.model, EmbeddingSettings(config.max_tokens, config.precision))
     query = truncate_and_normalize(embedder.encode_queries([config.query], config.instruction), config.dim)
-    scores, rows = top_k_documents(query, _document_vectors(config, embedder, list(corpus.values())), config.top_k)
-    ids, texts = list(corpus), list(corpus.values())
-    found = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
-    return [Hit(rank, score, ids[row], texts[row]) for rank, (score, row) in enumerate(found, start=1)]
+    num_found = config.top_k if reranker is None else max(config.top_k, config.rerank_top_k)
+    cosines, rows = top_k_documents(query, _document_vectors(config, embedder, texts), num_found)
+    nearest = dict(zip(rows[0].tolist(), cosines[0].tolist(), strict=True))
+    if reranker is None:
+        return [Hit(rank, score, ids[row], texts[row]) for rank, (row, score) in enumerate(nearest.items(), start=1)]
+    scores = score_candidates(reranker, [config.query], texts, [rows], config.rerank_top_k, config.instruction)
+    order = rerank(rows, scores, config.rerank_top_k)[0, : config.top_k].tolist()
+    places = {row: place for place, row in enumerate(nearest, start=1)}
+    return [
+        Hit(rank, nearest[row], ids[row], texts[row], scores.of_query[0].get(row), places[row])
+        for rank, row in enumerate(order, start=1)
+    ]
 
 
 def format_hits(hits: Sequence[Hit], *, width: int = 100) -> str:
-    """One line for each hit: rank, cosine, id and the beginning of the text."""
-    lines = []
+    """One line for each hit: rank, cosine, id and the beginning of the text.
+
+    With a reranker, under a heading: rank, its score, the cosine and the rank by cosine, id, text.
+    """
+    is_reranked = any(hit.found_at is not None for hit in hits)
+    lines = ["rank  reranker  cosine  by cosine  id  text"] if is_reranked else []
     for hit in hits:
         text = " ".join(hit.text.split())
         shown = text if len(text) <= width else text[: width - 3] + "..."
-        lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {shown}")
+        if is_reranked:
+            score = "-" if hit.rerank_score is None else f"{hit.rerank_score:+.4f}"
+            lines.append(f"{hit.rank:>4}  {score:>8}  {hit.score:6.4f}  {hit.found_at:>9}  {hit.id}  {shown}")
+        else:
+            lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {shown}")
     return "\n".join(lines)
+
+
+def _load_reranker(config: SearchConfig) -> TextReranker | None:
+    """First of all, so that a wrong directory is refused before a corpus is encoded."""
+    if config.reranker is None:
+        return None
+    return TextReranker.load(config.reranker, max_tokens=config.max_tokens, precision=config.precision.value)
 
 
 def _document_vectors(config: SearchConfig, embedder: Embedder, documents: list[str]) -> Float[Tensor, "documents dim"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
 
@@ -110,19 +111,13 @@ def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_to
     _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.closing_token)
 
 
-def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> Any:
+def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> RerankerTokenizer:
     """The same for a reranker, whose tokenizer appends nothing: its template ends the text. Returns the tokenizer."""
-    from tokenizers import processors
-    from transformers import AutoTokenizer
-
-    hf: Any = AutoTokenizer.from_pretrained(source)
-    hf.backend_tokenizer.no_truncation()
-    hf.backend_tokenizer.no_padding()
-    hf.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    hf.chat_template = None  # the base's; the reranker's own is written beside
-    hf.save_pretrained(str(target))
-    _write_tokenizer_config(source, target, max_tokens, pad_token=hf.pad_token or hf.eos_token)
-    return hf
+    tokenizer = load_reranker_tokenizer(str(source))
+    tokenizer.save(target)
+    pad_token = tokenizer.hf.pad_token or tokenizer.hf.eos_token
+    _write_tokenizer_config(source, target, max_tokens, pad_token=pad_token)
+    return tokenizer
 
 
 def _write_tokenizer_config(source: Path, target: Path, max_tokens: int, pad_token: str) -> None:

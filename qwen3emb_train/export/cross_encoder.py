@@ -10,14 +10,12 @@ import re
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import (
     DEFAULT_INSTRUCTION,
-    RERANKER_ANSWERS,
     RERANKER_BODY,
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
@@ -94,7 +92,7 @@ def export_reranker(config: ExportRerankerConfig) -> Path:
         write_causal_lm_weights(source, directory, dtype, tied=bool(hf_config.get("tie_word_embeddings")))
         max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
         tokenizer = write_reranker_tokenizer(source, directory, max_tokens)
-        true_id, false_id = (_answer_id(tokenizer, answer) for answer in RERANKER_ANSWERS)
+        true_id, false_id = tokenizer.answer_ids
         _write_modules(directory, {"true_token_id": true_id, "false_token_id": false_id}, config.instruction)
         record = lineage.new_record(PROGRAM, recorded, {"model": source})
         card = reranker_card(
@@ -133,15 +131,6 @@ def _lookup(variable: str, role: str, otherwise: str = "") -> str:
 def _literal(text: str) -> str:
     """A Jinja string; its escapes are JSON's."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _answer_id(tokenizer: Any, answer: str) -> int:
-    ids = tokenizer.encode(answer, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(
-            f"the answer {answer!r} is {len(ids)} tokens {ids} of this tokenizer; a score needs one token."
-        )
-    return int(ids[0])
 
 
 def _write_modules(directory: Path, answers: dict[str, int], instruction: str) -> None:

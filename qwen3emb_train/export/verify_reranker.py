@@ -62,7 +62,10 @@ def _load(directory: Path) -> Any:
 def expected_ids(
     tokenizer: Any, instruction: str, query: str, document: str, max_tokens: int | None = None
 ) -> list[int]:
-    """Ids of the template; what exceeds ``max_tokens`` is cut from the body's end, never from prefix or suffix."""
+    """Ids of the template; what exceeds ``max_tokens`` is cut from the body's end, never from prefix or suffix.
+
+    Not by ``RerankerTokenizer``, which the export was written with: a check must be able to disagree with it.
+    """
     prefix, body, suffix = (
         list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for text in (RERANKER_PREFIX, reranker_body(instruction, query, document), RERANKER_SUFFIX)

@@ -1,7 +1,7 @@
 """What a set of negatives contributes to Z, the denominator of the softmax, and how contributions add up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,23 +34,6 @@ class Negatives:
     hardest: Float[Tensor, " pairs"]
 
     @staticmethod
-    def of_columns(
-        cosines: Float[Tensor, "pairs columns"],
-        candidates: Bool[Tensor, "pairs columns"],
-        masked: Bool[Tensor, "pairs columns"],
-        temperature: float,
-        hardness: float,
-        query_document: bool = False,
-    ) -> "Negatives":
-        """From a block of the score matrix; ``query_document`` says that its cosines count as ``hardest``."""
-        kept = candidates & ~masked
-        logits = torch.where(kept, weighted_logits(cosines, temperature, hardness), ragged.floor_of(cosines.dtype))
-        hardest = cosines.new_full((len(cosines),), -torch.inf)
-        if query_document:
-            hardest = cosines.detach().masked_fill(~kept, -torch.inf).amax(1)
-        return Negatives(logits.logsumexp(1), candidates.sum(1), kept.sum(1), hardest)
-
-    @staticmethod
     def of_items(
         cosines: Float[Tensor, " items"],
         masked: Bool[Tensor, " items"],
@@ -78,8 +61,3 @@ class Negatives:
             num_kept=torch.stack([part.num_kept for part in parts]).sum(0),
             hardest=torch.stack([part.hardest for part in parts]).amax(0),
         )
-
-    @staticmethod
-    def concatenated(blocks: Sequence["Negatives"]) -> "Negatives":
-        """The same negatives of consecutive blocks of pairs, end to end."""
-        return Negatives(*(torch.cat([getattr(block, f.name) for block in blocks]) for f in fields(Negatives)))

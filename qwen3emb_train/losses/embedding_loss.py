@@ -13,6 +13,7 @@ local queries (those that have a score, say) would be wrong: ranks have differen
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -63,3 +64,11 @@ class EmbeddingLoss(ABC):
             columns: all ranks' vectors in rank order, with gradient; owners count all queries. None: ``rows`` is all.
             first_query: the number of this rank's first query among all queries.
         """
+
+    def on_prefixes(
+        self, rows: Representations, columns: Representations | None, dims: Sequence[int], first_query: int = 0
+    ) -> list[LossOutput]:
+        """The loss on each prefix of the vectors (``dims``: lengths); one by one, unless a loss knows better."""
+        return [
+            self(rows.truncated(dim), None if columns is None else columns.truncated(dim), first_query) for dim in dims
+        ]

@@ -11,25 +11,26 @@ For each query i with positive d_i+, cosine s and temperature t the loss is -log
 and m_ij = 0 where s_ij > s(q_i, d_i+) + 0.1 or d_j == d_i+ (a likely, or a certain, false negative), else 1.
 With ``hardness`` (not the report's; off by default) m_ij is exp(hardness * s_ij) instead of 1.
 
-Terms (3) to (5) are [pairs x columns] matrices. They are made in blocks of rows and made again for the backward pass,
-so their memory does not grow with the batch.
+Terms (3) to (5) are [pairs x columns] matrices, made in tiles and made again for the backward pass (``tiles.py``), so
+their memory does not grow with the batch; and for all Matryoshka prefixes at once.
 """
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from qwen3emb_train.losses import masks, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
 from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.tiles import TiledLogSum, Tiles, Vectors
 
 
 class DocumentDocumentThreshold(str, Enum):
@@ -76,7 +77,8 @@ class InfoNCE(EmbeddingLoss):
             carries no gradient. LLaVE (arXiv 2503.04812) uses 9 on in-batch negatives, EmbeddingGemma (arXiv
             2509.20354) 5 on hard negatives. 0: off, as in the report.
         hardness_of: which negatives ``hardness`` weights.
-        tile_elements: the largest number of scores alive at once, all terms together; at least one row is made.
+        tile_elements: the largest number of scores alive at once, those of a tile's terms and prefixes together. On a
+            CPU tiles are smaller, as its cache is.
 
     Raises:
         ValueError: a setting is out of its range, or no term with negatives is on.
@@ -158,19 +160,26 @@ class InfoNCE(EmbeddingLoss):
     def __call__(
         self, rows: Representations, columns: Representations | None = None, first_query: int = 0
     ) -> LossOutput:
-        """The loss of this rank's queries against all ranks' columns.
+        """The loss of this rank's queries against all ranks' columns; see ``on_prefixes``."""
+        return self.on_prefixes(rows, columns, [rows.dim], first_query)[0]
+
+    def on_prefixes(
+        self, rows: Representations, columns: Representations | None, dims: Sequence[int], first_query: int = 0
+    ) -> list[LossOutput]:
+        """The loss on each prefix of the vectors; the scores of all are made in one sweep.
 
         Args:
             rows: this rank's vectors, owners counted from this rank's query 0. Hard negatives serve term (2).
             columns: all ranks' vectors in rank order with gradient, owners counted over all queries; its negatives
                 matter only with ``others_negatives``. None: ``rows`` is the whole batch.
+            dims: prefix lengths, in any order.
             first_query: the number of this rank's first query among all queries.
 
         Returns:
-            The mean over local queries. Its metrics are means over queries too: ``positive_cosine``,
-            ``hardest_negative_cosine`` (largest unmasked query-document cosine; queries without one do not count, and
-            if none has one it is -1), ``effective_negatives`` (unmasked negatives in Z); and over all candidate
-            negatives, ``masked_share``.
+            For each of ``dims`` the mean over local queries. Its metrics are means over queries too:
+            ``positive_cosine``, ``hardest_negative_cosine`` (largest unmasked query-document cosine; queries without
+            one do not count, and if none has one it is -1), ``effective_negatives`` (unmasked negatives in Z); and over
+            all candidate negatives, ``masked_share``.
 
         Raises:
             ValueError: ``columns`` does not reach to this rank's last query, or a query has no positive.
@@ -183,15 +192,18 @@ class InfoNCE(EmbeddingLoss):
             )
         # Autocast would make the cosines in 16 bits: bfloat16 knows them to 0.004, which is 0.2 at temperature 0.02.
         with torch.autocast(rows.queries.device.type, enabled=False):
-            rows = normalized(rows)
-            columns = rows if columns is None else normalized(columns)
-            pairs = Pairs.of(rows, first_query)
-            parts = []
-            if self.in_batch:
-                parts.append(self._in_batch(pairs, Columns.of(columns, self.others_negatives)))
-            if self.hard_negatives:
-                parts.append(self._own_negatives(pairs, rows))
-            return self._output(rows, pairs, Negatives.sum_of(parts))
+            ascending = sorted(dims)
+            prefixes = [normalized(rows.truncated(dim)) for dim in ascending]
+            longest = prefixes[-1] if columns is None else normalized(columns.truncated(ascending[-1]))
+            pairs = [Pairs.of(prefix, first_query) for prefix in prefixes]
+            in_batch = self._in_batch(pairs, longest, ascending) if self.in_batch else []
+            outputs = {}
+            for i, dim in enumerate(ascending):
+                parts = in_batch[i : i + 1]
+                if self.hard_negatives:
+                    parts.append(self._own_negatives(pairs[i], prefixes[i]))
+                outputs[dim] = self._output(prefixes[i], pairs[i], Negatives.sum_of(parts))
+            return [outputs[dim] for dim in dims]
 
     def _hardness(self, scope: WeightedNegatives) -> float:
         return self.hardness if self.hardness_of in (scope, WeightedNegatives.all) else 0.0
@@ -239,53 +251,40 @@ class InfoNCE(EmbeddingLoss):
         hardness = self._hardness(WeightedNegatives.hard)
         return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature, hardness)
 
-    def _in_batch(self, pairs: Pairs, columns: Columns) -> Negatives:
-        """Terms (3) to (5), block by block; a block's scores live only while its own forward or backward runs."""
-        pairs_per_block = max(1, self.tile_elements // (len(columns.queries) + 2 * len(columns.documents)))
-        return Negatives.concatenated(
-            [
-                checkpoint(self._block, block, columns, use_reentrant=False, preserve_rng_state=False)
-                for block in pairs.split(pairs_per_block)
-            ]
+    def _in_batch(self, pairs: Sequence[Pairs], vectors: Representations, dims: Sequence[int]) -> list[Negatives]:
+        """Terms (3) to (5) on each prefix.
+
+        Args:
+            pairs: on each prefix.
+            vectors: all ranks' on the longest prefix.
+            dims: the prefixes' lengths, ascending.
+        """
+        own, columns = pairs[-1], Columns.of(vectors, self.others_negatives)
+        by_text = self.mask_identical, self.mask_same_query
+        tiles = Tiles(
+            dims=dims,
+            num_pairs=len(own.queries),
+            num_queries=len(columns.queries),
+            num_documents=len(columns.documents),
+            query_query=self.query_query,
+            document_document=self.document_document,
+            query_document=self.query_document,
+            limit=torch.stack([self._limit(on_prefix) for on_prefix in pairs], dim=1),
+            document_document_threshold=self.document_document_threshold.value,
+            query_keys=masks.query_keys(own, columns, *by_text),
+            document_keys=masks.document_keys(own, columns, *by_text),
+            temperature=self.temperature,
+            hardness=self._hardness(WeightedNegatives.in_batch),
+            tile_elements=self.tile_elements,
         )
-
-    def _block(self, pairs: Pairs, columns: Columns) -> Negatives:
-        """Terms (3) to (5) of some pairs."""
-        same_queries, same_documents = self._known_by_text(pairs, columns)
-        limit = self._limit(pairs)[:, None]
-        weighting = self.temperature, self._hardness(WeightedNegatives.in_batch)
-        parts = []
-        if self.query_query:
-            cosines = pairs.queries @ columns.queries.T
-            candidates = ~masks.own_queries(pairs, columns)
-            masked = same_queries | (cosines > limit)
-            parts.append(Negatives.of_columns(cosines, candidates, masked, *weighting))
-        if self.query_document or self.document_document:
-            query_document = pairs.queries @ columns.documents.T
-            candidates = ~masks.own_documents(pairs, columns)
-            masked = same_documents | (query_document > limit)
-            if self.query_document:
-                parts.append(Negatives.of_columns(query_document, candidates, masked, *weighting, query_document=True))
-            if self.document_document:
-                cosines = pairs.positives @ columns.documents.T
-                if self.document_document_threshold is DocumentDocumentThreshold.none:
-                    masked = same_documents
-                elif self.document_document_threshold is DocumentDocumentThreshold.document_document:
-                    masked = same_documents | (cosines > limit)
-                parts.append(Negatives.of_columns(cosines, candidates, masked, *weighting))
-        return Negatives.sum_of(parts)
-
-    def _known_by_text(
-        self, pairs: Pairs, columns: Columns
-    ) -> tuple[Bool[Tensor, "pairs queries"], Bool[Tensor, "pairs documents"]]:
-        """Queries and documents that their text excludes from the pairs' negatives."""
-        device = pairs.queries.device
-        queries = torch.zeros(len(pairs.queries), len(columns.queries), dtype=torch.bool, device=device)
-        documents = torch.zeros(len(pairs.queries), len(columns.documents), dtype=torch.bool, device=device)
-        if self.mask_identical:
-            documents |= masks.known_positives(pairs, columns)
-            queries |= masks.sharing_queries(documents, columns)
-        if self.mask_same_query:
-            documents |= masks.positives_of_repeated_queries(pairs, columns)
-            queries |= masks.repeated_queries(pairs, columns)
-        return queries, documents
+        left = Vectors.of(torch.cat([own.queries, own.positives]), dims)
+        right = Vectors.of(torch.cat([columns.queries, columns.documents]), dims)
+        log_sum, num_excluded, hardest = TiledLogSum.apply(*left, *right, tiles)
+        times = self.query_document + self.document_document  # that a document is a column
+        num_columns = self.query_query * len(columns.queries) + times * len(columns.documents)
+        num_own = ragged.count_items(columns.document_owner, len(columns.queries))[own.query_number]
+        num_candidates = num_columns - (self.query_query + times * num_own)
+        return [
+            Negatives(log_sum[:, i], num_candidates, num_columns - num_excluded[:, i], hardest[:, i])
+            for i in range(len(dims))
+        ]

@@ -1,7 +1,9 @@
 """Which columns are no negatives of a pair, whatever they score: its own, and those known by their text.
 
-The third reason, a score too far above the positive, is a comparison in ``infonce.py``.
+The third reason, a score too far above the positive, is a comparison in ``tiles.py``.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,11 +11,58 @@ from torch import Tensor
 
 from qwen3emb_train.losses.pairs import Columns, Pairs
 
+_NO_TEXT = -1  # hashes are 0 or more
 
-def own_queries(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs queries"]:
-    """Which query column is the pair's own query."""
+Keys = Sequence[tuple[Tensor, Tensor]]
+"""For each reason, keys of every pair and of every column: a column that shares one with a pair is no negative of it.
+
+Both are ``[items, slots]``, as wide as the item with the most keys; the others repeat one (``ragged.slots``).
+"""
+
+
+def query_keys(pairs: Pairs, columns: Columns, identical: bool, same_query: bool) -> Keys:
+    """What excludes queries: being the pair's own, sharing a positive with it, having the same text."""
     numbers = torch.arange(len(columns.queries), device=pairs.query_number.device)
-    return pairs.query_number[:, None] == numbers
+    keys = [(pairs.query_number[:, None], numbers[:, None])]
+    if identical and _repeats(columns.document_identity):
+        keys.append((pairs.known_positives, columns.document_identity[columns.positive_slots]))
+    if same_query and _repeats(columns.query_identity):
+        keys.append((pairs.query_identity[:, None], columns.query_identity[:, None]))
+    return keys
+
+
+def document_keys(pairs: Pairs, columns: Columns, identical: bool, same_query: bool) -> Keys:
+    """What excludes documents: belonging to the pair's query, being known as a positive, answering the same text."""
+    keys = [(pairs.query_number[:, None], columns.document_owner[:, None])]
+    if identical and _repeats(columns.document_identity):
+        keys.append((pairs.known_positives, columns.document_identity[:, None]))
+    if same_query and _repeats(columns.query_identity):
+        answered = columns.query_identity[columns.document_owner]
+        answered[columns.num_positives :] = _NO_TEXT  # hard negatives answer nothing
+        keys.append((pairs.query_identity[:, None], answered[:, None]))
+    return keys
+
+
+def _repeats(identity: Int[Tensor, " texts"]) -> bool:
+    """Whether two texts are equal; else a text gives away only what is the pair's own."""
+    return len(identity.unique()) < len(identity)
+
+
+def have_same_key(keys: Keys, pairs: slice, columns: slice) -> Bool[Tensor, "rows columns"]:
+    """Which of some columns share a key with which of some pairs, for any reason."""
+    first, second = keys[0]
+    found = first[pairs] == second[columns, 0]
+    for of_pairs, of_columns in keys[1:]:
+        for theirs in _different(of_columns[columns]):
+            for own in _different(of_pairs[pairs]):
+                found |= own[:, None] == theirs
+    return found
+
+
+def _different(slots: Int[Tensor, "items slots"]) -> list[Tensor]:
+    """The slots, without those that only repeat: few items have as many keys as the richest."""
+    every = slots.unbind(1)
+    return [slot for i, slot in enumerate(every) if i == 0 or not torch.equal(slot, every[i - 1])]
 
 
 def own_documents(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documents"]:

@@ -39,9 +39,7 @@ def matryoshka(
     if weights is None:
         weights = [1.0] * len(dims)
     check_dims(dims, weights, rows.dim)
-    outputs = {
-        dim: loss(rows.truncated(dim), None if columns is None else columns.truncated(dim), first_query) for dim in dims
-    }
+    outputs = dict(zip(dims, loss.on_prefixes(rows, columns, dims, first_query), strict=True))
     weighted = torch.stack(
         [outputs[dim].loss * (weight / sum(weights)) for dim, weight in zip(dims, weights, strict=True)]
     )

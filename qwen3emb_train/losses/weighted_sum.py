@@ -1,6 +1,7 @@
 """A loss and what is added to it: a distillation, a regulariser."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
@@ -44,11 +45,19 @@ class WeightedSum(EmbeddingLoss):
         self, rows: Representations, columns: Representations | None = None, first_query: int = 0
     ) -> LossOutput:
         """The sum. Metrics: those of the parts, and ``main_loss`` and ``{name}_loss``, each before its weight."""
-        output = self.main(rows, columns, first_query)
-        total, metrics = output.loss, output.metrics | {"main_loss": output.loss.detach()}
-        for name, (weight, loss) in self.additions.items():
-            output = loss(rows, columns, first_query)
-            total = total + weight * output.loss
-            metrics[f"{name}_loss"] = output.loss.detach()
-            metrics |= {f"{name}_{key}": value for key, value in output.metrics.items()}
-        return LossOutput(total, metrics)
+        return self.on_prefixes(rows, columns, [rows.dim], first_query)[0]
+
+    def on_prefixes(
+        self, rows: Representations, columns: Representations | None, dims: Sequence[int], first_query: int = 0
+    ) -> list[LossOutput]:
+        """The sum on each prefix; every part may make all prefixes in one sweep."""
+        outputs = []
+        parts = [part.on_prefixes(rows, columns, dims, first_query) for part in self._parts()]
+        for output, *added in zip(*parts, strict=True):
+            total, metrics = output.loss, output.metrics | {"main_loss": output.loss.detach()}
+            for (name, (weight, _)), addition in zip(self.additions.items(), added, strict=True):
+                total = total + weight * addition.loss
+                metrics[f"{name}_loss"] = addition.loss.detach()
+                metrics |= {f"{name}_{key}": value for key, value in addition.metrics.items()}
+            outputs.append(LossOutput(total, metrics))
+        return outputs

@@ -9,7 +9,6 @@ memory are the texts and one block of queries.
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from qwen3emb_train.mining.config import Backend, MiningConfig
 from qwen3emb_train.mining.provenance import Mined
 from qwen3emb_train.mining.queries import SearchProblem, gather
 from qwen3emb_train.mining.report import MiningStatistics
+from qwen3emb_train.mining.search import leaving
 from qwen3emb_train.mining.search.finding import find_by_bm25, find_by_model, sampled_recall, score_known
 from qwen3emb_train.mining.search.rescoring import rescore
 from qwen3emb_train.mining.search.vectors import embed_problem
@@ -59,8 +59,13 @@ def mine_negatives(config: MiningConfig) -> Path:
     problem = gather(examples, config)
     statistics = MiningStatistics(config.num_negatives, len(problem.queries), problem.num_candidates, seed=config.seed)
     choice = _search(problem, config, work_dir, statistics)
+    is_temporary = config.work_dir is None
     if launched_rank() != 0:  # the first rank waits for what the others find, and writes
+        if is_temporary:
+            leaving.leave(work_dir)
         return output
+    if is_temporary:
+        leaving.wait_for_others(work_dir)
     with lineage.atomic_directory(output) as directory:
         write_examples(directory / "examples.jsonl", _written(examples, choice, statistics, directory))
         lineage.write_text(directory / "report.txt", statistics.as_text())
@@ -72,8 +77,8 @@ def mine_negatives(config: MiningConfig) -> Path:
             "weak to mine with; else loosen max_relative_score or give a larger corpus.",
             statistics.num_without, statistics.num_examples, output / "report.txt",
         )  # fmt: skip
-    if config.work_dir is None:
-        shutil.rmtree(work_dir)
+    if is_temporary:
+        leaving.remove(work_dir)
     return output
 
 

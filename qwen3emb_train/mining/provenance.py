@@ -45,9 +45,9 @@ def rounded(scores: Sequence[float]) -> tuple[float, ...]:
 
 
 def _of(candidate: Candidate, pool: DocumentPool, is_rescored: bool) -> dict[str, Any]:
-    described: dict[str, Any] = {"id": pool.ids[candidate.row], "cosine": rounded([candidate.cosine])[0]}
+    described: dict[str, Any] = {"id": pool.ids[candidate.row], "cosine": round(candidate.cosine, _DIGITS)}
     if is_rescored:
-        described["reranker"] = rounded([candidate.score])[0]
+        described["reranker"] = round(candidate.score, _DIGITS)
     if candidate.source != "positive":
         described["source"] = candidate.source
     if candidate.rank is not None:

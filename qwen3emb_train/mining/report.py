@@ -30,7 +30,10 @@ class Histogram:
         for value in values:
             self.counts[min(_BINS - 1, max(0, int((value + 1) / 2 * _BINS)))] += 1
             self.total += value
-            self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
+            if value < self.lowest:
+                self.lowest = value
+            if value > self.highest:
+                self.highest = value
 
     def __len__(self) -> int:
         return sum(self.counts)

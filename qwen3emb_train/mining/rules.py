@@ -8,6 +8,7 @@ TopK-PercPos and TopK-MarginPos) and of the VL report.
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from qwen3emb_train.mining.config import MiningConfig, Sampling
@@ -39,7 +40,7 @@ def window(rows: Iterable[int], relevant: Collection[int], rank_from: int, rank_
         relevant: documents that must never become negatives.
     """
     others = [row for row in rows if row >= 0 and row not in relevant]
-    return list(enumerate(others, start=1))[rank_from - 1 : rank_to]
+    return list(enumerate(others[rank_from - 1 : rank_to], start=rank_from))
 
 
 def score_limit(positive_score: float, config: MiningConfig) -> float:
@@ -109,4 +110,5 @@ def _draw(candidates: Sequence[Candidate], num_wanted: int, generator: random.Ra
 
 
 def _hardest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.row))
+    by_row = sorted(candidates, key=attrgetter("row"))
+    return sorted(by_row, key=attrgetter("score"), reverse=True)  # stable: equal scores stay in row order

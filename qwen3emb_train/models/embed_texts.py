@@ -6,28 +6,21 @@ A run that was killed continues at the first shard that is missing. A complete s
 handed back without loading the model.
 """
 
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from qwen3emb_train.distributed import launched_rank, launched_world_size
 from qwen3emb_train.models.embed_config import EmbedConfig
 from qwen3emb_train.models.embedders import Embedder
+from qwen3emb_train.models.processes import ModelProcesses
 from qwen3emb_train.models.store_building import StoreBuilder
 from qwen3emb_train.models.vector_shards import ShardTask, TextShard
 from qwen3emb_train.models.vector_store import VectorStore
-
-_SHARDS_WAITING = 2  # for each process: enough to keep it busy, few enough for memory
-_stop: Any = None  # in a worker: set when another one failed
-_embedder: Embedder | None = None  # in a worker: its model
 
 
 def embed_texts(
@@ -82,7 +75,9 @@ def _make_shards(shards: Iterable[TextShard], task: ShardTask) -> Iterator[int]:
     config = task.config
     if config.num_processes > 1:
         threads = config.threads_per_process or max(1, torch.get_num_threads() // config.num_processes)
-        yield from _in_processes(shards, task, config.num_processes, threads)
+        with ModelProcesses(ShardTask.load, partial(_make, task), [task] * config.num_processes, threads) as processes:
+            for _, num_rows in processes.run(shards):
+                yield num_rows
         return
     embedder: Embedder | None = None
     for shard in shards:
@@ -102,54 +97,6 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_processes(shards: Iterable[TextShard], task: ShardTask, num_processes: int, threads: int) -> Iterator[int]:
-    # Spawned, not forked: the threads of torch and the tokenizer may hold locks that a fork would copy.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    waiting: set[Future[int]] = set()
-    with ProcessPoolExecutor(num_processes, context, _start_worker, (stop, threads)) as pool:
-        try:
-            for shard in shards:
-                waiting.add(pool.submit(_make_in_worker, task, shard))
-                while len(waiting) >= _SHARDS_WAITING * num_processes:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise BrokenProcessPool(
-                f"{error} Perhaps the machine ran out of memory: every process holds the whole model. Lower "
-                "num_processes; the same command continues."
-            ) from error
-        finally:
-            stop.set()  # else leaving early would wait for shards that nobody wants any more
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(stop: Any, threads: int) -> None:
-    global _stop
-    _stop = stop
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed run must not leave workers that write while the next run writes the same shards."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _make_in_worker(task: ShardTask, shard: TextShard) -> int:
-    global _embedder
-    _embedder = _embedder or task.load()
-    task.write(_embedder, shard, _raise_if_stopped)
+def _make(task: ShardTask, embedder: Embedder, shard: TextShard, raise_if_stopped: Callable[[], None]) -> int:
+    task.write(embedder, shard, raise_if_stopped)
     return len(shard.texts)
-
-
-def _raise_if_stopped() -> None:
-    if _stop is not None and _stop.is_set():
-        raise RuntimeError("stopped, because another process failed")

@@ -17,7 +17,7 @@ from torch import Tensor
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.lineage import digest
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.models.inference import ParallelTextEncoder, TextEncoder
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.precision import Precision, resolve_device, resolve_precision
 
@@ -35,6 +35,7 @@ class EmbeddingSettings:
         tokens_per_batch: tokens encoded at once by our encoder.
         texts_per_batch: texts encoded at once by Sentence-Transformers.
         device: "auto" is CUDA where there is one, else the CPU.
+        num_processes: of our encoder: on a CPU, or one for each GPU. Sentence-Transformers' models have one.
     """
 
     max_tokens: int = 8192
@@ -42,6 +43,7 @@ class EmbeddingSettings:
     tokens_per_batch: int = 16_384
     texts_per_batch: int = 32
     device: str = "auto"
+    num_processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,17 @@ def _packed(
     model: str, settings: EmbeddingSettings, num_layers: int | None, prompts: dict[str, str], limit: int = _UNLIMITED
 ) -> Embedder:
     """Through our encoder."""
-    encoder = TextEncoder.load(
-        model,
-        num_layers=num_layers,
-        max_tokens=min(limit, settings.max_tokens),
-        precision=settings.precision.value,
-        device=settings.device,
-    )
+    how: dict[str, Any] = {
+        "num_layers": num_layers,
+        "max_tokens": min(limit, settings.max_tokens),
+        "precision": settings.precision.value,
+        "device": settings.device,
+    }
+    encoder: TextEncoder | ParallelTextEncoder
+    if settings.num_processes == 1:
+        encoder = TextEncoder.load(model, **how)
+    else:
+        encoder = ParallelTextEncoder(model, num_processes=settings.num_processes, **how)
 
     def encode(prompt: str, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         return encoder.encode([prompt + text for text in texts], tokens_per_batch=settings.tokens_per_batch)

@@ -1,84 +1,23 @@
 """Encoder: a Hugging Face decoder and last-token pooling."""
 
-from typing import Any
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.dropout import TextKeys
-from qwen3emb_train.models.packing import PACKED, PackedLayout
-from qwen3emb_train.models.pooling import pool_last_token, pool_last_token_padded
+from qwen3emb_train.models.text_model import TextModel
 
 
-class Encoder(nn.Module):
+class Encoder(TextModel):
     """Texts to vectors: the last layer's (normed) state at the closing token, not L2-normalised.
 
     Build it with ``models.loading.load_encoder``.
-
-    Attributes:
-        backbone: the transformers model without a language-model head (or its peft wrapping).
-        dim: components of a vector.
-        text_keys: what dropout masks are made from, where there is dropout (see ``models.dropout``).
     """
-
-    def __init__(self, backbone: Any, text_keys: TextKeys | None = None) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.text_keys = text_keys
-
-    @property
-    def config(self) -> Any:
-        """The backbone's transformers configuration."""
-        return self.backbone.config
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether encoding a common beginning once is exact here: packed, causal, and no masks drawn for each text."""
-        is_packed = self.config._attn_implementation == PACKED
-        return is_packed and bool(getattr(self.config, "is_causal", True)) and self.text_keys is None
 
     @property
     def dim(self) -> int:
+        """Components of a vector."""
         return int(self.config.hidden_size)
 
     def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts dim"]:
         """One float32 (or wider) vector for each packed text."""
-        if self.text_keys is not None:
-            self.text_keys.set_tokens(tokens)
-        if self.config._attn_implementation == PACKED:
-            return _at_least_float32(self._encode_packed(tokens))
-        return _at_least_float32(self.encode_padded(*pad(tokens)))
-
-    def _encode_packed(self, tokens: PackedTokens) -> Tensor:
-        output = self.backbone(
-            input_ids=tokens.input_ids.unsqueeze(0),
-            position_ids=tokens.position_ids.unsqueeze(0),
-            attention_mask=None,
-            use_cache=False,
-            layout=PackedLayout.of(tokens),
-        )
-        return pool_last_token(output.last_hidden_state[0], tokens.cu_seqlens[tokens.num_prefixes :])
-
-    def encode_padded(
-        self, input_ids: Int[Tensor, "texts longest"], attention_mask: Int[Tensor, "texts longest"]
-    ) -> Float[Tensor, "texts dim"]:
-        """The plain reference that packing is tested against; padding may be on either side."""
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return pool_last_token_padded(output.last_hidden_state, attention_mask)
-
-
-def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"]]:
-    """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the closing token's."""
-    layout = PackedLayout.of(tokens)
-    input_ids = tokens.input_ids.new_zeros(layout.num_texts * layout.longest)
-    input_ids[layout.cells] = tokens.input_ids
-    mask = torch.zeros_like(input_ids)
-    mask[layout.cells] = 1
-    shape = (layout.num_texts, layout.longest)
-    return input_ids.view(shape), mask.view(shape)
-
-
-def _at_least_float32(vectors: Tensor) -> Tensor:
-    return vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors
+        return self.last_states(tokens)

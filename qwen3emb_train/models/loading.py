@@ -1,4 +1,4 @@
-"""From a model directory (or hub name) to an Encoder, and back.
+"""From a model directory (or hub name) to an Encoder or a YesNoReranker, and back.
 
 Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
 at lr 6e-6 (reliability.md M6). bf16 enters through autocast (``models.precision``) and at export.
@@ -18,6 +18,10 @@ from qwen3emb_train.models.dropout import TextDropout, TextKeys
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization, dequantized, is_quantized, quantization_settings
+from qwen3emb_train.models.reranker import YesNoReranker
+from qwen3emb_train.models.text_model import TextModel
+
+LM_HEAD = "lm_head.weight"
 
 
 class Attention(str, Enum):
@@ -94,7 +98,35 @@ def load_encoder(config: ModelConfig) -> Encoder:
         FileNotFoundError: nothing loadable at ``config.path``.
         ValueError: weights are missing, of another shape, or not finite; too many layers asked for.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
+
+    backbone = _load(AutoModel, config)
+    backbone, text_keys = _prepared(backbone, config)
+    return Encoder(backbone, text_keys).train()
+
+
+def load_reranker(config: ModelConfig, answer_ids: tuple[int, int], *, over_vocabulary: bool = False) -> YesNoReranker:
+    """Loads a causal language model (any decoder; its head may be its embedding) as ``load_encoder`` does.
+
+    Args:
+        answer_ids: token ids of yes and no.
+        over_vocabulary: see ``YesNoReranker``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_encoder``; a head that is neither there nor the embedding is missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, config)
+    lm_head = model.get_output_embeddings()
+    if config.lora.rank:
+        lm_head.requires_grad_(False)
+    backbone, text_keys = _prepared(model.base_model, config)
+    return YesNoReranker(backbone, lm_head, answer_ids, over_vocabulary=over_vocabulary, text_keys=text_keys).train()
+
+
+def _load(auto_class: Any, config: ModelConfig) -> Any:
+    from transformers import AutoConfig
 
     register_packed_attention()
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
@@ -108,13 +140,18 @@ def load_encoder(config: ModelConfig) -> Encoder:
         _set_bidirectional(hf_config, config)
         implementation = PACKED if config.attention is Attention.packed else "sdpa"
         with quiet_transformers():
-            backbone, info = AutoModel.from_pretrained(
+            model, info = auto_class.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
                 output_loading_info=True, **source, **quantization_settings(config.quantization),
             )  # fmt: skip
     except OSError as error:
         raise FileNotFoundError(f"model.path {config.path}: {str(error).splitlines()[0]}") from error
-    _refuse_damaged(backbone, info, config.path)
+    _refuse_damaged(model, info, config.path)
+    return model
+
+
+def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
+    """The backbone as training wants it, adapters on it where asked for, and the keys of their dropout."""
     _set_causality(backbone)
     backbone.config.use_cache = False
     # torch gives the padding token's row no gradient, and that token closes every text here where pad == closing.
@@ -122,53 +159,59 @@ def load_encoder(config: ModelConfig) -> Encoder:
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if not config.lora.rank:
-        return Encoder(backbone).train()
+        return backbone, None
     backbone = add_lora(backbone, config.lora)
     is_keyed = config.lora.dropout > 0 and config.attention is Attention.packed
-    return Encoder(backbone, text_keys=_use_text_dropout(backbone) if is_keyed else None).train()
+    return backbone, _use_text_dropout(backbone) if is_keyed else None
 
 
-def save_encoder(
-    encoder: Encoder,
+def save_model(
+    model: TextModel,
     directory: Path,
     dtype: torch.dtype = torch.float32,
     parameters: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes config.json and safetensors of the bare backbone; LoRA adapters are merged in float32 on the way.
+    """Writes config.json and safetensors of the bare backbone, or of a reranker's causal language model; LoRA adapters
+    are merged in float32 on the way.
 
     Not ``save_pretrained``: that empties the state dict it is given and imports deepspeed wherever it is installed.
 
     Args:
-        parameters: the encoder's parameters by name, whole, where its own are shards.
+        parameters: the model's parameters by name, whole, where its own are shards.
     """
     from huggingface_hub import save_torch_state_dict
 
     directory.mkdir(parents=True, exist_ok=True)
-    merged = merged_state_dict(encoder, parameters)
+    merged = merged_state_dict(model, parameters)
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in merged.items()}
     save_torch_state_dict(weights, directory, safe_serialization=True)
-    config = encoder.config.to_dict()
+    config = model.config.to_dict()
     config["dtype"] = str(dtype).removeprefix("torch.")
-    config["architectures"] = [type(_bare(encoder.backbone)).__name__]
+    config["architectures"] = [_architecture(model)]
     for private in ("_name_or_path", "_attn_implementation", "quantization_config"):
         config.pop(private, None)
-    type(encoder.config).from_dict(config).to_json_file(directory / "config.json")
+    type(model.config).from_dict(config).to_json_file(directory / "config.json")
 
 
-def merged_state_dict(encoder: Encoder, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The backbone's weights under their plain names; each LoRA update is added to its base without touching it.
+def merged_state_dict(model: TextModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights under the names they are saved by; each LoRA update is added to its base without touching it.
 
     Args:
-        parameters: as in ``save_encoder``.
+        parameters: as in ``save_model``.
     """
-    prefix = "backbone.base_model.model." if _is_peft(encoder.backbone) else "backbone."
-    own = encoder.state_dict() if parameters is None else parameters
-    weights = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
-    if not _is_peft(encoder.backbone):
-        return weights
+    prefix = "backbone.base_model.model." if _is_peft(model.backbone) else "backbone."
+    own = model.state_dict() if parameters is None else parameters
+    head = {name: tensor for name, tensor in own.items() if name == LM_HEAD and not _is_tied(model)}
+    weights = {name.removeprefix(prefix): tensor for name, tensor in own.items() if name != LM_HEAD}
+    if _is_peft(model.backbone):
+        weights = _with_adapters(model.backbone, weights)
+    return {f"{model.stored_prefix}{name}": tensor for name, tensor in weights.items()} | head
+
+
+def _with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
 
-    for name, module in _bare(encoder.backbone).named_modules():
+    for name, module in _bare(backbone).named_modules():
         if isinstance(module, LoraLayer):
             base, a, b = (
                 weights.pop(f"{name}.{part}.weight").detach()
@@ -180,6 +223,24 @@ def merged_state_dict(encoder: Encoder, parameters: Mapping[str, Tensor] | None 
                     del weights[key]
             weights[f"{name}.weight"] = base + (b @ a) * module.scaling["default"]
     return {name.replace("base_layer.", ""): tensor for name, tensor in weights.items()}
+
+
+def loadable_name(model: TextModel, stored: str) -> str:
+    """The name in ``model.state_dict()`` of a weight that ``save_model`` wrote, without adapters."""
+    return stored if stored == LM_HEAD else f"backbone.{stored.removeprefix(model.stored_prefix)}"
+
+
+def _is_tied(model: TextModel) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _architecture(model: TextModel) -> str:
+    """The class that config.json names."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if isinstance(model, YesNoReranker):
+        return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model.config.model_type])
+    return type(_bare(model.backbone)).__name__
 
 
 def keep_layers(hf_config: Any, config: ModelConfig) -> None:

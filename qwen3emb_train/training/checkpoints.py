@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.distributed import any_rank, is_main_process, rank
 from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text, writing_name
-from qwen3emb_train.models.encoder import Encoder
-from qwen3emb_train.models.loading import save_encoder
+from qwen3emb_train.models.loading import loadable_name, save_model
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.models.weights import StoredWeights
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.state_files import DELETE_IT, StoredPieces, write_pieces
@@ -99,7 +100,13 @@ class Checkpoints:
             )
         return self.path(step)
 
-    def save(self, engine: Engine, tokenizer: TextTokenizer, state: TrainingState, record: RunRecord | None) -> Path:
+    def save(
+        self,
+        engine: Engine,
+        tokenizer: TextTokenizer | RerankerTokenizer,
+        state: TrainingState,
+        record: RunRecord | None,
+    ) -> Path:
         """Writes and publishes the checkpoint of ``state.step``; every rank calls it.
 
         Args:
@@ -116,7 +123,7 @@ class Checkpoints:
         with _written_together(final, engine.device) as temporary:
             write_pieces(temporary / "state", engine.optimizer_pieces(), rank())
             if record is not None:
-                _write_whole(temporary, engine.encoder, parameters, tokenizer, state)
+                _write_whole(temporary, engine.model, parameters, tokenizer, state)
                 write_record(temporary, record)
         with _together(engine.device):
             if is_main_process():
@@ -140,8 +147,8 @@ def read_state(checkpoint: Path) -> TrainingState:
         raise ValueError(f"{path}: damaged ({error}). {DELETE_IT}") from error
 
 
-def load_weights(checkpoint: Path, encoder: Encoder) -> None:
-    """Puts the checkpoint's weights into a whole encoder, before an engine shards it.
+def load_weights(checkpoint: Path, model: TextModel) -> None:
+    """Puts the checkpoint's weights into a whole model, before an engine shards it.
 
     Raises:
         ValueError: they are damaged, or some are missing.
@@ -149,18 +156,18 @@ def load_weights(checkpoint: Path, encoder: Encoder) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    is_whole = all(parameter.requires_grad for parameter in encoder.parameters())
+    is_whole = all(parameter.requires_grad for parameter in model.parameters())
     path = checkpoint / "model" if is_whole else checkpoint / "state" / "trainable.safetensors"
     try:
         if is_whole:
             stored = StoredWeights(path)
-            weights = {f"backbone.{name}": stored.load(name) for name in stored.names}
+            weights = {loadable_name(model, name): stored.load(name) for name in stored.names}
         else:
             weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: damaged ({error}). {DELETE_IT}") from error
-    loaded = encoder.load_state_dict(weights, strict=False)
-    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    loaded = model.load_state_dict(weights, strict=False)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if wrong := [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if name in trained)]:
         raise ValueError(f"{path}: not the weights of this model: {wrong[:3]} missing or unknown. {DELETE_IT}")
 
@@ -200,14 +207,18 @@ def _link(source: str, target: str) -> None:
 
 
 def _write_whole(
-    directory: Path, encoder: Encoder, parameters: dict[str, Tensor], tokenizer: TextTokenizer, state: TrainingState
+    directory: Path,
+    model: TextModel,
+    parameters: dict[str, Tensor],
+    tokenizer: TextTokenizer | RerankerTokenizer,
+    state: TrainingState,
 ) -> None:
     """What the main process writes: the model and where the run stands."""
     from safetensors.torch import save_file
 
-    save_encoder(encoder, directory / "model", parameters=parameters)
+    save_model(model, directory / "model", parameters=parameters)
     tokenizer.save(directory / "model")
-    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if len(trained) < len(parameters):  # LoRA: model/ has the adapters merged, so they are kept apart as well
         adapters = {name: parameters[name].contiguous().cpu() for name in sorted(trained)}
         save_file(adapters, directory / "state" / "trainable.safetensors")

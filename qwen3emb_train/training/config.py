@@ -1,13 +1,17 @@
-"""Settings of the stage ``train_embedding``."""
+"""Settings of the training stages."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.reranking_collator import NegativeGuard
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.point_wise import PointWise
+from qwen3emb_train.losses.reranking_loss import RerankingLoss
 from qwen3emb_train.models.loading import ModelConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.health.non_finite import NonFinitePolicy
@@ -21,12 +25,15 @@ _FREE = (
     "allow_changed_data", "resume_step", "verify_contents", "timeout_s", "sync_every_chunk",
 )  # fmt: skip
 # Settings that the batch plan's fingerprint answers for.
-_PLANNED = ("data", "reading", "lengths", "mixture", "batch_size", "seed")
+_PLANNED = (
+    "data", "reading", "lengths", "mixture", "batch_size", "seed", "max_tokens", "max_positives", "max_negatives",
+    "guard",
+)  # fmt: skip
 
 
 @dataclass
-class TrainEmbeddingConfig:
-    """Settings of the stage; every one can be given on the command line.
+class TrainingConfig:
+    """What all training stages let one set.
 
     Attributes:
         model: the backbone.
@@ -34,24 +41,19 @@ class TrainEmbeddingConfig:
         validation_data: held-out sources by name; empty = no validation.
         validation: when, and what for.
         reading: what happens to bad lines.
-        lengths: truncation.
         mixture: how sources share the steps; epochs, buckets.
-        loss: the objective of retrieval-like tasks.
-        task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
-        matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
         optimizer, schedule: AdamW and the learning rate's course.
         batch_size: queries of a step, over all ranks. There is no gradient accumulation: memory is handled by
             tokens_per_chunk.
         steps: optimizer steps; null where mixture.epochs says how long.
         tokens_per_chunk: tokens encoded at once; lower it when memory runs out, the result stays the same.
-        tokens_with_graph: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk; less memory, more communication.
         precision: auto, fp32 or bf16 (autocast; weights and moments stay float32).
         device: auto, cpu, cuda, ...
         seed: of the order, the draws and dropout.
         max_grad_norm, log_every, save_every: see ``loop.LoopConfig``.
         non_finite: what happens to a step with a NaN.
-        health_every: steps between close looks at vectors, gradients and weights.
+        health_every: steps between close looks at outputs, gradients and weights.
         keep_last: complete checkpoints to keep; null = all. The best by validation is kept beyond that.
         resume_step: continue from this checkpoint; null = from the latest.
         allow_changed_data: continue although data, mixture, lengths, batch_size or seed changed since the checkpoint.
@@ -68,17 +70,12 @@ class TrainEmbeddingConfig:
     validation_data: dict[str, SourceConfig] = field(default_factory=dict)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     reading: ReadingConfig = field(default_factory=ReadingConfig)
-    lengths: LengthConfig = field(default_factory=LengthConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    loss: EmbeddingLoss = field(default_factory=InfoNCE)
-    task_losses: TaskLosses = field(default_factory=TaskLosses)
-    matryoshka_dims: list[int] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batch_size: int = 64
     steps: int | None = 1000
     tokens_per_chunk: int = 8192
-    tokens_with_graph: int = 0
     sync_every_chunk: bool = False
     precision: Precision = Precision.auto
     device: str = "auto"
@@ -108,6 +105,41 @@ class TrainEmbeddingConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}.")
+
+    @property
+    def tokens_dir(self) -> Path:
+        """Where token stores lie."""
+        return Path(self.cache_dir or Path.home() / ".cache" / "qwen3emb_train" / "tokens")
+
+    def settings(self) -> dict[str, Any]:
+        """All settings that decide the result, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+
+    def settings_beside_plan(self) -> dict[str, Any]:
+        """Those that the batch plan does not answer for."""
+        return {name: value for name, value in self.settings().items() if name not in _PLANNED}
+
+
+@dataclass
+class TrainEmbeddingConfig(TrainingConfig):
+    """Settings of the stage ``train_embedding``: those of every training stage (``TrainingConfig``), and these.
+
+    Attributes:
+        lengths: truncation.
+        loss: the objective of retrieval-like tasks.
+        task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
+        matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
+        tokens_with_graph: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
+    """
+
+    lengths: LengthConfig = field(default_factory=LengthConfig)
+    loss: EmbeddingLoss = field(default_factory=InfoNCE)
+    task_losses: TaskLosses = field(default_factory=TaskLosses)
+    matryoshka_dims: list[int] = field(default_factory=list)
+    tokens_with_graph: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model.activation_checkpointing and self.model.lora.dropout and self.tokens_with_graph:
             raise ValueError(
                 "model.activation_checkpointing with model.lora.dropout needs tokens_with_graph=0: a recomputed layer "
@@ -115,10 +147,35 @@ class TrainEmbeddingConfig:
             )
 
     def settings(self) -> dict[str, Any]:
-        """All settings that decide the result, as JSON values."""
-        settings = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        settings = super().settings()
         return settings | {"loss": {"name": type(self.loss).__name__, **settings["loss"]}}
 
-    def settings_beside_plan(self) -> dict[str, Any]:
-        """Those that the batch plan does not answer for."""
-        return {name: value for name, value in self.settings().items() if name not in _PLANNED}
+
+@dataclass
+class TrainRerankerConfig(TrainingConfig):
+    """Settings of the stage ``train_reranker``: those of every training stage (``TrainingConfig``), and these.
+
+    Attributes:
+        loss: point-wise as in the report, or something beyond it.
+        max_tokens: of a prompt, template included; what is longer is cut from the document's end.
+        max_positives, max_negatives: documents of a query in a step, drawn anew each time, for sources that do not say
+            otherwise. One to eight is the balance that the authors advise.
+        guard: which negatives are left out as doubtful, where rows bring scores.
+    """
+
+    loss: RerankingLoss = field(default_factory=PointWise)
+    batch_size: int = 32
+    max_tokens: int = 512
+    max_positives: int = 1
+    max_negatives: int = 8
+    guard: NegativeGuard = field(default_factory=NegativeGuard)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("max_positives", 1), ("max_negatives", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        return settings | {"loss": {"name": type(self.loss).__name__, **settings["loss"]}}

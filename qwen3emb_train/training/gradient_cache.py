@@ -103,7 +103,7 @@ class GradientCache:
 
     def _chunk(self, texts: PackedTokens, indices: Tensor) -> _Chunk:
         tokens = texts.select(indices)
-        if self.engine.encoder.shares_prefixes:
+        if self.engine.model.shares_prefixes:
             tokens = share_prefixes(tokens)
         return _Chunk(indices, tokens.to(self.engine.device))
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.distributed as dist
 
-from qwen3emb_train.data.batches import EmbeddingBatch
+from qwen3emb_train.data.batches import TrainingBatch
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.training.checkpoints import TrainingState
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.health.non_finite import NonFinite, NonFiniteGuard, NonFinitePolicy
 from qwen3emb_train.training.monitor import Monitor, mean_over_ranks, scaled
-from qwen3emb_train.training.objectives import EmbeddingObjective, Metrics
+from qwen3emb_train.training.objective import Metrics, Objective
 from qwen3emb_train.training.signals import StopSignal
 from qwen3emb_train.training.tracking import Metric, Tracker
 from qwen3emb_train.training.validation import Validation
@@ -52,8 +52,8 @@ class Together:
 
 
 def fit(
-    objective: EmbeddingObjective,
-    batch_at: Callable[[int], EmbeddingBatch],
+    objective: Objective,
+    batch_at: Callable[[int], TrainingBatch],
     engine: Engine,
     lr_at: Callable[[int], float],
     *,
@@ -86,7 +86,7 @@ def fit(
     """
     guard = NonFiniteGuard(config.non_finite)
     speed = _Speed()
-    engine.encoder.train()
+    engine.model.train()
     stop.only_note()
     if _is_due(validation, state, steps):  # the run was stopped during this validation
         state = _validate(validation, state, stop, tracker)
@@ -98,13 +98,12 @@ def fit(
         batch = batch_at(step)
         metrics = objective.forward_backward(batch)
         is_finite = engine.finish_backward(config.max_grad_norm)
-        assert objective.vectors is not None
         skipped = guard.check(
             step,
             batch,
             float(metrics["loss"]),
             is_finite,
-            objective.vectors.rows,
+            objective.bad_queries,
             engine.named_gradients(),
             engine.device,
         )
@@ -183,9 +182,9 @@ def _validate(
     return replace(state, validated_step=state.step)
 
 
-def _agree(batch: EmbeddingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> Together:
+def _agree(batch: TrainingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> Together:
     """One small all-reduce a step: counts, the mean loss, and whether any rank was asked to stop."""
-    own = [len(batch.query_rows), batch.texts.num_tokens, float(metrics["loss"]), float(stop.requested)]
+    own = [batch.num_queries, batch.texts.num_tokens, float(metrics["loss"]), float(stop.requested)]
     total = torch.tensor(own, dtype=torch.float64, device=device)
     if world_size() > 1:
         dist.all_reduce(total)
@@ -198,7 +197,7 @@ def _record(
     monitor: Monitor,
     done: int,
     figures: dict[str, Metric],
-    batch: EmbeddingBatch,
+    batch: TrainingBatch,
     skipped: NonFinite | None,
     *,
     is_logged: bool,

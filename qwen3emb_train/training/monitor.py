@@ -4,15 +4,14 @@ from pathlib import Path
 
 import torch
 
-from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.data.batches import TrainingBatch
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to
 from qwen3emb_train.training.health.report import write_health
-from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_figures, vector_health
+from qwen3emb_train.training.health.vectors import sum_over_ranks
 from qwen3emb_train.training.health.verdict import Verdicts
 from qwen3emb_train.training.health.weights import WeightWatch, lora_figures
-from qwen3emb_train.training.objectives import EmbeddingObjective
+from qwen3emb_train.training.objective import Figures, Objective
 from qwen3emb_train.training.tracking import Metric, Tracker
 
 
@@ -29,7 +28,7 @@ class Monitor:
     def __init__(
         self,
         engine: Engine,
-        objective: EmbeddingObjective,
+        objective: Objective,
         *,
         every: int,
         steps: int,
@@ -38,41 +37,29 @@ class Monitor:
         output_dir: Path,
     ) -> None:
         self.every, self._engine, self._objective, self._path = every, engine, objective, output_dir / "health.json"
-        trained = [(name, p) for name, p in engine.encoder.named_parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in engine.model.named_parameters() if p.requires_grad]
         self._watch = WeightWatch(trained, step=first_step)
         self._verdicts = Verdicts(steps, max_grad_norm, first_step)
 
     def is_due(self, done: int) -> bool:
         return done % self.every == 0 or done == 1
 
-    def look(self, done: int, gradient_norms: dict[str, float]) -> dict[str, float | list[float]]:
+    def look(self, done: int, gradient_norms: dict[str, float]) -> Figures:
         """Figures of the step just done, of all ranks. Collective."""
-        vectors = self._objective.vectors
-        assert vectors is not None, "look follows a step"
-        loss = self._objective.loss
-        sums = vector_health(
-            vectors.rows,
-            vectors.columns,
-            vectors.first_query,
-            false_negative_margin=loss.false_negative_margin if isinstance(loss, InfoNCE) else None,
-        )
-        trained = [(name, p) for name, p in self._engine.encoder.named_parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in self._engine.model.named_parameters() if p.requires_grad]
         moved = self._watch.movement(trained)
-        figures = dict(vector_figures(sum_over_ranks(sums)))
-        figures |= self._watch.figures(sum_over_ranks(moved), done)
-        if isinstance(loss, InfoNCE):
-            figures["temperature"] = loss.temperature
-        return figures | lora_figures(self._engine.encoder) | gradient_norms
+        figures = self._objective.look() | self._watch.figures(sum_over_ranks(moved), done)
+        return figures | lora_figures(self._engine.model) | gradient_norms
 
     def gradient_norms(self) -> dict[str, float]:
         """By part of the network; to be asked between the backward pass and the update. Collective."""
         return gradient_norms_by_group(
             self._engine.named_gradients(),
-            int(self._engine.encoder.config.num_hidden_layers),
+            int(self._engine.model.config.num_hidden_layers),
             sharded=self._engine.has_partial_gradients,
         )
 
-    def judge(self, done: int, figures: dict[str, Metric], batch: EmbeddingBatch, tracker: Tracker) -> None:
+    def judge(self, done: int, figures: dict[str, Metric], batch: TrainingBatch, tracker: Tracker) -> None:
         """Says what is to be said; keeps health.json. On the main process."""
         remarks = self._verdicts.see(done, figures, source=batch.source, task=batch.task)
         for remark in remarks:

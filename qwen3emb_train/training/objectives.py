@@ -1,8 +1,7 @@
-"""What one optimizer step means: the only place where models, losses and ranks meet."""
+"""An embedding step: where models, losses and ranks meet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,12 +10,14 @@ from qwen3emb_train.data.batches import EmbeddingBatch
 from qwen3emb_train.distributed import all_gather_rows, all_gather_with_grad, gather_counts, rank, world_size
 from qwen3emb_train.losses.by_task import TaskLosses, loss_of_task
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import GradientCache
-
-Metrics = dict[str, Tensor]
+from qwen3emb_train.training.health.non_finite import bad_queries
+from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_figures, vector_health
+from qwen3emb_train.training.objective import Figures, Metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +33,6 @@ class StepVectors:
     rows: Representations
     columns: Representations | None
     first_query: int
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """One step's forward and backward pass; leaves gradients in the engine."""
-
-    vectors: StepVectors | None
-
-    def forward_backward(self, batch: EmbeddingBatch) -> Metrics:
-        """Returns 0-dim tensors by name, among them ``loss``: this rank's share. Sets ``vectors``."""
-        ...
 
 
 @dataclass
@@ -76,11 +66,32 @@ class EmbeddingObjective:
         return {"loss": loss.detach(), **metrics}
 
     @torch.no_grad()
-    def evaluate(self, batch: EmbeddingBatch) -> Metrics:
-        """The metrics of ``forward_backward`` without any gradient; the caller has put the encoder into eval mode."""
+    def evaluate(self, batch: EmbeddingBatch) -> dict[str, Tensor]:
+        """Sums over this rank's queries, without any gradient; the caller has put the model into eval mode."""
         cache = GradientCache(self.engine, self.tokens_per_chunk, 0)
-        loss, metrics = self._loss(batch, cache.encode(batch.texts))
-        return {"loss": loss, **metrics}
+        loss, _ = self._loss(batch, cache.encode(batch.texts))
+        assert self.vectors is not None
+        ranks = ranks_of_positives(self.vectors.rows)
+        count = torch.tensor(len(ranks), device=loss.device)
+        return {"loss": loss * count, "mrr": (1 / ranks).sum(), "accuracy_at_1": (ranks == 1).sum(), "queries": count}
+
+    def held_out(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over queries: loss, mrr and accuracy_at_1 among the batch's documents."""
+        count = sums["queries"].clamp(min=1)
+        return {name: float(value / count) for name, value in sums.items() if name != "queries"}
+
+    def look(self) -> Figures:
+        """Health figures of the last step's vectors, of all ranks. Collective."""
+        assert self.vectors is not None, "look follows a step"
+        margin = self.loss.false_negative_margin if isinstance(self.loss, InfoNCE) else None
+        seen = self.vectors
+        sums = vector_health(seen.rows, seen.columns, seen.first_query, false_negative_margin=margin)
+        figures = dict(vector_figures(sum_over_ranks(sums)))
+        return figures | ({"temperature": self.loss.temperature} if isinstance(self.loss, InfoNCE) else {})
+
+    def bad_queries(self) -> list[int]:
+        """This rank's queries of the last step of which a vector is not finite."""
+        return [] if self.vectors is None else bad_queries(self.vectors.rows)
 
     def release(self) -> None:
         """Lets go of the last step's vectors."""
@@ -148,3 +159,20 @@ def gather_columns(rows: Representations, with_negatives: bool = True) -> tuple[
     gathered = {name: all_gather_with_grad(getattr(numbered, name)) for name in vectors}
     gathered |= {name: torch.cat(all_gather_rows(getattr(numbered, name))) for name in plain}
     return replace(numbered, **gathered), first_query
+
+
+def ranks_of_positives(rows: Representations) -> Tensor:
+    """The place (from 1) of each local query's best positive among all ranks' positives and hard negatives.
+
+    Documents with the text of a positive of the query are left out; equal scores count against the positive, so a
+    collapsed encoder does not look perfect.
+    """
+    unit = torch.nn.functional.normalize
+    documents = torch.cat([*all_gather_rows(rows.positives), *all_gather_rows(rows.negatives)])
+    identity = torch.cat([*all_gather_rows(rows.positive_identity), *all_gather_rows(rows.negative_identity)])
+    scores = unit(rows.queries, dim=-1) @ unit(documents, dim=-1).T
+    is_positive = torch.zeros_like(scores, dtype=torch.bool)
+    for owner, own in zip(rows.positive_owner.tolist(), rows.positive_identity, strict=True):
+        is_positive[owner] |= identity == own
+    best = scores.masked_fill(~is_positive, -torch.inf).amax(1, keepdim=True)
+    return 1 + ((scores >= best) & ~is_positive).sum(1)

@@ -7,15 +7,14 @@ program. For nDCG on a real corpus there is ``evaluate``, on any checkpoint.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from qwen3emb_train.data.training_data import TrainingData
-from qwen3emb_train.distributed import all_gather_rows, rank, world_size
-from qwen3emb_train.losses.representations import Representations
-from qwen3emb_train.training.objectives import EmbeddingObjective
+from qwen3emb_train.distributed import rank, world_size
+from qwen3emb_train.training.health.vectors import sum_over_ranks
+from qwen3emb_train.training.objective import Objective
 from qwen3emb_train.training.signals import StopSignal
 
 
@@ -64,8 +63,8 @@ class Validation:
         config: see there.
     """
 
-    sources: Mapping[str, TrainingData]
-    objective: EmbeddingObjective
+    sources: Mapping[str, TrainingData[Any]]
+    objective: Objective
     config: ValidationConfig
 
     def __call__(self, stop: StopSignal) -> dict[str, float] | None:
@@ -73,53 +72,30 @@ class Validation:
 
         Collective; the same result on every rank.
         """
-        encoder = self.objective.engine.encoder
-        encoder.eval()
+        model = self.objective.engine.model
+        model.eval()
         try:
-            figures: dict[str, float] = {}
+            found: dict[str, dict[str, float]] = {}
             for name, data in self.sources.items():
-                found = self._source(data, stop)
-                if found is None:
+                figures = self._source(data, stop)
+                if figures is None:
                     return None
-                figures |= {f"validation/{name}/{figure}": value for figure, value in found.items()}
+                found[name] = figures
         finally:
-            encoder.train()
+            model.train()
             self.objective.release()
-        for figure in ("loss", "mrr", "accuracy_at_1"):
-            values = [figures[f"validation/{name}/{figure}"] for name in self.sources]
-            figures[f"validation/{figure}"] = sum(values) / len(values)
-        return figures
+        named = {f"validation/{name}/{key}": value for name, one in found.items() for key, value in one.items()}
+        for key in dict.fromkeys(key for one in found.values() for key in one):
+            values = [one[key] for one in found.values() if key in one]
+            named[f"validation/{key}"] = sum(values) / len(values)
+        return named
 
-    def _source(self, data: TrainingData, stop: StopSignal) -> dict[str, float] | None:
+    def _source(self, data: TrainingData[Any], stop: StopSignal) -> dict[str, float] | None:
         device = self.objective.engine.device
-        sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, 1 / rank, first places, queries
+        sums: dict[str, Tensor] = {}
         for step in range(min(data.steps, self.config.max_batches or data.steps)):
             if stop.on_any_rank(device):
                 return None
-            batch = data.batch(step, rank(), world_size())
-            loss = self.objective.evaluate(batch)["loss"]
-            assert self.objective.vectors is not None
-            ranks = ranks_of_positives(self.objective.vectors.rows)
-            found = [loss * len(ranks), (1 / ranks).sum(), (ranks == 1).sum(), torch.tensor(len(ranks))]
-            sums += torch.stack([value.to(sums) for value in found])
-        if world_size() > 1:
-            dist.all_reduce(sums)
-        loss, reciprocal, first, _ = (sums / sums[3].clamp(min=1)).tolist()
-        return {"loss": loss, "mrr": reciprocal, "accuracy_at_1": first}
-
-
-def ranks_of_positives(rows: Representations) -> Tensor:
-    """The place (from 1) of each local query's best positive among all ranks' positives and hard negatives.
-
-    Documents with the text of a positive of the query are left out; equal scores count against the positive, so a
-    collapsed encoder does not look perfect.
-    """
-    unit = torch.nn.functional.normalize
-    documents = torch.cat([*all_gather_rows(rows.positives), *all_gather_rows(rows.negatives)])
-    identity = torch.cat([*all_gather_rows(rows.positive_identity), *all_gather_rows(rows.negative_identity)])
-    scores = unit(rows.queries, dim=-1) @ unit(documents, dim=-1).T
-    is_positive = torch.zeros_like(scores, dtype=torch.bool)
-    for owner, own in zip(rows.positive_owner.tolist(), rows.positive_identity, strict=True):
-        is_positive[owner] |= identity == own
-    best = scores.masked_fill(~is_positive, -torch.inf).amax(1, keepdim=True)
-    return 1 + ((scores >= best) & ~is_positive).sum(1)
+            found = self.objective.evaluate(data.batch(step, rank(), world_size()))
+            sums = {name: value.double() + sums.get(name, 0.0) for name, value in found.items()}
+        return self.objective.held_out(sum_over_ranks(sums))

@@ -3,6 +3,7 @@
 # Stands on the quickstart's stage 1 and its data (recipes/quickstart/run.sh). All start from the same model, see the
 # same queries and positives in the same order, and are encoded once for all rules.
 #   STEPS: of each fine-tuning (default 48, the recipe's; about 4 minutes each on 2 cores)    SEEDS (default "0")
+#   MINER: the model that finds them (default: stage 1's; its cosines are close together, see the report of mining)
 #   OUT: where results go (default outputs/negatives)    QUICKSTART (default outputs/quickstart)    PYTHON
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,13 +11,14 @@ cd "$(dirname "$0")/../.."
 out=${OUT:-outputs/negatives}
 quickstart=${QUICKSTART:-outputs/quickstart}
 python=${PYTHON:-python}
+miner=${MINER:-$quickstart/1_pretrain/model}
 recipe="--config-dir recipes/quickstart"
 
 mine() {  # NAME key=value ...
     local name=$1
     shift
     # shellcheck disable=SC2086
-    "$python" -m qwen3emb_train mine_negatives $recipe --config-name 2_mine model="$quickstart/1_pretrain/model" \
+    "$python" -m qwen3emb_train mine_negatives $recipe --config-name 2_mine model="$miner" \
         examples="$quickstart/data/finetune.jsonl" work_dir="$out/work" output_dir="$out/mined_$name" "$@"
 }
 

@@ -32,7 +32,6 @@ def make_store(
         directory=Path("memory"),
         key=f"key of {contents}",
         contents=contents,
-        closing_token_id=0,
         ids=np.repeat(np.array(identities, dtype=np.int32), lengths),
         text_ends=np.cumsum(lengths),
         identities=np.array(identities, dtype=np.int64),

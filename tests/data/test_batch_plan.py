@@ -359,7 +359,7 @@ def test_a_large_source_costs_nothing_to_plan_and_to_seek() -> None:
         return np.lib.stride_tricks.as_strided(stride_value, (rows,), (0,))
 
     store = TokenStore(
-        directory=make_store(distinct_rows(1)).directory, key="k", contents="c", closing_token_id=0,
+        directory=make_store(distinct_rows(1)).directory, key="k", contents="c",
         ids=endless(one), text_ends=endless(one), identities=endless(one), row_ends=endless(one),
         num_positives=endless(one),
     )  # fmt: skip

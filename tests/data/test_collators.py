@@ -26,7 +26,7 @@ def collate(
     """Of rows (number of the source, row)."""
     sources = {name: SourceConfig() for name in stores} | (sources or {})
     planned = Step("stream", "retrieval", np.array([s for s, _ in rows]), np.array([r for _, r in rows]), 0)
-    return EmbeddingCollator(sources, stores, lengths, seed=0)(step, planned, members)
+    return EmbeddingCollator(sources, stores, lengths, closing_token_id=0, seed=0)(step, planned, members)
 
 
 def texts_of(batch: EmbeddingBatch, rows: torch.Tensor) -> list[list[int]]:

@@ -39,7 +39,9 @@ def source(tmp_path: Path) -> Path:
 
 def collate(tokenizer: TextTokenizer, source: Path, tmp_path: Path, config: SourceConfig):  # type: ignore[no-untyped-def]
     store = open_token_store(source, tokenizer, tmp_path / "cache", instruction=config.instruction)
-    collator = EmbeddingCollator({"s": config}, {"s": store}, LengthConfig(64, 6), seed=0)
+    collator = EmbeddingCollator(
+        {"s": config}, {"s": store}, LengthConfig(64, 6), closing_token_id=tokenizer.closing_token_id, seed=0
+    )
     return collator(0, Step("s", "retrieval", np.zeros(3, dtype=np.int64), np.arange(3), 0), (0,))
 
 

@@ -3,11 +3,10 @@
 import math
 import warnings
 from dataclasses import asdict, replace
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -15,15 +14,9 @@ from torch import Tensor
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, InfoNCE, WeightedNegatives
 from qwen3emb_train.losses.representations import Representations
+from tests.losses.drawn import ONLY, batches, losses
 from tests.losses.infonce_reference import Row, Text, reference_infonce
 from tests.losses.rows import gradients, random_batch, represent, text
-
-ONLY: dict[str, Any] = {
-    "hard_negatives": False,
-    "query_query": False,
-    "document_document": False,
-    "query_document": False,
-}
 
 
 def reference(loss: InfoNCE, batch: list[Row], local: range | None = None) -> tuple[Tensor, dict[str, float]]:
@@ -41,42 +34,6 @@ def converted(vectors: Representations, dtype: torch.dtype) -> Representations:
         queries=vectors.queries.to(dtype),
         positives=vectors.positives.to(dtype),
         negatives=vectors.negatives.to(dtype),
-    )
-
-
-@st.composite
-def losses(draw: st.DrawFn) -> InfoNCE:
-    """Any valid setting."""
-    flags = st.booleans()
-    on = {name: draw(flags) for name in ONLY}
-    assume(any(on.values()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return InfoNCE(
-            **on,
-            temperature=draw(st.sampled_from([0.05, 0.5, 1.0])),
-            positive_in_denominator=draw(flags),
-            false_negative_margin=draw(st.sampled_from([None, 0.0, 0.1, 0.5])),
-            mask_hard_negatives=draw(flags),
-            document_document_threshold=draw(st.sampled_from(DocumentDocumentThreshold)),
-            mask_identical=draw(flags),
-            mask_same_query=draw(flags),
-            others_negatives=draw(flags),
-            hardness=draw(st.sampled_from([0.0, 0.0, 5.0])),
-            hardness_of=draw(st.sampled_from(WeightedNegatives)),
-            tile_elements=draw(st.sampled_from([1, 17, 40, 2**24])),
-        )
-
-
-@st.composite
-def batches(draw: st.DrawFn) -> list[Row]:
-    """Clean and dirty batches: one to several positives, none to several negatives, many or few distinct texts."""
-    return random_batch(
-        draw(st.integers(0, 10_000)),
-        draw(st.integers(1, 5)),
-        most_positives=draw(st.sampled_from([1, 3])),
-        most_negatives=draw(st.sampled_from([0, 3])),
-        num_texts=draw(st.sampled_from([3, 8, 1000])),
     )
 
 
@@ -298,9 +255,10 @@ def test_autocast_changes_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         guard = (represent(batch).queries @ represent(batch).queries.T).dtype
         mixed = InfoNCE()(represent(batch)).loss
+        mixed_gradients = gradients(mixed, batch)
     assert guard == torch.bfloat16  # autocast was on
     assert torch.equal(plain, mixed)
-    assert torch.equal(gradients(plain, batch), gradients(mixed, batch))
+    assert torch.equal(gradients(plain, batch), mixed_gradients)
 
 
 def test_a_small_loss_keeps_its_digits_in_float32() -> None:

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from qwen3emb_train.mining import negatives
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.negatives import mine_negatives
 from qwen3emb_train.mining.search.blocks import QueryBlocks
@@ -31,8 +34,15 @@ def run_killed(config: MiningConfig, after_blocks: int) -> None:
     assert os.WTERMSIG(_wait(_fork(mine))) == signal.SIGKILL
 
 
-def run_ranks(config: MiningConfig, num_ranks: int) -> dict[str, list[list[int]]]:
-    """Mines in several children as a launcher would start them; which blocks each rank made, by kind of work."""
+_TIME_LIMIT = 120  # seconds, after which a child that hangs ends by a signal
+
+
+def run_ranks(config: MiningConfig, num_ranks: int, late: int | None = None) -> dict[str, list[list[int]]]:
+    """Mines in several children as a launcher would start them; which blocks each rank made, by kind of work.
+
+    Args:
+        late: a rank that begins when the others could be done.
+    """
     notes = Path(config.output_dir).parent
 
     def mine(rank: int) -> Callable[[], None]:
@@ -45,7 +55,14 @@ def run_ranks(config: MiningConfig, num_ranks: int) -> dict[str, list[list[int]]
                     file.write(f"{self.directory.name.split('_')[2]} {number}\n")
                 write(self, number, tensors)
 
+            def embed_late(*arguments: Any) -> Any:
+                time.sleep(1.5)
+                return embed(*arguments)
+
             QueryBlocks._write = write_and_note  # type: ignore[method-assign]
+            embed = negatives.embed_problem
+            if rank == late:
+                negatives.embed_problem = embed_late
             mine_negatives(config)
 
         return run
@@ -54,7 +71,8 @@ def run_ranks(config: MiningConfig, num_ranks: int) -> dict[str, list[list[int]]
     assert [_wait(child) for child in children] == [0] * num_ranks
     made: dict[str, list[list[int]]] = {}
     for rank in range(num_ranks):
-        for line in (notes / f"rank_{rank}").read_text().splitlines():
+        note = notes / f"rank_{rank}"
+        for line in note.read_text().splitlines() if note.exists() else ():
             kind, number = line.split()
             made.setdefault(kind, [[] for _ in range(num_ranks)])[rank].append(int(number))
     return made
@@ -64,6 +82,7 @@ def _fork(function: Callable[[], None]) -> int:
     if child := os.fork():
         return child
     status = 1
+    signal.alarm(_TIME_LIMIT)
     try:
         function()
         status = 0

@@ -301,6 +301,17 @@ def test_ranks_share_the_work_and_give_the_same_bytes(model: Path, tmp_path: Pat
     assert not (tmp_path / "three" / "out.work").exists()
 
 
+def test_the_work_directory_waits_for_a_late_rank_that_has_nothing_to_do(model: Path, tmp_path: Path) -> None:
+    """Else it would look for the vectors for ever. That it was done in a killed run says nothing."""
+    (tmp_path / "out.work").mkdir()
+    for rank in (1, 2):
+        (tmp_path / "out.work" / f"rank_{rank}.done").touch()
+    done = run_ranks(_config(model, tmp_path, _examples()), 3, late=1)
+    assert done["model"] == [[0], [], []]
+    assert len(list(read_examples(tmp_path / "out" / "examples.jsonl"))) == 10
+    assert not list(tmp_path.glob("*.work*")) + list(tmp_path.glob(".*"))
+
+
 def test_a_kept_work_dir_serves_other_rules_and_refuses_another_corpus(model: Path, tmp_path: Path) -> None:
     corpus, work_dir = tmp_path / "corpus.jsonl", tmp_path / "work"
     texts = [f"text number {number}" for number in range(30)]

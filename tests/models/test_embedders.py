@@ -3,11 +3,14 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from qwen3emb_train.models import embedders
 from qwen3emb_train.models.embed_config import EmbedConfig
 from qwen3emb_train.models.embed_texts import embed_texts
 from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder, model_identity
@@ -124,3 +127,16 @@ def test_a_hub_models_identity_names_its_commit(
 def test_an_empty_instruction_is_no_prompt(last: Path) -> None:
     packed = load_embedder(str(last), SETTINGS, as_published=False)
     assert torch.equal(packed.encode_queries(TEXTS, ""), TextEncoder.load(str(last), precision="fp32").encode(TEXTS))
+
+
+def test_the_number_of_processes_reaches_our_encoder(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all other settings; that they give the same vectors is tested in test_inference.py."""
+    asked: dict[str, object] = {}
+
+    def one_instead(model: str, *, num_processes: int, **how: Any) -> TextEncoder:
+        asked.update(how, num_processes=num_processes)
+        return TextEncoder.load(model, **how)
+
+    monkeypatch.setattr(embedders, "ParallelTextEncoder", one_instead)
+    load_embedder(str(last), replace(SETTINGS, num_processes=2), as_published=False)
+    assert asked == {"num_processes": 2, "num_layers": None, "max_tokens": 24, "precision": "fp32", "device": "auto"}

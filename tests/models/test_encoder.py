@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.encoder import Encoder, pad
+from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import Attention, ModelConfig, load_encoder
+from qwen3emb_train.models.text_model import pad
 from tests.tiny import make_tiny_model_directory
 
 TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 50), 0], [3, 4, 0], [0]]
@@ -58,7 +59,7 @@ def test_left_padding_gives_the_same_vectors(tiny_qwen3: Path) -> None:
         left_ids[row, -length:] = right_ids[row, :length]
         left_mask[row, -length:] = 1
     # Rotary phases are float32: other positions, equal only in their differences, round differently.
-    torch.testing.assert_close(encoder.encode_padded(left_ids, left_mask), encoder(tokens), rtol=0, atol=5e-6)
+    torch.testing.assert_close(encoder.last_states_padded(left_ids, left_mask), encoder(tokens), rtol=0, atol=5e-6)
 
 
 def test_no_text_sees_another(tiny_qwen3: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.models.inference import TextEncoder
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, save_encoder
+from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, save_model
 from qwen3emb_train.models.precision import Precision
 from tests.tiny import make_tiny_model_directory
 
@@ -18,7 +18,7 @@ TOKENS = PackedTokens.from_lists([[5, 6, 7, 0], [9, 0]])
 
 def test_weights_are_float32_whatever_is_stored(tiny_qwen3: Path, tmp_path: Path) -> None:
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
-    save_encoder(encoder, tmp_path / "bf16", torch.bfloat16)
+    save_model(encoder, tmp_path / "bf16", torch.bfloat16)
     assert load_file(tmp_path / "bf16" / "model.safetensors")["norm.weight"].dtype == torch.bfloat16
     again = load_encoder(ModelConfig(path=str(tmp_path / "bf16")))
     assert {p.dtype for p in again.parameters()} == {torch.float32}
@@ -26,7 +26,7 @@ def test_weights_are_float32_whatever_is_stored(tiny_qwen3: Path, tmp_path: Path
 
 def test_saved_and_loaded_is_bit_equal(tiny_llama: Path, tmp_path: Path) -> None:
     encoder = load_encoder(ModelConfig(path=str(tiny_llama)))
-    save_encoder(encoder, tmp_path / "again")
+    save_model(encoder, tmp_path / "again")
     again = load_encoder(ModelConfig(path=str(tmp_path / "again")))
     assert torch.equal(encoder(TOKENS), again(TOKENS))
 
@@ -34,7 +34,7 @@ def test_saved_and_loaded_is_bit_equal(tiny_llama: Path, tmp_path: Path) -> None
 def test_num_layers_keeps_the_first_layers(tiny_qwen3: Path, tmp_path: Path) -> None:
     whole, cut = (load_encoder(ModelConfig(path=str(tiny_qwen3), num_layers=n)) for n in (None, 1))
     assert sorted(cut.state_dict()) == sorted(n for n in whole.state_dict() if "layers.1." not in n)
-    save_encoder(cut, tmp_path / "cut")
+    save_model(cut, tmp_path / "cut")
     assert load_encoder(ModelConfig(path=str(tmp_path / "cut"))).config.num_hidden_layers == 1
     with pytest.raises(ValueError, match=r"num_layers is 3, but .* has only 2 layers"):
         load_encoder(ModelConfig(path=str(tiny_qwen3), num_layers=3))
@@ -59,7 +59,7 @@ def test_lora_merged_equals_the_adapter_and_differs_from_the_base(tiny_qwen3: Pa
         for name, parameter in encoder.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-    save_encoder(encoder, tmp_path / "merged")
+    save_model(encoder, tmp_path / "merged")
     merged = load_encoder(ModelConfig(path=str(tmp_path / "merged"))).eval()
     base = load_encoder(ModelConfig(path=str(tiny_qwen3))).eval()
     torch.testing.assert_close(merged(TOKENS), encoder(TOKENS), rtol=0, atol=1e-5)

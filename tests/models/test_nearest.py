@@ -1,12 +1,15 @@
-"""The blockwise search equals sorting the whole matrix of float64 scores, ties included."""
+"""The blockwise search equals sorting the whole matrix of float64 scores, ties included, whichever filter is used."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qwen3emb_train.models import nearest
-from qwen3emb_train.models.nearest import TensorRows, candidate_scores, rank_candidates, top_k_documents
+from qwen3emb_train.models.nearest import candidate_scores, rank_candidates, top_k_documents
+from qwen3emb_train.models.vector_rows import TensorRows
 
 
 def _by_sorting(queries: torch.Tensor, documents: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,7 +23,15 @@ def _unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.fixture(params=[[torch.bfloat16, torch.float32], [torch.float32]], ids=["bf16 first", "fp32 first"])
+def filters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The filters that a CPU with AMX gets, and those of another one."""
+    chosen: list[torch.dtype] = request.param
+    monkeypatch.setattr(nearest, "filter_types", lambda query_type, device: list(chosen))
+    return chosen
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     num_queries=st.integers(0, 9),
@@ -29,7 +40,7 @@ def _unit(*shape: int, seed: int = 0) -> torch.Tensor:
     block_elements=st.integers(1, 500),
 )
 def test_blocks_equal_sorting_the_full_matrix_ties_included(
-    seed: int, num_queries: int, num_documents: int, k: int, block_elements: int
+    filters: list[torch.dtype], seed: int, num_queries: int, num_documents: int, k: int, block_elements: int
 ) -> None:
     """Small integers: sums are exact in any order, and most scores occur several times."""
     generator = torch.Generator().manual_seed(seed)
@@ -41,13 +52,13 @@ def test_blocks_equal_sorting_the_full_matrix_ties_included(
     assert torch.equal(rows, expected_rows)
 
 
-def test_equal_documents_come_in_row_order() -> None:
+def test_equal_documents_come_in_row_order(filters: list[torch.dtype]) -> None:
     documents = torch.ones(50, 4)
     _, rows = top_k_documents(torch.ones(2, 4), documents, 7, block_elements=64)
     assert rows.tolist() == [list(range(7))] * 2
 
 
-def test_real_valued_vectors_across_many_blocks() -> None:
+def test_real_valued_vectors_across_many_blocks(filters: list[torch.dtype]) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(33, 16, generator=generator), torch.randn(501, 16, generator=generator)
     scores, rows = top_k_documents(queries, documents, 20, block_elements=1000)
@@ -56,7 +67,7 @@ def test_real_valued_vectors_across_many_blocks() -> None:
     torch.testing.assert_close(scores, expected_scores)
 
 
-def test_the_order_is_that_of_float64_where_float32_cannot_tell() -> None:
+def test_the_order_is_that_of_float64_where_float32_cannot_tell(filters: list[torch.dtype]) -> None:
     """Thousands of documents within float32's error of one another: there the float32 product sorts otherwise."""
     queries, base = _unit(7, 128), _unit(1, 128, seed=1)
     documents = base + 2e-7 * torch.randn(3000, 128, generator=torch.Generator().manual_seed(2))
@@ -67,8 +78,10 @@ def test_the_order_is_that_of_float64_where_float32_cannot_tell() -> None:
 
 
 @pytest.mark.parametrize("num_documents", [640, 5000])
-def test_block_sizes_do_not_change_a_bit(num_documents: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though most of it is found in float32, by groups of columns; and not by way of the slow search."""
+def test_block_sizes_do_not_change_a_bit(
+    filters: list[torch.dtype], num_documents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though most of it is found by a filter, by groups of columns; and not by way of the slow search."""
     monkeypatch.setattr(nearest, "_search_in_float64", None)
     queries, documents = _unit(50, 48), _unit(num_documents, 48, seed=1)
     expected = _by_sorting(queries, documents, 10)
@@ -76,6 +89,46 @@ def test_block_sizes_do_not_change_a_bit(num_documents: int, monkeypatch: pytest
         scores, rows = top_k_documents(queries, documents, 10, block_elements)
         assert torch.equal(rows, expected[1])
         assert torch.equal(scores, expected[0])
+
+
+def test_queries_that_a_filter_cannot_settle_go_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where it fails for most, the other queries go without it."""
+    monkeypatch.setattr(nearest, "filter_types", lambda query_type, device: [torch.bfloat16, torch.float32])
+    monkeypatch.setattr(nearest, "_search_in_float64", None)
+    find, tried = nearest.find_candidates, []
+
+    def recorded(queries: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+        tried.append((rest[4], len(queries)))
+        return find(queries, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nearest, "find_candidates", recorded)
+    base = _unit(1, 64, seed=1)
+    near = base + 1e-3 * torch.randn(600, 64, generator=torch.Generator().manual_seed(2))
+    documents = torch.cat([near, _unit(600, 64, seed=3)])
+    for queries, expected in (
+        (base + 0.1 * _unit(40, 64), [(torch.bfloat16, 20), (torch.float32, 20), (torch.float32, 20)]),
+        (-base + 0.1 * _unit(40, 64), [(torch.bfloat16, 20), (torch.bfloat16, 20)]),
+    ):
+        tried.clear()
+        _, rows = top_k_documents(queries, documents, 8, block_elements=1600)  # 20 queries at a time
+        assert torch.equal(rows, _by_sorting(queries, documents, 8)[1])
+        assert tried == expected
+
+
+@pytest.fixture
+def coarse_products() -> Iterator[None]:
+    """As ``torch.set_float32_matmul_precision("medium")`` makes them."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    yield
+    torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_float32_products_that_are_none_are_not_believed(coarse_products: None) -> None:
+    assert torch.float32 not in nearest.filter_types(torch.float32, torch.device("cpu"))
+    queries, base = _unit(7, 128), _unit(1, 128, seed=1)
+    documents = base + 1e-4 * torch.randn(3000, 128, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(top_k_documents(queries, documents, 40)[1], _by_sorting(queries, documents, 40)[1])
 
 
 def test_documents_may_be_read_piece_by_piece_and_only_the_first_of_them() -> None:
@@ -87,12 +140,12 @@ def test_documents_may_be_read_piece_by_piece_and_only_the_first_of_them() -> No
 def test_candidates_are_ranked_and_nobody_comes_last() -> None:
     queries, documents = _unit(3, 16), _unit(50, 16, seed=1)
     candidates = torch.tensor([[7, -1, 3, 40], [1, 2, 3, 4], [-1, -1, -1, 9]])
-    scores, rows = rank_candidates(queries, TensorRows(documents), candidates, 3, vectors_at_once=5)
+    scores, rows = rank_candidates(queries, TensorRows(documents), candidates, 3)
     exact = queries.double() @ documents.double().T
     assert rows[0, :3].tolist() == sorted([7, 3, 40], key=lambda row: -float(exact[0, row]))
     assert rows[2].tolist() == [9, -1, -1]
     assert scores[2, 1:].tolist() == [float("-inf")] * 2
-    own = candidate_scores(queries, TensorRows(documents), candidates, vectors_at_once=5)
+    own = candidate_scores(queries, TensorRows(documents), candidates)
     assert own[2].tolist() == [float("-inf")] * 3 + [float(exact[2, 9].float())]
     torch.testing.assert_close(own[1], exact[1, 1:5].float(), rtol=0, atol=0)
 
@@ -115,6 +168,7 @@ def test_documents_in_rising_order_are_found() -> None:
 
 def test_no_more_scores_than_allowed_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """The full matrix has 40,000 scores; no product may exceed the 900 allowed."""
+    monkeypatch.setattr(nearest, "filter_types", lambda query_type, device: [torch.float32])
     sizes = []
     multiply = torch.mm
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict, save_encoder
+from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict, save_model
 from qwen3emb_train.models.quantization import Quantization
 from tests.tiny import make_tiny_model_directory
 
@@ -39,7 +39,7 @@ def test_adapters_learn_on_a_four_bit_base_and_the_saved_model_is_the_trained_on
         optimizer.zero_grad()
     assert distances[-1] < 0.9 * distances[0]
 
-    save_encoder(encoder, tmp_path / "merged")
+    save_model(encoder, tmp_path / "merged")
     saved = load_encoder(ModelConfig(path=str(tmp_path / "merged"))).eval()
     with torch.no_grad():
         vectors, merged, before = (

@@ -10,12 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {
+    "compile": ["--smoke", "--device", "cpu", "--precision", "fp32"],
     "contrastive_step": ["--smoke", "--device", "cpu", "--precision", "fp32", "--mixes", "medquad"],
     "encode": ["--smoke", "--device", "cpu", "--kinds", "queries"],
     "growth": ["--smoke", "--device", "cpu"],
     "loss_memory": ["--device", "cpu", "--sizes", "64", "--dim", "16"],
     "mfu": ["--smoke"],
     "mining": ["--documents", "300", "--queries", "40", "--rounds", "1", "--sentences", "0"],
+    "shared_prefix": ["--smoke", "--device", "cpu"],
 }
 
 

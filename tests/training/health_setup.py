@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.training.health import NonFiniteGuard
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to
+from qwen3emb_train.training.health.non_finite import bad_queries
 from qwen3emb_train.training.health.vectors import vector_figures, vector_health
 from qwen3emb_train.training.health.verdict import Remark, Verdicts
 from qwen3emb_train.training.health.weights import WeightWatch, lora_figures
@@ -77,7 +79,9 @@ def train(
         result.loss.backward()
         gradients = [(name, weight.grad) for name, weight in trained if weight.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(encoder.parameters(), max_grad_norm))
-        guard.check(step, batch, float(result.loss.detach()), norm < float("inf"), vectors, gradients)
+        guard.check(
+            step, batch, float(result.loss.detach()), norm < float("inf"), partial(bad_queries, vectors), gradients
+        )
         figures: dict[str, object] = {"loss": float(result.loss.detach()), "grad_norm": norm, "lr": lr_now}
         figures["temperature"] = loss.temperature
         if (step + 1) % every == 0:

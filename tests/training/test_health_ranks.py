@@ -58,7 +58,7 @@ def message_of_a_bad_step(action: NonFiniteAction) -> tuple[str, list[float]]:
     if rank() == 1:
         rows.negatives[0, 0] = NAN
     try:
-        found = guard.check(2, batch, NAN, False, rows, [("norm.weight", torch.tensor([NAN]))])
+        found = guard.check(2, batch, NAN, False, lambda: bad_queries(rows), [("norm.weight", torch.tensor([NAN]))])
         message = str(found)
         if found is None:
             weight -= 1
@@ -69,7 +69,7 @@ def message_of_a_bad_step(action: NonFiniteAction) -> tuple[str, list[float]]:
 
 def on_one_of_two_ranks() -> dict[str, Any]:
     one_sided = NonFiniteGuard(NonFinitePolicy(NonFiniteAction.skip)).check(
-        5, non_finite.make_batch(), 1.0, rank() == 0, non_finite.make_rows(), []
+        5, non_finite.make_batch(), 1.0, rank() == 0, list, []
     )
     return {
         "figures": figures_of_halves(),

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig
-from qwen3emb_train.training import train_embedding as stage
+from qwen3emb_train.training import stage
 from qwen3emb_train.training.checkpoints import Checkpoints, read_state
 from qwen3emb_train.training.health import NonFiniteError
 from qwen3emb_train.training.loop import fit
 from qwen3emb_train.training.optimization import OptimizerConfig
 from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
-from qwen3emb_train.training.train_embedding import train_embedding
+from qwen3emb_train.training.train_embedding import TrainEmbeddingConfig, train_embedding
 from tests.training.setup import make_config, write_rows
 
 
@@ -172,4 +172,4 @@ def test_a_non_finite_loss_stops_before_the_update(tiny_qwen3: Path, rows: Path,
 
 def test_no_data_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="data is empty: name at least one source"):
-        stage.TrainEmbeddingConfig(output_dir="x")
+        TrainEmbeddingConfig(output_dir="x")

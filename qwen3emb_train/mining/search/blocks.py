@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Shaped
 from torch import Tensor
 
 from qwen3emb_train.distributed import launched_rank, launched_world_size
@@ -35,10 +37,10 @@ class QueryBlocks:
     def num_blocks(self) -> int:
         return -(-self._num_queries // self._queries_per_block)
 
-    def of(self, query: int) -> dict[str, Tensor]:
-        """The query's row of every tensor."""
+    def of(self, query: int) -> dict[str, Shaped[np.ndarray, " columns"]]:
+        """The query's row of every tensor; as arrays, whose rows are had ten times faster than a tensor's."""
         number, row = divmod(query, self._queries_per_block)
-        return {name: tensor[row] for name, tensor in self._read(number).items()}
+        return {name: array[row] for name, array in self._read(number).items()}
 
     def fill(self, work: Callable[[range], dict[str, Tensor]]) -> None:
         """Does this rank's missing blocks, and waits for those of others where this is the first rank.
@@ -67,8 +69,8 @@ class QueryBlocks:
             os.fsync(file.fileno())
         temporary.replace(self.file(number))
 
-    def _load(self, number: int) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
+    def _load(self, number: int) -> dict[str, Shaped[np.ndarray, "queries columns"]]:
+        from safetensors.numpy import load_file
 
         return load_file(self.file(number))
 

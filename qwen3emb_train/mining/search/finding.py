@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from qwen3emb_train.mining.search.faiss_index import FaissIndex
 from qwen3emb_train.models.lexical import Bm25Index
 from qwen3emb_train.models.nearest import candidate_scores, rank_candidates, top_k_documents
 from qwen3emb_train.models.precision import resolve_device
+from qwen3emb_train.models.vector_rows import TensorRows, VectorRows
 from qwen3emb_train.models.vector_store import VectorStore
 
 _RECALL_QUERIES = 100
+_IN_MEMORY = 2**27  # elements of vectors: 512 MiB
 
 
 def find_by_model(
@@ -34,12 +37,19 @@ def find_by_model(
     device = _device()
     index = _index(documents, problem.num_candidates, config, work_dir) if config.backend is Backend.faiss else None
 
+    @cache
+    def searched() -> VectorRows:
+        """In memory where they are few, since every block of queries reads them all."""
+        if problem.num_candidates * documents.dim > _IN_MEMORY:
+            return documents
+        return TensorRows(documents.rows(0, problem.num_candidates))
+
     def work(span: range) -> dict[str, Tensor]:
         some = queries.rows(span.start, span.stop)
         if index is not None:
             scores, rows = rank_candidates(some, documents, index.search(some, k), k)
         else:
-            scores, rows = top_k_documents(some, documents, k, config.block_elements, device, problem.num_candidates)
+            scores, rows = top_k_documents(some, searched(), k, config.block_elements, device, problem.num_candidates)
         return {"scores": scores, "rows": rows}
 
     blocks.fill(work)

@@ -1,5 +1,6 @@
-"""A cross-encoder's scores of what was found, and of the positives: better judges than cosines, worth distilling."""
+"""A reranker's scores of what was found, and of the positives: better judges than cosines, worth distilling."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,26 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwen3emb_train.data.instructions import query_prompt
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import Query, SearchProblem
 from qwen3emb_train.mining.rules import window
 from qwen3emb_train.mining.search.blocks import QueryBlocks, blocks_for
-from qwen3emb_train.mining.search.finding import pad_rows
+from qwen3emb_train.mining.search.finding import _device, pad_rows
 from qwen3emb_train.models.embedders import model_identity
 from qwen3emb_train.models.loading import quiet_transformers
+from qwen3emb_train.models.rerankers import TextReranker, is_yes_no_reranker
 
-Scorer = Callable[[Sequence[tuple[str, str]]], list[float]]
+# Queries and the documents of each -> their scores, query by query.
+Scorer = Callable[[Sequence[Query], Sequence[Sequence[str]]], list[float]]
 
 
 def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: MiningConfig, work_dir: Path) -> QueryBlocks:
     """``rows`` (ended by -1) and ``scores`` of each query's relevant and kept documents and of the windows.
 
-    The query is given without its instruction: a cross-encoder brings its own template.
+    A yes/no reranker judges by the query's instruction. Other cross-encoders get the bare query: they bring their own
+    template.
     """
     assert config.reranker is not None
     depends_on = [
         [blocks.directory.name for blocks in found], problem.labels_digest, config.rank_from, config.rank_to,
-        model_identity(config.reranker), config.max_tokens,
+        model_identity(config.reranker), config.max_tokens, config.precision,
     ]  # fmt: skip
     blocks = blocks_for(work_dir, "rescored", len(problem.queries), config.queries_per_block, depends_on)
     scorer: list[Scorer] = []
@@ -35,14 +40,10 @@ def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: Mining
         if not scorer:
             scorer.append(load_scorer(config))
         rows = [_rows_to_score(problem.queries[query], query, found, config) for query in span]
-        pairs = [
-            (problem.queries[query].text, problem.pool.texts[row])
-            for query, its_rows in zip(span, rows, strict=True)
-            for row in its_rows
-        ]
+        documents = [[problem.pool.texts[row] for row in its_rows] for its_rows in rows]
         padded = pad_rows(rows)
         placed = torch.zeros(padded.shape)
-        placed[padded >= 0] = torch.tensor(scorer[0](pairs))
+        placed[padded >= 0] = torch.tensor(scorer[0](problem.queries[span.start : span.stop], documents))
         return {"rows": padded, "scores": placed}
 
     blocks.fill(work)
@@ -50,12 +51,48 @@ def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: Mining
 
 
 def load_scorer(config: MiningConfig) -> Scorer:
-    """A Sentence-Transformers cross-encoder (``export_reranker`` writes one), with its own activation.
+    """What scores a query's documents: a yes/no reranker of ours, exported or not, or any other cross-encoder.
 
     Raises:
-        ImportError: sentence-transformers is not installed.
+        ImportError: a cross-encoder of another kind, and sentence-transformers is not installed.
         ValueError: the model gives several scores to a pair.
     """
+    return _yes_no_reranker(config) if is_yes_no_reranker(str(config.reranker)) else _cross_encoder(config)
+
+
+def _yes_no_reranker(config: MiningConfig) -> Scorer:
+    """Through our packed model, which reads a query's instruction and text once for all its documents."""
+    reranker = TextReranker.load(
+        str(config.reranker), max_tokens=config.max_tokens, precision=config.precision.value, device=_device()
+    )
+
+    def score(queries: Sequence[Query], documents: Sequence[Sequence[str]]) -> list[float]:
+        of_instruction: dict[str, list[int]] = defaultdict(list)
+        for number, query in enumerate(queries):
+            of_instruction[_instruction(query)].append(number)
+        scores: list[list[float]] = [[]] * len(queries)
+        for instruction, numbers in of_instruction.items():
+            found = reranker.score_groups(
+                [queries[number].text for number in numbers],
+                [documents[number] for number in numbers],
+                instruction,
+                tokens_per_batch=config.tokens_per_batch,
+            )
+            for number, its_scores in zip(numbers, found, strict=True):
+                scores[number] = its_scores.tolist()
+        return [value for its_scores in scores for value in its_scores]
+
+    return score
+
+
+def _instruction(query: Query) -> str:
+    """What ``data.instructions.format_query`` put before the text; "" where it put nothing."""
+    before, after = query_prompt("{}").split("{}")
+    return query.prompt.removesuffix(query.text).removeprefix(before).removesuffix(after)
+
+
+def _cross_encoder(config: MiningConfig) -> Scorer:
+    """Sentence-Transformers' own, with its own activation."""
     try:
         from sentence_transformers import CrossEncoder
     except ImportError:
@@ -68,8 +105,9 @@ def load_scorer(config: MiningConfig) -> Scorer:
     if model.num_labels != 1:
         raise ValueError(f"reranker={path}: gives {model.num_labels} scores to a pair; it must give one.")
 
-    def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
-        found = model.predict(list(pairs), batch_size=config.texts_per_batch, show_progress_bar=False)
+    def score(queries: Sequence[Query], documents: Sequence[Sequence[str]]) -> list[float]:
+        pairs = [(query.text, document) for query, its in zip(queries, documents, strict=True) for document in its]
+        found = model.predict(pairs, batch_size=config.texts_per_batch, show_progress_bar=False)
         return [float(value) for value in found]
 
     return score

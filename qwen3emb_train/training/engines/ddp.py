@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.distributed import is_main_process
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision, autocast
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Piece, WholeWeightsEngine
 
 
@@ -21,14 +21,14 @@ class DDPEngine(WholeWeightsEngine):
     name = "ddp"
 
     def __init__(
-        self, encoder: Encoder, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
+        self, model: TextModel, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
     ) -> None:
-        super().__init__(encoder, optimizer, precision, device)
+        super().__init__(model, optimizer, precision, device)
         with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 knows only this name
             warnings.simplefilter("ignore", FutureWarning)
             # Buffers (rotary frequencies) are constants; and a rank may have more chunks, hence forwards, than another.
             self._wrapped = DistributedDataParallel(
-                encoder,
+                model,
                 device_ids=[device] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,  # else its buckets hold the gradients a second time

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.distributed import is_main_process, rank, world_size
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision, autocast
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Engine, Piece, ReadRows
 
 
@@ -35,7 +35,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(
         self,
-        encoder: Encoder,
+        model: TextModel,
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         device: torch.device,
@@ -50,11 +50,11 @@ class DeepSpeedEngine(Engine):
             raise ValueError(
                 f"DeepSpeed ZeRO stage {self.stage}: use 1, 2 or 3; for plain data parallelism use ddp.yaml."
             )
-        self._names = {id(parameter): name for name, parameter in encoder.named_parameters()}
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._engine, *_ = deepspeed.initialize(
-            model=encoder, optimizer=optimizer, config=_complete(settings, max_grad_norm), dist_init_required=False
+            model=model, optimizer=optimizer, config=_complete(settings, max_grad_norm), dist_init_required=False
         )
-        super().__init__(encoder, self._engine.optimizer.optimizer, precision, device)
+        super().__init__(model, self._engine.optimizer.optimizer, precision, device)
         self.name = f"zero{self.stage}"
         self.lockstep = self.stage == 3 or sync_every_chunk
         self._sync_every_chunk = sync_every_chunk
@@ -96,7 +96,7 @@ class DeepSpeedEngine(Engine):
             buffers[group] = None
 
     def named_gradients(self) -> Any:
-        for name, parameter in self.encoder.named_parameters():
+        for name, parameter in self.model.named_parameters():
             gradient = getattr(parameter, "grad_accum", None)
             gradient = parameter.grad if gradient is None else gradient
             if gradient is not None:
@@ -106,7 +106,7 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         gathered = {}
-        for name, parameter in self.encoder.named_parameters():
+        for name, parameter in self.model.named_parameters():
             context = deepspeed.zero.GatheredParameters([parameter]) if self.stage == 3 else nullcontext()
             with context:  # one tensor at a time is whole
                 if is_main_process():

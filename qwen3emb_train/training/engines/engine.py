@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision, autocast
+from qwen3emb_train.models.text_model import TextModel
 
 # (key, first row, number of rows) -> those rows of the stored whole tensor
 ReadRows = Callable[[str, int, int], Tensor]
@@ -41,7 +41,7 @@ class Engine(ABC):
 
     Attributes:
         name: for the log.
-        encoder: the module; its parameters may be shards.
+        model: the module; its parameters may be shards.
         optimizer: AdamW over them.
         device: where it computes.
         lockstep: passes are collectives (weights gathered, gradients reduced), so all ranks must make equally many.
@@ -53,9 +53,9 @@ class Engine(ABC):
     has_partial_gradients: bool = False
 
     def __init__(
-        self, encoder: Encoder, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
+        self, model: TextModel, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
     ) -> None:
-        self.encoder, self.optimizer, self.precision, self.device = encoder, optimizer, precision, device
+        self.model, self.optimizer, self.precision, self.device = model, optimizer, precision, device
 
     @abstractmethod
     def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:
@@ -96,14 +96,14 @@ class Engine(ABC):
 
     def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
         """This rank's gradients by parameter name, between ``finish_backward`` and ``update``; perhaps none."""
-        for name, parameter in self.encoder.named_parameters():
+        for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
                 yield name, parameter.grad
 
     @property
     def optimizer_names(self) -> set[str]:
         """What this rank needs state of: the part of ``optimizer_pieces``' keys before the last slash."""
-        return {name for name, parameter in self.encoder.named_parameters() if parameter.requires_grad}
+        return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     @property
     def optimizer_layout(self) -> str:
@@ -112,8 +112,8 @@ class Engine(ABC):
 
     def seed_dropout(self, seed: int) -> None:
         """Masks of the coming step, where dropout is keyed by text (``models.dropout``)."""
-        if self.encoder.text_keys is not None:
-            self.encoder.text_keys.seed = seed
+        if self.model.text_keys is not None:
+            self.model.text_keys.seed = seed
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -124,10 +124,10 @@ class WholeWeightsEngine(Engine):
     """Base of the engines where every rank holds all weights, gradients and moments."""
 
     def __init__(
-        self, encoder: Encoder, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
+        self, model: TextModel, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device
     ) -> None:
-        super().__init__(encoder, optimizer, precision, device)
-        self._parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+        super().__init__(model, optimizer, precision, device)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._gradient_norm = math.nan
 
     def finish_backward(self, max_grad_norm: float | None) -> bool:
@@ -148,17 +148,17 @@ class WholeWeightsEngine(Engine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def gather_parameters(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.encoder.named_parameters()}
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
     def optimizer_pieces(self) -> dict[str, Piece]:
         return {
             f"{name}/{kind}": Piece(value.detach(), 0, tuple(value.shape))
-            for name, parameter in self.encoder.named_parameters()
+            for name, parameter in self.model.named_parameters()
             for kind, value in self.optimizer.state.get(parameter, {}).items()
         }
 
     def load_optimizer(self, read: ReadRows, names: Mapping[str, tuple[int, ...]]) -> None:
-        parameters = dict(self.encoder.named_parameters())
+        parameters = dict(self.model.named_parameters())
         for key, shape in names.items():
             name, kind = key.rsplit("/", 1)
             parameter = parameters[name]
@@ -174,7 +174,7 @@ class SingleEngine(WholeWeightsEngine):
         # The context is entered for each chunk: autocast remembers weights it has cast, and one remembered from a pass
         # without graph would cut the gradient of the next.
         with autocast(self.precision, self.device):
-            vectors: Tensor = self.encoder(tokens)
+            vectors: Tensor = self.model(tokens)
         return vectors
 
     def backward(self, scalar: Tensor, *, last: bool = False) -> None:

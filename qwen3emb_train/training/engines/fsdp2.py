@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.distributed import is_main_process, world_size
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Engine, Piece, ReadRows
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
 
@@ -28,7 +28,7 @@ class FSDP2Engine(Engine):
     """``fully_shard`` on a one- or two-dimensional mesh.
 
     Args:
-        encoder: whole on every rank; sharded in place.
+        model: whole on every rank; sharded in place.
         optimizer: its settings (the optimizer is built after sharding, over the shards).
         precision: bf16: layers compute in bf16 on gathered bf16 copies; the shards stay float32 and gradients are
             reduced in float32.
@@ -43,7 +43,7 @@ class FSDP2Engine(Engine):
 
     def __init__(
         self,
-        encoder: Encoder,
+        model: TextModel,
         optimizer: OptimizerConfig,
         precision: Precision,
         device: torch.device,
@@ -55,24 +55,24 @@ class FSDP2Engine(Engine):
         policy = MixedPrecisionPolicy()
         if precision is Precision.bf16:
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for layer in decoder_layers(encoder):
+        for layer in decoder_layers(model):
             fully_shard(layer, mesh=self.mesh, mp_policy=policy)
-        fully_shard(encoder, mesh=self.mesh, mp_policy=policy)
-        super().__init__(encoder, build_optimizer(encoder, optimizer), precision, device)
+        fully_shard(model, mesh=self.mesh, mp_policy=policy)
+        super().__init__(model, build_optimizer(model, optimizer), precision, device)
         if num_replicas > 1:
             self.name = "hsdp"
         self._gradient_norm = math.nan
 
     def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:
-        vectors: Tensor = self.encoder(tokens)
+        vectors: Tensor = self.model(tokens)
         return vectors
 
     def backward(self, scalar: Tensor, *, last: bool = False) -> None:
-        self.encoder.set_requires_gradient_sync(last or self._sync_every_chunk)  # type: ignore[operator]
+        self.model.set_requires_gradient_sync(last or self._sync_every_chunk)  # type: ignore[operator]
         scalar.backward()
 
     def finish_backward(self, max_grad_norm: float | None) -> bool:
-        parameters = [parameter for parameter in self.encoder.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self._gradient_norm = float(norm)
@@ -93,7 +93,7 @@ class FSDP2Engine(Engine):
     def gather_parameters(self) -> dict[str, Tensor]:
         self._reshard()
         gathered = {}
-        for name, parameter in self.encoder.named_parameters():
+        for name, parameter in self.model.named_parameters():
             whole = parameter.detach()
             if isinstance(whole, DTensor):
                 whole = whole.full_tensor()  # one tensor at a time is whole on every rank
@@ -104,7 +104,7 @@ class FSDP2Engine(Engine):
     def optimizer_pieces(self) -> dict[str, Piece]:
         self._reshard()
         pieces = {}
-        for name, parameter in self.encoder.named_parameters():
+        for name, parameter in self.model.named_parameters():
             first_row, writes = _place(parameter)
             for kind, value in self.optimizer.state.get(parameter, {}).items():
                 if not isinstance(value, DTensor):  # the step counter: every rank has the same
@@ -115,7 +115,7 @@ class FSDP2Engine(Engine):
         return pieces
 
     def load_optimizer(self, read: ReadRows, names: Mapping[str, tuple[int, ...]]) -> None:
-        parameters = dict(self.encoder.named_parameters())
+        parameters = dict(self.model.named_parameters())
         for key, shape in names.items():
             name, kind = key.rsplit("/", 1)
             parameter = parameters[name]
@@ -130,16 +130,16 @@ class FSDP2Engine(Engine):
 
     def _reshard(self) -> None:
         """After a pass without backward (validation) the root's parameters are still whole, not the optimizer's."""
-        self.encoder.reshard()  # type: ignore[operator]
+        self.model.reshard()  # type: ignore[operator]
 
 
-def decoder_layers(encoder: Encoder) -> list[nn.Module]:
+def decoder_layers(model: TextModel) -> list[nn.Module]:
     """The decoder's layers, also inside a peft wrapping."""
-    for name, module in encoder.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "layers":
             return list(module)
     raise ValueError(
-        f"FSDP2 needs the decoder's list of layers, and {type(encoder.backbone).__name__} has none called 'layers'. "
+        f"FSDP2 needs the decoder's list of layers, and {type(model.backbone).__name__} has none called 'layers'. "
         "Use DDP or DeepSpeed for it."
     )
 

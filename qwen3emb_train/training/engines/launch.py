@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 
 from qwen3emb_train.distributed import world_size
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision, resolve_device
 from qwen3emb_train.models.quantization import is_quantized
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Engine, SingleEngine
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
 
@@ -91,41 +91,41 @@ def leave() -> None:
 
 def build_engine(
     launch: Launch,
-    encoder: Encoder,
+    model: TextModel,
     optimizer: OptimizerConfig,
     precision: Precision,
     *,
     max_grad_norm: float | None,
     sync_every_chunk: bool = False,
 ) -> Engine:
-    """Puts the encoder (float32, on the CPU or the device) under the engine; builds its optimizer.
+    """Puts the model (float32, on the CPU or the device) under the engine; builds its optimizer.
 
     Args:
         precision: resolved.
         max_grad_norm: see ``Engine.finish_backward``; DeepSpeed wants it now.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk instead of once a step.
     """
-    if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, encoder.modules())):
+    if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, model.modules())):
         raise ValueError("model.quantization=nf4 cannot be sharded: launch with ddp.yaml, or set quantization=none.")
-    encoder = encoder.to(launch.device)
+    model = model.to(launch.device)
     match launch.kind:
         case EngineKind.single:
-            return SingleEngine(encoder, build_optimizer(encoder, optimizer), precision, launch.device)
+            return SingleEngine(model, build_optimizer(model, optimizer), precision, launch.device)
         case EngineKind.ddp:
             from qwen3emb_train.training.engines.ddp import DDPEngine
 
-            return DDPEngine(encoder, build_optimizer(encoder, optimizer), precision, launch.device)
+            return DDPEngine(model, build_optimizer(model, optimizer), precision, launch.device)
         case EngineKind.fsdp2:
             from qwen3emb_train.training.engines.fsdp2 import FSDP2Engine
 
             return FSDP2Engine(
-                encoder, optimizer, precision, launch.device, launch.num_replicas, sync_every_chunk=sync_every_chunk
+                model, optimizer, precision, launch.device, launch.num_replicas, sync_every_chunk=sync_every_chunk
             )
         case EngineKind.deepspeed:
             from qwen3emb_train.training.engines.deepspeed import DeepSpeedEngine
 
             return DeepSpeedEngine(
-                encoder, build_optimizer(encoder, optimizer), precision, launch.device, launch.deepspeed,
+                model, build_optimizer(model, optimizer), precision, launch.device, launch.deepspeed,
                 max_grad_norm, sync_every_chunk=sync_every_chunk,
             )  # fmt: skip
 

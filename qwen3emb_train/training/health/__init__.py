@@ -7,7 +7,6 @@ from qwen3emb_train.training.health.non_finite import (
     NonFiniteError,
     NonFiniteGuard,
     NonFinitePolicy,
-    refuse_non_finite,
 )
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "NonFiniteError",
     "NonFiniteGuard",
     "NonFinitePolicy",
-    "refuse_non_finite",
 ]

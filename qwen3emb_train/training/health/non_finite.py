@@ -1,14 +1,14 @@
 """A loss or gradient that is NaN or infinite reaches no weight on any rank, and the message says where it came from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 
-from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.distributed import all_gather_rows, any_rank, rank
+from qwen3emb_train.data.batches import TrainingBatch
+from qwen3emb_train.distributed import all_gather_rows, any_rank
 from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.training.health.gradients import NamedTensors, non_finite_groups
 
@@ -73,10 +73,10 @@ class NonFiniteGuard:
     def check(
         self,
         step: int,
-        batch: EmbeddingBatch,
+        batch: TrainingBatch,
         loss: float,
         gradients_finite: bool,
-        rows: Representations | None,
+        bad_queries: Callable[[], Sequence[int]],
         named_gradients: NamedTensors,
         device: torch.device | str = "cpu",
     ) -> NonFinite | None:
@@ -86,7 +86,7 @@ class NonFiniteGuard:
             step: 0-based.
             loss: this rank's.
             gradients_finite: this rank's finding, e.g. of the clipped norm.
-            rows: this rank's vectors, to find the rows at fault; None: no row is named.
+            bad_queries: finds this rank's queries at fault; called only when something is wrong somewhere.
             named_gradients: this rank's; read only when something is wrong somewhere.
 
         Raises:
@@ -95,7 +95,7 @@ class NonFiniteGuard:
         if not any_rank(not (math.isfinite(loss) and gradients_finite), device):
             self.skipped_in_a_row = 0
             return None
-        finding = describe(batch, loss, gradients_finite, bad_queries(rows), non_finite_groups(named_gradients))
+        finding = describe(batch, loss, gradients_finite, bad_queries(), non_finite_groups(named_gradients))
         found = NonFinite(step, batch.source, nearest_to_cause(gather_texts(finding, device)))
         self.skipped_in_a_row += 1
         if self.policy.action is NonFiniteAction.skip and self.skipped_in_a_row <= self.policy.max_skipped:
@@ -105,38 +105,8 @@ class NonFiniteGuard:
         raise NonFiniteError(f"{found}. No update was applied and the last checkpoint is intact.{so_far} {_REMEDY}")
 
 
-def refuse_non_finite(
-    step: int,
-    batch: EmbeddingBatch,
-    loss: float,
-    gradient_norm: float,
-    bad_queries: Sequence[int] = (),
-    bad_ranks: Sequence[int] = (),
-) -> None:
-    """The guard's refusal for a caller who knows already what is wrong; not collective.
-
-    Args:
-        bad_queries: this rank's queries with a non-finite vector.
-        bad_ranks: the ranks at fault; on the others the message names them.
-
-    Raises:
-        NonFiniteError: a figure is not finite, or another rank has one that is not.
-    """
-    is_finite = math.isfinite(loss) and math.isfinite(gradient_norm)
-    if is_finite and not bad_ranks:
-        return
-    findings = dict.fromkeys(bad_ranks, "see its log")
-    if not is_finite or rank() in bad_ranks:
-        findings[rank()] = describe(batch, loss, math.isfinite(gradient_norm), bad_queries, [])
-    raise NonFiniteError(
-        f"{NonFinite(step, batch.source, findings)}. No update was applied and the last checkpoint is intact. {_REMEDY}"
-    )
-
-
-def bad_queries(rows: Representations | None) -> list[int]:
+def bad_queries(rows: Representations) -> list[int]:
     """This rank's queries of which a vector (their own, a positive's or a hard negative's) is not finite."""
-    if rows is None:
-        return []
     bad = ~rows.queries.detach().isfinite().all(1)
     for vectors, owner in ((rows.positives, rows.positive_owner), (rows.negatives, rows.negative_owner)):
         bad[owner[~vectors.detach().isfinite().all(1)]] = True
@@ -144,7 +114,7 @@ def bad_queries(rows: Representations | None) -> list[int]:
 
 
 def describe(
-    batch: EmbeddingBatch, loss: float, gradients_finite: bool, queries: Sequence[int], groups: Sequence[str]
+    batch: TrainingBatch, loss: float, gradients_finite: bool, queries: Sequence[int], groups: Sequence[str]
 ) -> str:
     """What is wrong on this rank, causes before effects; empty when nothing is."""
     parts = []

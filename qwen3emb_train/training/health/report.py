@@ -15,7 +15,16 @@ _COSINES = (
     ("hardest in batch", "health/hardest_cosine", "health/hardest_histogram"),
     ("own hard negatives", "health/own_negative_cosine", "health/own_negative_histogram"),
 )
+_PROBABILITIES = (
+    ("P(yes) of relevant documents", "health/relevant_probability", "health/relevant_histogram"),
+    ("P(yes) of the others", "health/other_probability", "health/other_histogram"),
+)
 _LINES = (
+    ("AUC of relevant against others", "health/auc", ".3f"),
+    ("answered yes", "health/yes_share", ".1%"),
+    ("   relevant", "health/relevant_share", ".1%"),
+    ("best document is relevant", "health/best_is_relevant", ".1%"),
+    ("calibration error", "health/calibration_error", ".3f"),
     ("first places (accuracy@1)", "health/accuracy_at_1", ".1%"),
     ("negatives masked", "masked_share", ".1%"),
     ("effective negatives", "effective_negatives", ",.1f"),
@@ -36,10 +45,11 @@ _LINES = (
 def format_health(step: int, figures: Mapping[str, object], verdicts: Verdicts) -> str:
     """The figures that are there, a line each, and the troubles that last."""
     lines = [f"health after step {step}"]
-    for label, name, counts in _COSINES:
-        value, histogram = figures.get(name), figures.get(counts)
-        if isinstance(value, float) and isinstance(histogram, list):
-            lines.append(f"  {label:<32}{value:>8.3f}  -1 |{sparkline(histogram)}| 1")
+    for lowest, named in (("-1", _COSINES), ("0", _PROBABILITIES)):
+        for label, name, counts in named:
+            value, histogram = figures.get(name), figures.get(counts)
+            if isinstance(value, float) and isinstance(histogram, list):
+                lines.append(f"  {label:<32}{value:>8.3f}  {lowest:>2} |{sparkline(histogram)}| 1")
     for label, name, form in _LINES:
         value = figures.get(name)
         if isinstance(value, int | float):

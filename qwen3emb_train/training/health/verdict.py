@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from qwen3emb_train.training.health.answer_rules import ANSWER_RULES
 from qwen3emb_train.training.health.rules import RULES, Recent, Rule
 
 # Rows of these tasks are graded or labelled: a positive need not rank above the batch's other documents.
 UNRANKED_TASKS = frozenset({"sts", "classification", "clustering"})
+_REMEMBERED_FIGURES = ("loss", "grad_norm", "health/auc", "health/relevant_share")
 _REMEMBERED = 200
 _FIRST = 20
 
@@ -86,7 +88,7 @@ class Verdicts:
         now = {name: value for name, value in numbers.items() if math.isfinite(value)}
         now["non_finite"] = float("skipped" in figures or ("loss" in numbers and "loss" not in now))
         remarks = []
-        for rule in RULES:
+        for rule in (*RULES, *ANSWER_RULES):
             if not all(
                 name in now or (name[-1] == "/" and any(n.startswith(name) for n in now)) for name in rule.needs
             ):
@@ -120,7 +122,7 @@ class Verdicts:
         return over
 
     def _remember(self, scope: str, now: Mapping[str, float]) -> None:
-        for name in ("loss", "grad_norm"):
+        for name in _REMEMBERED_FIGURES:
             if name in now:
                 value = now[name]
                 recent = self._recent.setdefault(scope, {}).setdefault(name, [])

@@ -62,5 +62,5 @@ def sharded_bytes(backbone: nn.Module, num_ranks: int, num_replicas: int) -> int
         engine = FSDP2Engine(
             Encoder(deepcopy(backbone)), OptimizerConfig(), Precision.fp32, torch.device("cpu"), num_replicas
         )
-        local = [p.to_local() for p in engine.encoder.parameters()]  # type: ignore[attr-defined]
+        local = [p.to_local() for p in engine.model.parameters()]  # type: ignore[attr-defined]
         return sum(tensor.numel() * tensor.element_size() for tensor in local)

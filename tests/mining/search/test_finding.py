@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.mining.config import Backend, MiningConfig
 from qwen3emb_train.mining.negatives import mine_negatives
+from qwen3emb_train.mining.search import finding
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.vector_store import VectorStore
 from tests.tiny import make_tiny_model_directory
@@ -59,7 +60,12 @@ def _examples(count: int = 60) -> list[TrainingExample]:
     return [TrainingExample(f"what is number {n}?", (f"Number {n} is {n * n} / {n % 7}.",)) for n in range(count)]
 
 
-def test_the_search_equals_brute_force(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [0, 2**27])
+def test_the_search_equals_brute_force(
+    model: Path, tmp_path: Path, in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the vectors are read from the disk for every block of queries, or once."""
+    monkeypatch.setattr(finding, "_IN_MEMORY", in_memory)
     config = _mine(model, tmp_path, _examples(), rank_to=20, queries_per_block=17, block_elements=500)
     scores, rows = _brute_force(config, 60, 21)
     found_scores, found_rows = _found(config)

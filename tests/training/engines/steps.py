@@ -1,6 +1,7 @@
 """Three optimizer steps of a small problem on any engine: what every exactness test compares."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +42,9 @@ class Outcome:
     losses: list[float]
     norms: list[float]
     weights: dict[str, Tensor]
+
+
+Problem = Callable[[Launch], Outcome]  # picklable: a partial of a module's function
 
 
 def texts_of(step: int, query: int) -> tuple[list[int], list[list[int]], list[list[int]]]:
@@ -96,7 +100,7 @@ def float64_norms() -> None:
     Qwen3RMSNorm.forward = forward
 
 
-def three_steps(model: str, launch: Launch, settings: Settings) -> Outcome:
+def three_steps(model: str, settings: Settings, launch: Launch) -> Outcome:
     torch.manual_seed(0)
     lora = LoraConfig(rank=settings.lora, dropout=settings.dropout)
     encoder = load_encoder(ModelConfig(path=model, lora=lora))
@@ -124,18 +128,18 @@ def three_steps(model: str, launch: Launch, settings: Settings) -> Outcome:
     return Outcome(losses, norms, engine.gather_parameters())
 
 
-def on_this_rank(model: str, cases: list[tuple[dict[str, str], Settings]]) -> list[Outcome]:
+def on_this_rank(cases: list[tuple[dict[str, str], Problem]]) -> list[Outcome]:
     """Runs on every rank of ``run_on_ranks``; each case's environment is what ``accelerate launch`` would set."""
     float64_norms()
     before = dict(os.environ)
     outcomes = []
-    for environment, settings in cases:
+    for environment, problem in cases:
         os.environ.clear()
         os.environ.update(before | environment)
-        outcomes.append(three_steps(model, start("cpu"), settings))
+        outcomes.append(problem(start("cpu")))
     return outcomes
 
 
 def alone(model: Path, settings: Settings) -> Outcome:
     """The reference: one process, one chunk unless asked otherwise."""
-    return three_steps(str(model), start("cpu"), replace(settings, wrong_factor=1.0))
+    return three_steps(str(model), replace(settings, wrong_factor=1.0), start("cpu"))

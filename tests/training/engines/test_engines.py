@@ -1,18 +1,27 @@
 """The gradient does not depend on who computes it: three steps on two ranks of every engine equal one process.
 
 Loss, gradient norm and weights after three AdamW steps, with ragged negatives, several positives, texts shared across
-ranks, Matryoshka prefixes, chunks of uneven number on the ranks, graphs kept or replayed. A planted factor must show.
+ranks, Matryoshka prefixes, chunks of uneven number on the ranks, graphs kept or replayed. Likewise a reranker's: ragged
+documents, a head that is the embedding or is not. A planted factor must show.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.losses.reranking_sum import RerankingSum
+from qwen3emb_train.training.engines.launch import start
 from tests.ranks import run_on_ranks
-from tests.training.engines.steps import Outcome, Settings, alone, float64_norms, on_this_rank
+from tests.tiny import make_tiny_causal_lm_directory
+from tests.training.engines import reranking_steps as reranking
+from tests.training.engines import steps as embedding
+from tests.training.engines.steps import Outcome, Problem, Settings, alone, float64_norms, on_this_rank
 
 DIRECT = Settings(dims=(32, 8))
 CACHED = Settings(dims=(32, 8), tokens_per_chunk=17)
@@ -63,21 +72,67 @@ TWO_RANKS = [
 ]
 FOUR_RANKS = [(HSDP, settings) for settings in (CACHED, KEPT, WRONG)]
 
+FULL = reranking.Settings(tokens_per_chunk=70)
+TWO_WAY = reranking.Settings(PointWise(Answers.two_way), tokens_per_chunk=70, tied=False)
+SEVERAL = reranking.Settings(
+    RerankingSum(teacher_answers_weight=1.0, list_net_weight=1.0), tokens_per_chunk=70, share_prefixes=False
+)
+ADAPTERS = reranking.Settings(tokens_per_chunk=70, lora=4, dropout=0.3)
+RERANKERS = [FULL, TWO_WAY, SEVERAL, ADAPTERS, replace(FULL, wrong_factor=0.999)]
+RERANKERS_ON_TWO_RANKS = [
+    *(({}, settings) for settings in RERANKERS),
+    *((FSDP, settings) for settings in (*RERANKERS, replace(FULL, sync_every_chunk=True))),
+    *((zero(stage), replace(settings, double=False)) for stage in (2, 3) for settings in RERANKERS),
+]
 
-@pytest.mark.parametrize(("num_ranks", "cases"), [(2, TWO_RANKS), (4, FOUR_RANKS)], ids=["two", "four"])
-@pytest.mark.usefixtures("_norms_in_float64")
-def test_every_engine_equals_one_process(
-    tiny_qwen3: Path, num_ranks: int, cases: list[tuple[dict[str, str], Settings]]
+
+@pytest.fixture(scope="module")
+def tiny_rerankers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("rerankers")
+    for tied in (True, False):
+        make_tiny_causal_lm_directory(base / reranking.NAMES[tied], tied=tied)
+    return base
+
+
+def assert_as_expected(
+    results: list[list[Outcome]], cases: list[tuple[dict[str, str], Any]], expected: list[Outcome]
 ) -> None:
-    plain, dropped = alone(tiny_qwen3, DIRECT), alone(tiny_qwen3, DROPOUT)
-    results = run_on_ranks(on_this_rank, num_ranks, str(tiny_qwen3), cases)
-    for (environment, settings), *per_rank in zip(cases, *results, strict=True):
-        error = difference(per_rank, dropped if settings.dropout else plain)
+    """Of each case on every rank: equal, unless it was planted not to be."""
+    for (environment, settings), outcome, *per_rank in zip(cases, expected, *results, strict=True):
+        error = difference(per_rank, outcome)
         bound = 1e-10 if settings.double else 1e-5
         if settings.wrong_factor == 1:
             assert error < bound, (environment, settings, error)
         else:
             assert error > 20 * bound, (environment, settings, error)
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "cases", "rerankers"),
+    [(2, TWO_RANKS, RERANKERS_ON_TWO_RANKS), (4, FOUR_RANKS, [])],
+    ids=["two", "four"],
+)
+@pytest.mark.usefixtures("_norms_in_float64")
+def test_every_engine_equals_one_process(
+    tiny_qwen3: Path,
+    tiny_rerankers: Path,
+    num_ranks: int,
+    cases: list[tuple[dict[str, str], Settings]],
+    rerankers: list[tuple[dict[str, str], reranking.Settings]],
+) -> None:
+    plain, dropped = alone(tiny_qwen3, DIRECT), alone(tiny_qwen3, DROPOUT)
+    expected = [dropped if settings.dropout else plain for _, settings in cases]
+    problems: list[tuple[dict[str, str], Problem]] = [
+        *((place, partial(embedding.three_steps, str(tiny_qwen3), settings)) for place, settings in cases),
+        *((place, partial(reranking.three_steps, str(tiny_rerankers), settings)) for place, settings in rerankers),
+    ]
+    alike = {repr(s): s for s in (reranking.in_one_piece(settings) for _, settings in rerankers)}
+    whole = {
+        name: reranking.three_steps(str(tiny_rerankers), settings, start("cpu")) for name, settings in alike.items()
+    }
+    expected += [whole[repr(reranking.in_one_piece(settings))] for _, settings in rerankers]
+    results = run_on_ranks(on_this_rank, num_ranks, problems)
+    assert_as_expected(results, [*cases, *rerankers], expected)
 
 
 @pytest.mark.usefixtures("_norms_in_float64")

@@ -32,8 +32,7 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.training import checkpoints, loop
-from qwen3emb_train.training import train_embedding as stage
+from qwen3emb_train.training import checkpoints, loop, stage
 from qwen3emb_train.training.engines import launch
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.objectives import EmbeddingObjective
@@ -182,7 +181,7 @@ def _patch_fit(reached: Callable[[str], None], trace: Path) -> None:
                 "batch": digest_batch(batch),
                 "lr": lr_at(step),
                 "draws": draws,
-                "weights": digest_tensors(engine.encoder.named_parameters()),
+                "weights": digest_tensors(engine.model.named_parameters()),
             }
             with trace.open("a") as file:
                 file.write(json.dumps(line) + "\n")

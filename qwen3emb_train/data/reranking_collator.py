@@ -1,0 +1,127 @@
+"""Planned rows to a ``RerankingBatch``: a query's documents, each in a whole prompt; doubtful negatives left out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from qwen3emb_train.data.batch_plan import Step
+from qwen3emb_train.data.batches import RerankingBatch
+from qwen3emb_train.data.drawing import Column, Drawn, Frame, draw, pack_framed, spans_of_rows
+from qwen3emb_train.data.mixture import SourceConfig
+from qwen3emb_train.data.token_store import TokenStore
+
+
+@dataclass
+class NegativeGuard:
+    """Which negatives are too near to the positives to be called irrelevant, by the scores that rows bring.
+
+    Rows without scores, and both limits null, keep all. Mining applies such rules once (``mine_negatives``); here they
+    guard files that somebody else mined.
+
+    Attributes:
+        margin: a negative must score at least so much below the mean of its query's positives.
+        max_relative_score: and below this share of that mean; for cosines, NV-Retriever's 0.95 (arXiv 2407.15831).
+    """
+
+    margin: float | None = None
+    max_relative_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_relative_score is not None and self.max_relative_score <= 0:
+            raise ValueError(f"guard.max_relative_score is {self.max_relative_score}; use a share such as 0.95.")
+
+    def admits(
+        self, negatives: Float[np.ndarray, " negatives"], positives: Float[np.ndarray, " negatives"]
+    ) -> Bool[np.ndarray, " negatives"]:
+        """Which negatives stay, given their scores and the mean score of each one's positives; NaN = unknown."""
+        doubtful = np.zeros(len(negatives), dtype=bool)
+        if self.margin is not None:
+            doubtful |= negatives > positives - self.margin
+        if self.max_relative_score is not None:
+            doubtful |= negatives >= positives * self.max_relative_score
+        return ~doubtful  # a comparison with NaN is false: what is not scored is not doubted
+
+
+class RerankingCollator:
+    """Builds batches from the plan's steps; which documents are drawn depends on (seed, step, source, row) only.
+
+    Attributes:
+        names: of the sources, in the order of their numbers.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, SourceConfig],
+        stores: Mapping[str, TokenStore],
+        frame: Frame,
+        guard: NegativeGuard,
+        *,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        self.names = tuple(sorted(sources))  # as BatchPlan.source_names
+        self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
+        self._frame, self._guard, self._max_tokens, self._seed = frame, guard, max_tokens, seed
+
+    def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> RerankingBatch:
+        """
+        Args:
+            members: sources of the whole step: all ranks must agree whether it has scores.
+
+        Raises:
+            ValueError: no row has a document to judge.
+        """
+        relevant, others = Column(self._max_tokens), Column(self._max_tokens)
+        for number in np.unique(planned.row_source).tolist():
+            queries = np.flatnonzero(planned.row_source == number)
+            source, store, name = self._sources[number], self._stores[number], self.names[number]
+            _, positives, negatives = spans_of_rows(store, planned.rows[queries])
+            negatives = self._unguarded(store, positives, negatives, len(queries))
+            relevant.add(store, number, draw(positives, source.max_positives, self._seed, step, name), queries)
+            others.add(store, number, draw(negatives, source.max_negatives, self._seed, step, name), queries)
+        relevant.finish()
+        others.finish()
+        if not len(relevant.texts) + len(others.texts):
+            names = [f"{self.names[s]} row {r}" for s, r in zip(planned.row_source, planned.rows, strict=True)]
+            raise ValueError(
+                f"{', '.join(names[:5])} leave no document to judge: they have no positives, and max_negatives=0 takes "
+                "none of the others. Raise max_negatives, or leave such rows out."
+            )
+        query, source_of, texts, scores = (
+            np.concatenate([getattr(column, part) for column in (relevant, others)])
+            for part in ("owners", "source", "texts", "scores")
+        )
+        labels = np.repeat([1.0, 0.0], [len(relevant.texts), len(others.texts)]).astype(np.float32)
+        order = np.argsort(query, kind="stable")  # of each query the relevant ones first
+        limits = np.full(len(order), self._max_tokens)
+        has_scores = any(self._stores[number].scores is not None for number in members)
+        return RerankingBatch(
+            texts=pack_framed(self._stores, source_of[order], texts[order], limits, self._frame),
+            query=torch.from_numpy(query[order]),
+            labels=torch.from_numpy(labels[order]),
+            num_queries=len(planned.rows),
+            task=planned.task,
+            source=planned.stream,
+            scores=torch.from_numpy(scores[order]) if has_scores else None,
+            source_names=self.names,
+            row_source=torch.from_numpy(planned.row_source.astype(np.int64)),
+            row_number=torch.from_numpy(planned.rows.astype(np.int64)),
+        )
+
+    def _unguarded(self, store: TokenStore, positives: Drawn, negatives: Drawn, num_rows: int) -> Drawn:
+        if store.scores is None or self._guard == NegativeGuard():
+            return negatives
+        mean = _mean_by_row(store.scores[positives.texts], positives.owners, num_rows)
+        return negatives.keep(self._guard.admits(store.scores[negatives.texts], mean[negatives.owners]))
+
+
+def _mean_by_row(
+    scores: Float[np.ndarray, " texts"], owners: Int[np.ndarray, " texts"], num_rows: int
+) -> Float[np.ndarray, " rows"]:
+    """NaN for a row without texts."""
+    with np.errstate(invalid="ignore"):
+        sums = np.bincount(owners, weights=scores, minlength=num_rows) / np.bincount(owners, minlength=num_rows)
+    return sums.astype(np.float32)

@@ -1,0 +1,127 @@
+"""List-wise training of a reranker: the documents of a query against one another. Beyond the report.
+
+The report trains point-wise. Asked about list-wise losses, a maintainer answered "not recommended", because inference
+is point-wise (QwenLM/Qwen3-Embedding issue 165): only differences within a query count here, so P(yes) may drift as a
+whole and no threshold on it stays meaningful. Where only the order within a query is wanted they can still be of use,
+best as an addition to the point-wise loss (``RerankingSum``).
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from qwen3emb_train.losses import ragged
+from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.reranking_loss import RerankingLoss
+
+
+@dataclass
+class _ListWise(RerankingLoss):
+    """The mean over queries that have both a relevant document and another one.
+
+    Attributes:
+        temperature: scores are divided by it.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"temperature={self.temperature} of {type(self).__name__} must be positive; 1 is usual for logits."
+            )
+
+    @property
+    def needs_whole_queries(self) -> bool:
+        return True
+
+    def total_weights(self, targets: Targets) -> Float[Tensor, "1"]:
+        owner, num_queries = targets.groups()
+        return _has_both(targets.labels, owner, num_queries).sum(0, keepdim=True)
+
+    def __call__(self, judgements: Judgements) -> Float[Tensor, "1"]:
+        labels = judgements.targets.labels
+        owner, num_queries = judgements.targets.groups()
+        losses = self._losses(judgements.score / self.temperature, labels, owner, num_queries)
+        return (losses * _has_both(labels, owner, num_queries)).sum(0, keepdim=True)
+
+    @abstractmethod
+    def _losses(
+        self,
+        scores: Float[Tensor, " documents"],
+        labels: Float[Tensor, " documents"],
+        owner: Int[Tensor, " documents"],
+        num_queries: int,
+    ) -> Float[Tensor, " queries"]:
+        """Of each query; anything finite for one that lacks a class."""
+
+
+@dataclass
+class RankNet(_ListWise):
+    """RankNet (Burges et al. 2005), beyond the report: see the module for the maintainer's warning.
+
+    Each query contributes the mean over its (relevant, other) pairs of softplus(-(s+ - s-) / temperature).
+
+    Attributes:
+        temperature: scores are divided by it; 1.
+    """
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("rank_net",)
+
+    def _losses(
+        self,
+        scores: Float[Tensor, " documents"],
+        labels: Float[Tensor, " documents"],
+        owner: Int[Tensor, " documents"],
+        num_queries: int,
+    ) -> Float[Tensor, " queries"]:
+        relevant, other = (labels > 0).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
+        left, right = ragged.join(owner[relevant], owner[other], num_queries)
+        pair_owner = owner[relevant][left]
+        num_pairs = ragged.count_items(pair_owner, num_queries).clamp(min=1)
+        losses = -F.logsigmoid(scores[relevant[left]] - scores[other[right]])
+        return scores.new_zeros(num_queries).index_add(0, pair_owner, losses) / num_pairs
+
+
+@dataclass
+class ListNet(_ListWise):
+    """Softmax over a query's documents (ListNet, Cao et al. 2007), beyond the report: see the module for the warning.
+
+    Each query contributes the cross-entropy of softmax(s / temperature) against the uniform distribution over its
+    relevant documents. With one relevant document that is the contrastive loss of its group.
+
+    Attributes:
+        temperature: scores are divided by it; 1.
+    """
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("list_net",)
+
+    def _losses(
+        self,
+        scores: Float[Tensor, " documents"],
+        labels: Float[Tensor, " documents"],
+        owner: Int[Tensor, " documents"],
+        num_queries: int,
+    ) -> Float[Tensor, " queries"]:
+        num_relevant = labels.new_zeros(num_queries).index_add(0, owner, labels).clamp(min=1)
+        surprise = ragged.segment_logsumexp(scores, owner, num_queries)[owner] - scores
+        return scores.new_zeros(num_queries).index_add(0, owner, labels * surprise) / num_relevant
+
+
+def _has_both(
+    labels: Float[Tensor, " documents"], owner: Int[Tensor, " documents"], num_queries: int
+) -> Float[Tensor, " queries"]:
+    """1 for a query with both a relevant document and another one, else 0."""
+    relevant = labels.new_zeros(num_queries).index_add(0, owner, labels)
+    return ((relevant > 0) & (relevant < ragged.count_items(owner, num_queries))).to(labels.dtype)

@@ -1,0 +1,77 @@
+"""Several reranking losses at once, each a mean over its own units."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.list_wise import ListNet, RankNet
+from qwen3emb_train.losses.point_wise import PointWise
+from qwen3emb_train.losses.reranking_loss import RerankingLoss
+from qwen3emb_train.losses.teacher_answers import TeacherAnswers
+
+
+@dataclass
+class RerankingSum(RerankingLoss):
+    """The sum of weight * loss over the losses whose weight is not 0. What weighs 0 asks for nothing.
+
+    Each loss stays a part of its own: documents and queries are different units, so each is divided by its own total.
+
+    Attributes:
+        point_wise, point_wise_weight: the report's, and what it counts; 1.
+        teacher_answers, teacher_answers_weight: distillation; 0 = off.
+        rank_net, rank_net_weight: 0 = off.
+        list_net, list_net_weight: 0 = off.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or all are 0.
+    """
+
+    point_wise: PointWise = field(default_factory=PointWise)
+    point_wise_weight: float = 1.0
+    teacher_answers: TeacherAnswers = field(default_factory=TeacherAnswers)
+    teacher_answers_weight: float = 0.0
+    rank_net: RankNet = field(default_factory=RankNet)
+    rank_net_weight: float = 0.0
+    list_net: ListNet = field(default_factory=ListNet)
+    list_net_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = {f"{name}_weight": getattr(self, f"{name}_weight") for name in _NAMES}
+        for key, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{key}={weight} of RerankingSum must be 0 (off) or more.")
+        if not any(weights.values()):
+            raise ValueError(f"All weights of RerankingSum are 0; give one of {', '.join(weights)}.")
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        return any(loss.needs_vocabulary for _, loss in self._terms())
+
+    @property
+    def needs_whole_queries(self) -> bool:
+        return any(loss.needs_whole_queries for _, loss in self._terms())
+
+    @property
+    def needs_scores(self) -> bool:
+        return any(loss.needs_scores for _, loss in self._terms())
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(part for _, loss in self._terms() for part in loss.parts)
+
+    def total_weights(self, targets: Targets) -> Float[Tensor, " parts"]:
+        return torch.cat([loss.total_weights(targets) for _, loss in self._terms()])
+
+    def __call__(self, judgements: Judgements) -> Float[Tensor, " parts"]:
+        return torch.cat([weight * loss(judgements) for weight, loss in self._terms()])
+
+    def _terms(self) -> list[tuple[float, RerankingLoss]]:
+        terms = [(getattr(self, f"{name}_weight"), getattr(self, name)) for name in _NAMES]
+        return [(weight, loss) for weight, loss in terms if weight]
+
+
+_NAMES = ("point_wise", "teacher_answers", "rank_net", "list_net")

@@ -1,0 +1,90 @@
+"""YesNoReranker: a causal language model that has read a whole prompt and is about to answer yes or no.
+
+Only what a loss looks at leaves the model: of each prompt the logits of the two answers and, for the cross-entropy over
+the full vocabulary (the report's Eq. 2), the logarithm of the sum of all exponentials. A step's memory so never holds
+more logits than one chunk's, and inference computes two rows of the head.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.models.dropout import TextKeys
+from qwen3emb_train.models.text_model import TextModel
+
+# Settings of transformers models that change logits after the head, and the value that changes nothing.
+_LOGIT_CHANGES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+
+
+class Answers(NamedTuple):
+    """The columns of the reranker's output.
+
+    Attributes:
+        yes, no: logits of the two answers.
+        log_total: log of the sum over the vocabulary of exp(logit); None where only two rows were computed.
+    """
+
+    yes: Float[Tensor, " texts"]
+    no: Float[Tensor, " texts"]
+    log_total: Float[Tensor, " texts"] | None
+
+    @property
+    def score(self) -> Float[Tensor, " texts"]:
+        """``yes - no``: its sigmoid is the probability of yes among the two (VL report, Eq. 5)."""
+        return self.yes - self.no
+
+    @staticmethod
+    def of(columns: Float[Tensor, "texts columns"]) -> "Answers":
+        """The columns that ``YesNoReranker`` gives, by name."""
+        return Answers(columns[:, 0], columns[:, 1], columns[:, 2] if columns.shape[1] > 2 else None)
+
+
+class YesNoReranker(TextModel):
+    """Prompts to the logits of the two answers, at the last token.
+
+    Build it with ``models.loading.load_reranker``.
+
+    Attributes:
+        lm_head: the language-model head; its weight may be the embedding's.
+        answer_ids: token ids of yes and no.
+        over_vocabulary: whether ``log_total`` is computed as well.
+    """
+
+    stored_prefix = "model."
+
+    def __init__(
+        self,
+        backbone: Any,
+        lm_head: nn.Linear,
+        answer_ids: tuple[int, int],
+        *,
+        over_vocabulary: bool = False,
+        text_keys: TextKeys | None = None,
+    ) -> None:
+        super().__init__(backbone, text_keys)
+        self.lm_head = lm_head
+        self.answer_ids = answer_ids
+        self.over_vocabulary = over_vocabulary
+        for name, neutral in _LOGIT_CHANGES.items():
+            if getattr(self.config, name, neutral) not in (neutral, None):
+                raise ValueError(
+                    f"The model's {name}={getattr(self.config, name)} changes logits after the head, which is not "
+                    "supported for rerankers. Use a model without it (Qwen3, Llama, Mistral)."
+                )
+
+    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
+        """Columns as in ``Answers``: two, or three with ``over_vocabulary``.
+
+        The head's products are float32 under autocast too: they are few, and a score is a difference of two of them.
+        """
+        states = self.last_states(tokens)
+        with torch.autocast(states.device.type, enabled=False):
+            weight = self.lm_head.weight.to(states.dtype)
+            if not self.over_vocabulary:
+                return F.linear(states, weight[list(self.answer_ids)])
+            logits = F.linear(states, weight)
+            return torch.cat([logits[:, list(self.answer_ids)], logits.logsumexp(1, keepdim=True)], 1)

@@ -1,0 +1,214 @@
+"""A reranking step: every chunk of documents is judged and back-propagated at once.
+
+A point-wise loss is a sum over documents and a list-wise one a sum over queries, and what each weighs follows from the
+labels alone. So nothing is encoded twice and no graph outlives its chunk: gradient caching is not needed. The prompts
+of a query's documents begin alike (system turn, instruction, query); a chunk holds a query's documents together and
+that beginning is encoded once (``data.prefixes``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from qwen3emb_train.data.batches import PackedTokens, RerankingBatch
+from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.prefixes import share_prefixes, shared_length
+from qwen3emb_train.distributed import gather_counts, world_size
+from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.point_wise import PointWise
+from qwen3emb_train.losses.reranking_loss import RerankingLoss
+from qwen3emb_train.models.reranker import Answers
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.gradient_cache import split_to
+from qwen3emb_train.training.health.answers import answer_figures, answer_health, calibration_table
+from qwen3emb_train.training.health.vectors import sum_over_ranks
+from qwen3emb_train.training.objective import Figures, Metrics
+
+
+@dataclass(eq=False)
+class _Chunk:
+    documents: Tensor  # indices into the batch's documents, ascending
+    tokens: PackedTokens
+    is_filler: bool = False  # judged only because other ranks have more chunks: carries no gradient
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What the last step said of this rank's documents. Without graph."""
+
+    targets: Targets
+    columns: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        return Answers.of(self.columns).score
+
+
+@dataclass
+class RerankingObjective:
+    """Judge chunk by chunk, take each chunk's share of the loss, push it back.
+
+    Attributes:
+        engine: runs a ``YesNoReranker`` and carries gradients.
+        loss: a reranking loss on Judgements; list-wise ones keep a query's documents in one chunk.
+        tokens_per_chunk: token budget of a chunk; a list-wise query that is larger is a chunk of its own.
+        share_prefixes: encode a query's part of the prompts once. False is the plain form, for comparison.
+    """
+
+    engine: Engine
+    loss: RerankingLoss = field(default_factory=PointWise)
+    tokens_per_chunk: int = 8192
+    share_prefixes: bool = True
+    _last: _Step | None = None
+
+    def forward_backward(self, batch: RerankingBatch) -> Metrics:
+        """See ``Objective``. ``loss`` is this rank's share, such that the mean over ranks is the global batch's."""
+        targets, totals, columns = self._prepare(batch)
+        chunks = self._cut(batch)
+        loss = torch.zeros(len(totals), device=self.engine.device, dtype=torch.float64)
+        for number, chunk in enumerate(chunks):
+            last = number + 1 == len(chunks)
+            output = self.engine.forward(chunk.tokens, last=last)
+            share = self._share(targets, chunk, output, totals)
+            self.engine.backward(share.sum(), last=last)
+            if not chunk.is_filler:
+                loss += share.detach()
+                columns[chunk.documents] = output.detach().to(columns)
+        self._last = _Step(targets, columns)
+        named = {f"{name}_loss": value for name, value in zip(self.loss.parts, loss, strict=True)}
+        return {"loss": loss.sum()} | (named if len(named) > 1 else {})
+
+    @torch.no_grad()
+    def evaluate(self, batch: RerankingBatch) -> dict[str, Tensor]:
+        """See ``Objective``."""
+        targets, totals, columns = self._prepare(batch)
+        for chunk in self._cut(batch):
+            output = self.engine.forward(chunk.tokens)
+            if not chunk.is_filler:
+                columns[chunk.documents] = output.to(columns)
+        self._last = _Step(targets, columns)
+        judged = _judgements(targets, columns)
+        count = torch.tensor(float(batch.num_queries), device=columns.device)
+        sums = {"loss": self._scaled(self.loss.share(judged, totals)).sum() * count, "queries": count}
+        return sums | _reciprocal_ranks(judged) | answer_health(judged.score, targets)
+
+    def held_out(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean loss; MRR among a query's judged documents, where both classes are; AUC, calibration and the like."""
+        figures = {"loss": float(sums["loss"] / sums["queries"].clamp(min=1))}
+        figures["mrr"] = float(sums["reciprocal_rank"] / sums["ranked_queries"].clamp(min=1))
+        named = {"auc": "auc", "accuracy_at_1": "best_is_relevant", "calibration_error": "calibration_error"}
+        health = answer_figures(sums)
+        for name, source in named.items():
+            if isinstance(value := health.get(f"health/{source}"), float):
+                figures[name] = value
+        return figures
+
+    def look(self) -> Figures:
+        """Health figures of the last step's answers, of all ranks. Collective."""
+        assert self._last is not None, "look follows a step"
+        sums = sum_over_ranks(answer_health(self._last.score, self._last.targets))
+        bins = calibration_table(sums)
+        return answer_figures(sums) | {
+            "health/calibration_documents": [float(one.documents) for one in bins],
+            "health/calibration_probability": [one.probability for one in bins],
+            "health/calibration_relevant_share": [one.relevant_share for one in bins],
+        }
+
+    def bad_queries(self) -> list[int]:
+        """This rank's queries of the last step with a document whose logits are not finite."""
+        if self._last is None:
+            return []
+        bad = ~self._last.columns.isfinite().all(1)
+        return self._last.targets.query[bad].unique().tolist()
+
+    def release(self) -> None:
+        """Lets go of the last step."""
+        self._last = None
+
+    def _prepare(self, batch: RerankingBatch) -> tuple[Targets, Tensor, Tensor]:
+        """Targets, the global batch's total weights, and room for what the model will say."""
+        device = self.engine.device
+        scores = None if batch.scores is None else batch.scores.to(device)
+        targets = Targets(batch.labels.to(device), batch.query.to(device), scores)
+        totals = self.loss.total_weights(targets).double()
+        if world_size() > 1:
+            dist.all_reduce(totals)
+        return targets, totals, torch.zeros(len(batch.labels), 3 if self.loss.needs_vocabulary else 2, device=device)
+
+    def _share(self, targets: Targets, chunk: _Chunk, output: Tensor, totals: Tensor) -> Tensor:
+        if chunk.is_filler:
+            return output.sum() * totals.new_zeros(len(totals))
+        documents = chunk.documents.to(output.device)
+        return self._scaled(self.loss.share(_judgements(targets.select(documents), output), totals))
+
+    def _scaled(self, share: Tensor) -> Tensor:
+        """Engines average gradients over ranks; a share is a part of a sum over ranks."""
+        return share * world_size()
+
+    def _cut(self, batch: RerankingBatch) -> list[_Chunk]:
+        most = None if self.loss.needs_whole_queries else self.tokens_per_chunk
+        units = [unit for documents in _by_query(batch) for unit in self._units(batch, documents, most)]
+        sizes = torch.tensor([self._num_tokens(batch, unit) for unit in units])
+        chosen = chunk_by_tokens(sizes, self.tokens_per_chunk)
+        if not self.engine.lockstep:
+            return [self._chunk(batch, [units[i] for i in some.tolist()]) for some in chosen]
+        wanted = max(gather_counts(len(chosen), self.engine.device))
+        chunks = [self._chunk(batch, [units[i] for i in some.tolist()]) for some in split_to(chosen, wanted)]
+        shortest = batch.texts.lengths.argmin().view(1)
+        filler = batch.texts.select(shortest).to(self.engine.device)
+        return [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))] + chunks
+
+    def _units(self, batch: RerankingBatch, documents: Tensor, most_tokens: int | None) -> list[Tensor]:
+        """The documents of a query; in several parts where they are more than ``most_tokens``."""
+        if most_tokens is None or self._num_tokens(batch, documents) <= most_tokens:
+            return [documents]
+        parts = chunk_by_tokens(batch.texts.lengths[documents], most_tokens)
+        return [documents[part.sort().values] for part in parts]
+
+    def _num_tokens(self, batch: RerankingBatch, documents: Tensor) -> int:
+        """What is encoded for these documents of a query."""
+        total = int(batch.texts.lengths[documents].sum())
+        if not self._shares or len(documents) == 1:
+            return total
+        return total - (len(documents) - 1) * shared_length(batch.texts, documents)
+
+    @property
+    def _shares(self) -> bool:
+        return self.share_prefixes and self.engine.model.shares_prefixes
+
+    def _chunk(self, batch: RerankingBatch, units: list[Tensor]) -> _Chunk:
+        documents = torch.cat(units).sort().values
+        tokens = batch.texts.select(documents)
+        if self._shares:
+            tokens = share_prefixes(tokens, batch.query[documents])
+        return _Chunk(documents, tokens.to(self.engine.device))
+
+
+def _by_query(batch: RerankingBatch) -> tuple[Tensor, ...]:
+    """The documents of each query that has any."""
+    counts = torch.unique_consecutive(batch.query, return_counts=True)[1]
+    return torch.arange(len(batch.query)).split(counts.tolist())
+
+
+def _judgements(targets: Targets, columns: Tensor) -> Judgements:
+    answers = Answers.of(columns)
+    return Judgements(targets, answers.yes, answers.no, answers.log_total)
+
+
+def _reciprocal_ranks(judged: Judgements) -> dict[str, Tensor]:
+    """Over the queries with both classes: one over the place of the best relevant document; ties count against it."""
+    total, count = 0.0, 0
+    owner, num_queries = judged.targets.groups()
+    for query in range(num_queries):
+        score, labels = judged.score[owner == query], judged.targets.labels[owner == query]
+        if 0 < labels.sum() < len(labels):
+            best = score[labels > 0].max()
+            total += 1 / (1 + int((score[labels == 0] >= best).sum()))
+            count += 1
+    return {
+        "reciprocal_rank": torch.tensor(total, device=judged.score.device),
+        "ranked_queries": torch.tensor(float(count), device=judged.score.device),
+    }

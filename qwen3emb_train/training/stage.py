@@ -1,0 +1,307 @@
+"""What every training stage does: examples and a model directory in, a model directory out.
+
+<output_dir>/  config.yaml  metrics.jsonl  health.json  plan.json  checkpoints/
+               model/ (the last checkpoint's)  run.json (when finished)
+"""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from qwen3emb_train.data.batches import TrainingBatch
+from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig
+from qwen3emb_train.data.token_store import copy_rejected
+from qwen3emb_train.data.training_data import TrainingData, plan_difference
+from qwen3emb_train.distributed import gather_counts, is_main_process, rank, world_size
+from qwen3emb_train.lineage import (
+    RunRecord,
+    digest_cached,
+    is_up_to_date,
+    new_record,
+    value_digest,
+    with_metrics,
+    write_record,
+    write_text,
+)
+from qwen3emb_train.models.precision import resolve_precision
+from qwen3emb_train.models.text_model import TextModel
+from qwen3emb_train.training.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    link_or_copy,
+    load_optimizer,
+    load_weights,
+    read_state,
+)
+from qwen3emb_train.training.config import TrainingConfig
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.engines.launch import build_engine, leave, start
+from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
+from qwen3emb_train.training.monitor import Monitor
+from qwen3emb_train.training.objective import Objective
+from qwen3emb_train.training.prefetch import Prefetch
+from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
+from qwen3emb_train.training.tracking import Tracker
+from qwen3emb_train.training.validation import Validation
+
+PLAN_FILE = "plan.json"
+
+
+class Stage(ABC):
+    """What is particular to a training program; ``run_stage`` does the rest.
+
+    Attributes:
+        program: its name.
+        config: its settings.
+    """
+
+    program: ClassVar[str]
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuses, before anything is loaded, what would fail at some step."""
+
+    @abstractmethod
+    def load_tokenizer(self) -> Any:
+        """With ``save(directory)``."""
+
+    @abstractmethod
+    def open_data(
+        self,
+        tokenizer: Any,
+        sources: Mapping[str, SourceConfig],
+        mixture: MixtureConfig,
+        batch_size: int,
+        steps: int | None,
+    ) -> TrainingData[Any]:
+        """Training or held-out batches."""
+
+    @abstractmethod
+    def load_model(self, tokenizer: Any) -> TextModel:
+        """Whole, on the CPU, in float32."""
+
+    @abstractmethod
+    def build_objective(self, engine: Engine) -> Objective:
+        """What a step means."""
+
+
+def run_stage(stage: Stage) -> Path:
+    """Runs the stage, continues it, or finds it done.
+
+    Returns:
+        The trained model directory.
+
+    Raises:
+        FileNotFoundError, ValueError: bad input, or checkpoints of other settings in ``output_dir``.
+        NonFiniteError: the loss or a gradient is no longer finite.
+        StoppedBySignal: SIGTERM or SIGUSR1 came; what was done is saved.
+    """
+    with StopSignal() as stop:
+        try:
+            model = _run(stage, stop)
+        except StoppedBySignal:
+            if not stop.is_loading:  # then every rank is here
+                leave()
+            raise
+        leave()
+        return model
+
+
+def _run(stage: Stage, stop: StopSignal) -> Path:
+    config = stage.config
+    output_dir = Path(config.output_dir)
+    if config.overwrite and is_main_process():
+        shutil.rmtree(output_dir, ignore_errors=True)
+    stage.check()
+    settings, digest_of = config.settings(), _digest_of(config)
+    inputs = {f"data.{name}": Path(source.path) for name, source in config.data.items()}
+    if Path(config.model.path).is_dir():
+        inputs["model"] = Path(config.model.path)
+    if not config.overwrite and is_up_to_date(output_dir, stage.program, settings, inputs, digest_of):
+        _say(f"{output_dir}: up to date")
+        return output_dir / "model"
+
+    launch = start(config.device, config.timeout_s)
+    tokenizer = stage.load_tokenizer()
+    data, held_out = _open_together(stage, tokenizer, stop)
+    data.plan.check_world_size(world_size())
+    torch.manual_seed(config.seed)  # LoRA's matrices begin at random
+    model = stage.load_model(tokenizer)
+    checkpoints = Checkpoints(output_dir / "checkpoints", config.keep_last)
+    fresh = TrainingState(plan_fingerprint=data.fingerprint, config_digest=value_digest(config.settings_beside_plan()))
+    checkpoint = None if config.overwrite else checkpoints.at(config.resume_step)
+    state = fresh if checkpoint is None else _continued(config, checkpoint, data, fresh)
+    _require_same_start(state, output_dir, launch.device)
+    if checkpoint is not None:
+        _say(f"continuing from {checkpoint}")
+        load_weights(checkpoint, model)
+    counts = _count_parameters(model)  # before they are shards
+    engine = build_engine(
+        launch, model, config.optimizer, resolve_precision(config.precision, launch.device),
+        max_grad_norm=config.max_grad_norm, sync_every_chunk=config.sync_every_chunk,
+    )  # fmt: skip
+    if checkpoint is not None:
+        load_optimizer(checkpoint, engine)
+    _announce(config, engine, counts, data, state)
+    objective = stage.build_objective(engine)
+    monitor = Monitor(
+        engine, objective, every=config.health_every, steps=data.steps, first_step=state.step,
+        max_grad_norm=config.max_grad_norm, output_dir=output_dir,
+    )  # fmt: skip
+
+    def batch_at(step: int) -> TrainingBatch:
+        batch: TrainingBatch = data.batch(step, rank(), world_size())
+        return batch
+
+    def save(reached: TrainingState) -> None:
+        checkpoints.save(engine, tokenizer, reached, None if record is None else _reached(record, reached))
+
+    record, tracker = None, None  # the main process alone writes
+    if is_main_process():
+        record = new_record(stage.program, settings, inputs, digest_of)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_text(output_dir / PLAN_FILE, json.dumps(data.components, indent=2) + "\n")
+        tracker = Tracker(output_dir, config.tracking, settings, steps=data.steps, first_step=state.step)
+    validation = Validation(held_out, objective, config.validation) if held_out else None
+    stop.wait_for_all()
+    try:
+        with Prefetch(batch_at, until=data.steps) as batch_of:
+            state = fit(
+                objective, batch_of, engine,
+                lambda step: config.optimizer.lr * config.schedule.lr_factor(step, data.steps),
+                steps=data.steps, state=state, seed=config.seed,
+                config=LoopConfig(config.max_grad_norm, config.log_every, config.save_every, config.non_finite),
+                save=save, stop=stop, monitor=monitor, tracker=tracker, validation=validation,
+            )  # fmt: skip
+    finally:
+        if tracker is not None:
+            tracker.close()
+    if not is_complete(state, data.steps, validation):
+        raise StoppedBySignal(f"stopped by a signal after step {state.step}; saved. The same command continues.")
+    if record is not None:
+        _finish(config, checkpoints, output_dir, data, _reached(record, state))
+    stop.wait_for_all()
+    return output_dir / "model"
+
+
+def _digest_of(config: TrainingConfig) -> Callable[[Path], str]:
+    return partial(digest_cached, cache=config.tokens_dir / "digests", verify=config.verify_contents)
+
+
+def _open_together(
+    stage: Stage, tokenizer: Any, stop: StopSignal
+) -> tuple[TrainingData[Any], dict[str, TrainingData[Any]]]:
+    """Training and held-out data; one rank tokenises, the others find the stores."""
+    opened = None
+    if is_main_process():
+        opened = _open(stage, tokenizer)
+    stop.wait_for_all()
+    return opened or _open(stage, tokenizer)
+
+
+def _open(stage: Stage, tokenizer: Any) -> tuple[TrainingData[Any], dict[str, TrainingData[Any]]]:
+    config = stage.config
+    data = stage.open_data(tokenizer, config.data, config.mixture, config.batch_size, config.steps)
+    held_out = {
+        name: stage.open_data(tokenizer, {name: source}, MixtureConfig(epochs=1), config.validation.batch_size, None)
+        for name, source in config.validation_data.items()
+    }
+    return data, held_out
+
+
+def _continued(
+    config: TrainingConfig, checkpoint: Path, data: TrainingData[Any], fresh: TrainingState
+) -> TrainingState:
+    """The checkpoint's state, if this run is the one that wrote it."""
+    saved = read_state(checkpoint)
+    elsewhere = "Give another output_dir, or overwrite=true to delete them and start afresh."
+    if saved.config_digest != fresh.config_digest:
+        raise ValueError(
+            f"{checkpoint.parent} holds checkpoints of a run with other settings (see {checkpoint / 'run.json'}). "
+            f"{elsewhere}"
+        )
+    if saved.plan_fingerprint != fresh.plan_fingerprint:
+        difference = _plan_difference(Path(config.output_dir) / PLAN_FILE, data.components)
+        if not config.allow_changed_data:
+            raise ValueError(
+                f"{checkpoint.parent} holds checkpoints of a run with other batches: {difference}. Set "
+                f"allow_changed_data=true to go on from step {saved.step} all the same. {elsewhere}"
+            )
+        if later := [step for step in Checkpoints(checkpoint.parent).steps() if step > saved.step]:
+            raise ValueError(
+                f"{checkpoint.parent} holds checkpoints of later steps {later} with other batches, and a published one "
+                f"is never overwritten. Delete them to go on from step {saved.step}. {elsewhere}"
+            )
+        _say(f"continuing with changed data: {difference}")
+        return TrainingState(**{**vars(saved), "plan_fingerprint": fresh.plan_fingerprint})
+    return saved
+
+
+def _require_same_start(state: TrainingState, output_dir: Path, device: torch.device) -> None:
+    if len(set(steps := gather_counts(state.step, device))) > 1:
+        raise ValueError(
+            f"The ranks would begin at steps {steps}: they do not all see the same checkpoints. "
+            f"output_dir={output_dir} must be on a file system that all machines share."
+        )
+
+
+def _plan_difference(path: Path, components: Mapping[str, object]) -> str:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        saved = {}
+    return plan_difference(saved, components) or "data, mixture, lengths, batch_size or seed"
+
+
+def _reached(record: RunRecord, state: TrainingState) -> RunRecord:
+    best = {} if state.best_step is None else {"best_step": state.best_step, "best_value": state.best_value}
+    return with_metrics(
+        record, step=state.step, examples_seen=state.examples_seen, tokens_seen=state.tokens_seen, **best
+    )
+
+
+def _finish(
+    config: TrainingConfig, checkpoints: Checkpoints, output_dir: Path, data: TrainingData[Any], record: RunRecord
+) -> None:
+    latest = checkpoints.latest()
+    assert latest is not None, "fit() saves the last step"
+    for name, store in data.stores.items():
+        if copy_rejected(store, output_dir / f"rejected_{name}.jsonl"):
+            _say(f"data.{name}: some lines were left out, see {output_dir / f'rejected_{name}.jsonl'}")
+    link_or_copy(latest / "model", output_dir / "model")
+    write_record(output_dir, record)
+    _say(f"model: {output_dir / 'model'}")
+
+
+def _count_parameters(model: TextModel) -> tuple[int, int]:
+    """All, and the trained ones."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def _announce(
+    config: TrainingConfig, engine: Engine, counts: tuple[int, int], data: TrainingData[Any], state: TrainingState
+) -> None:
+    """What runs, in which number types: the log must say it (reliability.md R10)."""
+    total, trained = counts
+    _say(
+        f"{config.model.path}: {total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; weights and AdamW moments "
+        f"float32, products {engine.precision.value} on {engine.device.type}, {engine.name} on {world_size()} rank(s)"
+    )
+    for line in data.describe():
+        _say(line)
+    _say(f"steps {state.step} -> {data.steps}, {config.batch_size} queries each")
+
+
+def _say(text: str) -> None:
+    if is_main_process():
+        print(text, flush=True)

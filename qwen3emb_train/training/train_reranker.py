@@ -1,0 +1,59 @@
+"""The stage ``train_reranker``: supervised fine-tuning of a causal language model that answers yes or no."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from qwen3emb_train.data.batches import RerankingBatch
+from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig
+from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
+from qwen3emb_train.data.training_data import TrainingData, open_reranking_data
+from qwen3emb_train.models.loading import load_reranker
+from qwen3emb_train.models.reranker import YesNoReranker
+from qwen3emb_train.training.config import TrainRerankerConfig as TrainRerankerConfig  # also found here
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.reranking_objective import RerankingObjective
+from qwen3emb_train.training.stage import Stage, run_stage
+
+
+def train_reranker(config: TrainRerankerConfig) -> Path:
+    """Runs the stage, continues it, or finds it done; see ``stage.run_stage``."""
+    return run_stage(RerankerStage(config))
+
+
+class RerankerStage(Stage):
+    """A ``YesNoReranker`` under a reranking loss."""
+
+    program = "train_reranker"
+    config: TrainRerankerConfig
+
+    def check(self) -> None:
+        if self.config.model.bidirectional:
+            raise ValueError(
+                "model.bidirectional=true: a reranker answers as a causal language model. Set it to false."
+            )
+
+    def load_tokenizer(self) -> RerankerTokenizer:
+        model = self.config.model
+        return load_reranker_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+
+    def open_data(
+        self,
+        tokenizer: RerankerTokenizer,
+        sources: Mapping[str, SourceConfig],
+        mixture: MixtureConfig,
+        batch_size: int,
+        steps: int | None,
+    ) -> TrainingData[RerankingBatch]:
+        config = self.config
+        return open_reranking_data(
+            sources, tokenizer, mixture, config.guard, max_tokens=config.max_tokens,
+            max_positives=config.max_positives, max_negatives=config.max_negatives, batch_size=batch_size, steps=steps,
+            seed=config.seed, cache_dir=config.tokens_dir, reading=config.reading,
+            verify_contents=config.verify_contents,
+        )  # fmt: skip
+
+    def load_model(self, tokenizer: RerankerTokenizer) -> YesNoReranker:
+        return load_reranker(self.config.model, tokenizer.answer_ids, over_vocabulary=self.config.loss.needs_vocabulary)
+
+    def build_objective(self, engine: Engine) -> RerankingObjective:
+        return RerankingObjective(engine, self.config.loss, self.config.tokens_per_chunk)

@@ -1,0 +1,94 @@
+"""The reranking losses on the command line: ``reranking_loss=NAME`` fills ``loss``, and its keys are typed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from qwen3emb_train.cli import config_files
+from qwen3emb_train.cli.compose import ConfigError, Request, compose
+from qwen3emb_train.cli.config_files import config_directory, skeleton
+from qwen3emb_train.losses.list_wise import ListNet, RankNet
+from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.losses.reranking_loss import RerankingLoss
+from qwen3emb_train.losses.reranking_sum import RerankingSum
+from qwen3emb_train.losses.teacher_answers import TeacherAnswers
+
+
+@dataclass
+class Config:
+    """As much of a reranker's training as the losses need."""
+
+    loss: RerankingLoss = field(default_factory=PointWise)
+
+
+PROGRAM = "defaults:\n  - train_reranker_schema\n  - reranking_loss: point_wise\n  - _self_\n"
+PRESETS = {
+    "point_wise": PointWise(),
+    "two_way": PointWise(Answers.two_way),
+    "rank_net": RankNet(),
+    "list_net": ListNet(),
+    "distillation": TeacherAnswers(),
+    "weighted_sum": RerankingSum(teacher_answers_weight=0.5),
+}
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    (tmp_path / "mine.yaml").write_text(PROGRAM)
+    return tmp_path
+
+
+def loss_of(recipes: Path, *overrides: str) -> RerankingLoss:
+    config, _ = compose(Request("train_reranker", list(overrides), recipes, "mine"), Config)
+    return config.loss
+
+
+def test_every_preset_is_here() -> None:
+    assert {path.stem for path in (config_directory() / "reranking_loss").glob("*.yaml")} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_its_loss_with_the_codes_defaults(name: str, recipes: Path) -> None:
+    assert loss_of(recipes, f"reranking_loss={name}") == PRESETS[name]
+
+
+def test_keys_are_set_below_loss(recipes: Path) -> None:
+    assert loss_of(recipes) == PointWise()
+    assert loss_of(recipes, "reranking_loss=two_way", "loss.positive_weight=4") == PointWise(Answers.two_way, 4.0)
+    mixed = loss_of(
+        recipes, "reranking_loss=weighted_sum", "loss.rank_net.temperature=2", "loss.teacher_answers.form=kl"
+    )
+    assert isinstance(mixed, RerankingSum)
+    assert (mixed.rank_net.temperature, mixed.teacher_answers.form.value) == (2.0, "kl")
+
+
+def test_a_recipe_chooses_its_loss(recipes: Path) -> None:
+    (recipes / "mine.yaml").write_text(PROGRAM.replace("reranking_loss: point_wise", "reranking_loss: rank_net"))
+    assert loss_of(recipes) == RankNet()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.temprature=1", "temprature"),
+        ("loss.answers=three_way", "full_vocabulary"),
+        ("reranking_loss=bpr", "rank_net"),
+        ("loss.positive_weight=0", "positive_weight=0.0"),
+        ("loss=two_way", "reranking_loss=NAME"),
+    ],
+)
+def test_a_bad_choice_is_refused(override: str, message: str, recipes: Path) -> None:
+    with pytest.raises((ConfigError, ValueError), match=message):
+        loss_of(recipes, override)
+
+
+def test_help_shows_the_keys_below_the_key_that_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``loss:``, not ``reranking_loss:``, which is only the choice's name."""
+    monkeypatch.setattr(config_files, "config_directory", lambda: tmp_path)
+    (tmp_path / "train_reranker.yaml").write_text(PROGRAM)
+    (tmp_path / "reranking_loss").symlink_to(config_directory() / "reranking_loss")
+    lines = skeleton("train_reranker").splitlines()
+    assert lines[0] == "loss:"
+    assert any(line.startswith("  answers: full_vocabulary") for line in lines)
+    assert not any("@package" in line or "defaults" in line for line in lines)
