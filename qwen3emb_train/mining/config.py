@@ -58,7 +58,9 @@ class MiningConfig:
         seed: of ``sampling=random``.
         bm25_share: share of an example's negatives that BM25 finds, by the same rules with its own ranks. Where one
             source has too few, the other fills up.
-        reranker: cross-encoder (Sentence-Transformers layout) that scores the positives and the window again.
+        reranker: one of ours (a run's model/, an export) or any Sentence-Transformers cross-encoder: it scores the
+            positives and the window again. Ours give logits, which may be negative: use ``absolute_margin`` with
+            them, and ``max_relative_score=null``.
         scores: what the examples' ``scores`` hold.
         tasks: tasks whose examples get negatives. Scores of other tasks are labels and must not be overwritten.
         instruction: for examples that bring none; "" is none. Not for models without a query prompt.

@@ -70,7 +70,8 @@ def find_candidates(
     scores, rows = (torch.cat([getattr(part, name) for part in parts]) for name in ("scores", "rows"))
     scores, order = scores.sort(dim=1, descending=True)
     found, scores = rows.gather(1, order).cpu(), scores.cpu().double()
-    floor = scores[:, k - 1] - 2 * _error(queries, work.cpu(), longest, most_lost)
+    kth = scores[:, k - 1]
+    floor = kth - 2 * _error(queries, work.cpu(), longest, most_lost, kth)
     is_certain = scores[:, -1] < floor if wanted < total else torch.ones(len(work), dtype=torch.bool)
     return found.masked_fill_(scores < floor[:, None], -1), is_certain
 
@@ -101,7 +102,11 @@ class _Best:
 
 
 def _error(
-    queries: Float[Tensor, "queries dim"], work: Float[Tensor, "queries dim"], longest: float, most_lost: float
+    queries: Float[Tensor, "queries dim"],
+    work: Float[Tensor, "queries dim"],
+    longest: float,
+    most_lost: float,
+    products: Float[Tensor, " queries"],
 ) -> Float[Tensor, " queries"]:
     """How far a product in the type of ``work`` may be off from the inner product, for each query.
 
@@ -113,13 +118,15 @@ def _error(
     Args:
         work: the queries, rounded.
         longest, most_lost: the longest document vector, and the most that one of them lost.
+        products: the size of the product in question.
     """
     unit = torch.finfo(torch.promote_types(work.dtype, torch.float32)).eps / 2
     gamma = work.shape[1] * unit / (1 - work.shape[1] * unit)
     lengths, lost = queries.double().norm(dim=1), _lost(queries, work)
-    rounding = gamma + torch.finfo(work.dtype).eps / 2
-    error = lost * longest + (lengths + lost) * (most_lost + rounding * (longest + most_lost))
-    return 1.001 * error + 10.0**-DECIMALS  # the lengths are rounded as well; and scores so near count as equal
+    error = lost * longest + (lengths + lost) * (most_lost + gamma * (longest + most_lost))
+    error += torch.finfo(work.dtype).eps / 2 * products.abs()
+    # The lengths are rounded as well, and so is a product somewhat larger; and scores so near count as equal.
+    return 1.01 * error + 10.0**-DECIMALS
 
 
 def _lost(vectors: Float[Tensor, "rows dim"], rounded: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:

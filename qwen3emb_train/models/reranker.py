@@ -20,7 +20,7 @@ from qwen3emb_train.models.text_model import TextModel
 _LOGIT_CHANGES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 
 
-class Answers(NamedTuple):
+class AnswerLogits(NamedTuple):
     """The columns of the reranker's output.
 
     Attributes:
@@ -38,9 +38,9 @@ class Answers(NamedTuple):
         return self.yes - self.no
 
     @staticmethod
-    def of(columns: Float[Tensor, "texts columns"]) -> "Answers":
+    def of(columns: Float[Tensor, "texts columns"]) -> "AnswerLogits":
         """The columns that ``YesNoReranker`` gives, by name."""
-        return Answers(columns[:, 0], columns[:, 1], columns[:, 2] if columns.shape[1] > 2 else None)
+        return AnswerLogits(columns[:, 0], columns[:, 1], columns[:, 2] if columns.shape[1] > 2 else None)
 
 
 class YesNoReranker(TextModel):
@@ -77,7 +77,7 @@ class YesNoReranker(TextModel):
                 )
 
     def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
-        """Columns as in ``Answers``: two, or three with ``over_vocabulary``.
+        """Columns as in ``AnswerLogits``: two, or three with ``over_vocabulary``.
 
         The head's products are float32 under autocast too: they are few, and a score is a difference of two of them.
         """

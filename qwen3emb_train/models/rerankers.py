@@ -20,7 +20,7 @@ from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker
 from qwen3emb_train.data.tokenization import load_fast_tokenizer, refuse_missing_directory
 from qwen3emb_train.models.loading import ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
-from qwen3emb_train.models.reranker import Answers, YesNoReranker
+from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
 
 _PROMPTS_IN_MEMORY = 4096  # as Python lists of ids, which take some 40 bytes a token
 
@@ -134,7 +134,7 @@ class TextReranker:
         if self.reranker.shares_prefixes:
             tokens = share_prefixes(tokens, torch.tensor([query for query, _ in chunk]))
         with autocast(self.precision, self.device):
-            return Answers.of(self.reranker(tokens.to(self.device))).score.float().cpu()
+            return AnswerLogits.of(self.reranker(tokens.to(self.device))).score.float().cpu()
 
 
 def chunk_groups(

@@ -20,7 +20,7 @@ from qwen3emb_train.distributed import gather_counts, world_size
 from qwen3emb_train.losses.judgements import Judgements, Targets
 from qwen3emb_train.losses.point_wise import PointWise
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
-from qwen3emb_train.models.reranker import Answers
+from qwen3emb_train.models.reranker import AnswerLogits
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import split_to
 from qwen3emb_train.training.health.answers import answer_figures, answer_health, calibration_table
@@ -44,7 +44,7 @@ class _Step:
 
     @property
     def score(self) -> Tensor:
-        return Answers.of(self.columns).score
+        return AnswerLogits.of(self.columns).score
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _by_query(batch: RerankingBatch) -> tuple[Tensor, ...]:
 
 
 def _judgements(targets: Targets, columns: Tensor) -> Judgements:
-    answers = Answers.of(columns)
+    answers = AnswerLogits.of(columns)
     return Judgements(targets, answers.yes, answers.no, answers.log_total)
 
 

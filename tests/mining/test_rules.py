@@ -113,6 +113,7 @@ def test_whatever_is_chosen_obeys_every_rule(
 
 def test_ranks_are_told_and_nobody_is_skipped() -> None:
     assert window([4, -1, 9, 7, -1], {9}, 1, 5) == [(1, 4), (2, 7)]
+    assert window([4, 5, 9, 7, 6], {9}, 2, 3) == [(2, 5), (3, 7)]
 
 
 def test_bm25_gets_its_share_and_the_rest_is_the_models() -> None:

@@ -159,6 +159,14 @@ def test_candidates_are_told_apart_below_the_resolution_of_float32() -> None:
     assert len((queries.double() @ documents.double().T).float()[0].unique()) < 50, "the test would be vacuous"
 
 
+def test_scores_that_count_as_equal_go_by_row_however_well_a_filter_tells_them_apart(
+    filters: list[torch.dtype],
+) -> None:
+    """The products of short vectors are exact to 20 decimals, but their order counts to the twelfth only."""
+    queries, documents = 1e-7 * _unit(2, 8), 1e-7 * _unit(200, 8, seed=1)
+    assert top_k_documents(queries, documents, 5)[1].tolist() == [list(range(5))] * 2
+
+
 def test_documents_in_rising_order_are_found() -> None:
     """Then every block holds more of the best than all before it."""
     query = _unit(1, 16)

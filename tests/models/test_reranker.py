@@ -13,7 +13,7 @@ from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_reranker, loadable_name, save_model
-from qwen3emb_train.models.reranker import Answers, YesNoReranker
+from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 
 BEGINNING = [*range(20, 60)]
@@ -52,7 +52,7 @@ def test_columns_and_gradients_are_those_of_the_plain_model(directory: Path, is_
     logits = _plain_logits(plain)
     tokens = PackedTokens.from_lists(PROMPTS)
     columns = reranker(share_prefixes(tokens) if is_shared else tokens)
-    answers = Answers.of(columns)
+    answers = AnswerLogits.of(columns)
     assert answers.log_total is not None
     expected = torch.stack([logits[:, yes], logits[:, no], logits.logsumexp(1)], 1)
     torch.testing.assert_close(columns, expected, rtol=0, atol=TOLERANCE)
@@ -71,7 +71,7 @@ def test_inference_computes_the_two_columns_only(directory: Path) -> None:
     tokens = PackedTokens.from_lists(PROMPTS)
     two, three = (_load(directory, over_vocabulary=over)(tokens) for over in (False, True))
     assert (two.shape, three.shape) == ((5, 2), (5, 3))
-    assert Answers.of(two).log_total is None
+    assert AnswerLogits.of(two).log_total is None
     torch.testing.assert_close(two, three[:, :2])
 
 
