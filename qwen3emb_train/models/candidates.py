@@ -5,6 +5,7 @@ How far off they can be is known (``_error``), so a query whose candidates may l
 
 import math
 from itertools import repeat
+from queue import SimpleQueue
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,7 @@ from qwen3emb_train.models.workers import Workers
 GROUP = 16  # columns that are known by their maximum: most need no closer look
 DECIMALS = 12  # of scores that count as equal
 _QUERIES_AT_ONCE = 512  # of a thread: enough for fast products
+_Buffers = SimpleQueue[Tensor]
 
 
 def filter_types(query_type: torch.dtype, device: torch.device) -> list[torch.dtype]:
@@ -37,13 +39,16 @@ def find_candidates(
     queries: Float[Tensor, "queries dim"],
     documents: VectorRows,
     k: int,
-    documents_per_block: int,
     total: int,
+    documents_at_once: int,
+    queries_at_once: int,
     work_type: torch.dtype,
     device: torch.device,
     threads: Workers,
 ) -> tuple[Int[Tensor, "queries found"], Bool[Tensor, " queries"]]:
     """Rows that hold the ``k`` best (-1: nobody), and for which queries that is certain. On the CPU.
+
+    Every document is read once. No more scores are held than ``documents_at_once * queries_at_once``.
 
     Args:
         work_type: of the products; one of ``filter_types``.
@@ -51,8 +56,14 @@ def find_candidates(
     spare = 16 + (k // 4 if work_type is torch.bfloat16 else 0)  # places beyond k
     wanted = min(total, k + spare)
     work = queries.to(device, work_type)
-    queries_at_once = min(_QUERIES_AT_ONCE, -(-len(work) // threads.number)) if device.type == "cpu" else len(work)
-    parts = [_Best(part, wanted, documents_per_block) for part in work.split(queries_at_once)]
+    if device.type == "cpu":
+        share = max(1, min(queries_at_once, len(work)) // threads.number)
+        queries_at_once = min(share, _QUERIES_AT_ONCE)
+    parts = [_Best(part, wanted) for part in work.split(queries_at_once)]
+    # One for each thread and all blocks: getting fresh memory every time would take as long as the products.
+    buffers: _Buffers = SimpleQueue()
+    for _ in range(threads.number):
+        buffers.put(work.new_empty(min(queries_at_once, len(work)) * min(documents_at_once, total)))
 
     def read(span: range) -> tuple[Float[Tensor, "rows dim"], float, float]:
         vectors = documents.rows(span.start, span.stop)
@@ -60,13 +71,13 @@ def find_candidates(
         return rounded, longest_length(vectors, "documents", span.start), float(_lost(vectors, rounded).max())
 
     longest = most_lost = 0.0
-    for first in range(0, total, documents_per_block):
-        span = range(first, min(first + documents_per_block, total))
+    for first in range(0, total, documents_at_once):
+        span = range(first, min(first + documents_at_once, total))
         step = -(-len(span) // threads.number)
         read_pieces = threads.run(read, (span[i : i + step] for i in range(0, len(span), step)))
         pieces, lengths, losses = zip(*read_pieces, strict=True)
         longest, most_lost = max(longest, *lengths), max(most_lost, *losses)
-        threads.run(_Best.add, parts, repeat(torch.cat(pieces)), repeat(first))
+        threads.run(_Best.add, parts, repeat(torch.cat(pieces)), repeat(first), repeat(buffers))
     scores, rows = (torch.cat([getattr(part, name) for part in parts]) for name in ("scores", "rows"))
     scores, order = scores.sort(dim=1, descending=True)
     found, scores = rows.gather(1, order).cpu(), scores.cpu().double()
@@ -83,19 +94,21 @@ class _Best:
         scores, rows: of the documents.
     """
 
-    def __init__(self, queries: Float[Tensor, "queries dim"], wanted: int, documents_per_block: int) -> None:
+    def __init__(self, queries: Float[Tensor, "queries dim"], wanted: int) -> None:
         self._queries, self._wanted = queries, wanted
         self.scores = queries.new_empty(len(queries), 0)
         self.rows = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-        # One for all blocks: getting fresh memory for each would take as long as the products.
-        self._buffer = queries.new_empty(len(queries) * documents_per_block)
 
-    def add(self, block: Float[Tensor, "rows dim"], first: int) -> None:
+    def add(self, block: Float[Tensor, "rows dim"], first: int, buffers: _Buffers) -> None:
         """More documents; ``first`` is the row of the first of them."""
-        products = self._buffer[: len(self._queries) * len(block)].view(len(self._queries), len(block))
-        torch.mm(self._queries, block.T, out=products)
-        is_full = self.scores.shape[1] == self._wanted
-        found, columns = _best_of_block(products, self.scores if is_full else None, self._wanted)
+        buffer = buffers.get()
+        try:
+            products = buffer[: len(self._queries) * len(block)].view(len(self._queries), len(block))
+            torch.mm(self._queries, block.T, out=products)
+            is_full = self.scores.shape[1] == self._wanted
+            found, columns = _best_of_block(products, self.scores if is_full else None, self._wanted)
+        finally:
+            buffers.put(buffer)
         scores = torch.cat([self.scores, found], dim=1)
         self.scores, chosen = scores.topk(min(self._wanted, scores.shape[1]), dim=1, sorted=False)
         self.rows = torch.cat([self.rows, columns + first], dim=1).gather(1, chosen)

@@ -61,7 +61,7 @@ class TextEncoder:
         """Loads a model directory (a checkpoint's ``model/``, a merge, an export, a hub name)."""
         encoder = load_encoder(ModelConfig(path=path, num_layers=num_layers))
         if resolve_precision(Precision(precision), resolve_device(device)) is Precision.bf16:
-            _round_linear_weights(encoder)
+            _round_once(encoder)
         return TextEncoder(
             encoder, load_tokenizer(path), max_tokens=max_tokens, precision=Precision(precision), device=device
         )
@@ -158,11 +158,21 @@ class ParallelTextEncoder:
         self.close()
 
 
-def _round_linear_weights(encoder: Encoder) -> None:
-    """Does once what autocast would do in every batch; the same numbers."""
+def _round_once(encoder: Encoder) -> None:
+    """Rounds weights once, not in every batch, and states once, not for each that reads them: the same numbers."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             module.to(torch.bfloat16)
+        elif hasattr(module, "q_proj") or hasattr(module, "gate_proj"):  # these read through linear layers only
+            module.register_forward_pre_hook(_round_states, with_kwargs=True)
+
+
+def _round_states(
+    _: nn.Module, states: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if "hidden_states" in named:
+        return states, named | {"hidden_states": named["hidden_states"].to(torch.bfloat16)}
+    return (states[0].to(torch.bfloat16), *states[1:]), named
 
 
 def _budget(tokens_per_batch: int, device: torch.device) -> int:

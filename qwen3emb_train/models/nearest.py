@@ -51,22 +51,24 @@ def top_k_documents(
         raise ValueError(f"k={k} and block_elements={block_elements} must be at least 1.")
     source = TensorRows(documents) if isinstance(documents, Tensor) else documents
     total = source.num_rows if num_documents is None else min(num_documents, source.num_rows)
-    documents_per_block = max(1, min(total, 2 * math.isqrt(block_elements), block_elements))
-    if documents_per_block > GROUP:
-        documents_per_block -= documents_per_block % GROUP
-    queries_per_block = max(1, block_elements // documents_per_block)
+    documents_at_once = max(1, min(total, 2 * math.isqrt(block_elements), block_elements))
+    if documents_at_once > GROUP:
+        documents_at_once -= documents_at_once % GROUP
+    queries_at_once = max(1, block_elements // documents_at_once)
     kept = min(k, total)
+    queries_per_pass = max(1, block_elements // kept)  # over all documents: what is found shall be no larger, either
     filters = filter_types(queries.dtype, torch.device(device))
     scores, rows = queries.new_empty(len(queries), kept), torch.empty(len(queries), kept, dtype=torch.long)
-    for first in range(0, len(queries), queries_per_block):
-        block = queries[first : first + queries_per_block]
+    for first in range(0, len(queries), queries_per_pass):
+        block = queries[first : first + queries_per_pass]
         longest_length(block, "queries", first)
         left = torch.arange(first, first + len(block))
         for work_type in tuple(filters):
             with workers(len(left) // _QUERIES_OF_A_THREAD) as threads:
                 found, is_certain = find_candidates(
-                    queries[left], source, kept, documents_per_block, total, work_type, torch.device(device), threads
-                )
+                    queries[left], source, kept, total, documents_at_once, queries_at_once, work_type,
+                    torch.device(device), threads,
+                )  # fmt: skip
                 settled = left[is_certain]
                 scores[settled], rows[settled] = _rank(queries[settled], source, found[is_certain], kept, threads)
             left = left[~is_certain]
@@ -75,9 +77,10 @@ def top_k_documents(
             if not len(left):
                 break
         else:
-            scores[left], rows[left] = _search_in_float64(
-                queries[left], source, kept, documents_per_block, total, device
-            )
+            for some in left.split(queries_at_once):
+                scores[some], rows[some] = _search_in_float64(
+                    queries[some], source, kept, documents_at_once, total, device
+                )
     return scores, rows
 
 
@@ -152,15 +155,15 @@ def _search_in_float64(
     queries: Float[Tensor, "queries dim"],
     documents: VectorRows,
     k: int,
-    documents_per_block: int,
+    documents_at_once: int,
     total: int,
     device: torch.device | str,
 ) -> tuple[Float[Tensor, "queries kept"], Int[Tensor, "queries kept"]]:
     work = queries.double() if torch.device(device).type == "mps" else queries.to(device).double()  # MPS has none
     best_scores = work.new_empty(len(work), 0)
     best_rows = torch.empty(len(work), 0, dtype=torch.long, device=work.device)
-    for first in range(0, total, documents_per_block):
-        block = documents.rows(first, min(first + documents_per_block, total))
+    for first in range(0, total, documents_at_once):
+        block = documents.rows(first, min(first + documents_at_once, total))
         # Rounded, so that copies of a text tie wherever the product put their last bit.
         scores = (work @ block.to(work).T).round(decimals=DECIMALS)
         columns = _largest_columns(scores, k)

@@ -11,6 +11,7 @@ from qwen3emb_train.models.inference import ParallelTextEncoder, TextEncoder
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision
 from tests.models.store_setup import make_texts
+from tests.tiny import make_tiny_model_directory
 
 TEXTS = [text for _, text in make_texts(60)]
 SETTINGS = {"max_tokens": 16, "precision": "fp32", "device": "cpu"}
@@ -39,11 +40,13 @@ def test_a_prefix_is_cut_before_the_norm(single: TextEncoder) -> None:
     torch.testing.assert_close(cut, torch.nn.functional.normalize(full[:, :4], dim=1))
 
 
-def test_weights_rounded_once_give_the_bits_of_autocast(tiny_qwen3: Path) -> None:
-    rounded = TextEncoder.load(str(tiny_qwen3), precision="bf16", device="cpu")
+@pytest.mark.parametrize("family", ["qwen3", "llama", "mistral", "gemma3"])
+def test_what_is_rounded_once_gives_the_bits_of_autocast(family: str, tmp_path: Path) -> None:
+    model = make_tiny_model_directory(tmp_path / "model", family=family)
+    rounded = TextEncoder.load(str(model), precision="bf16", device="cpu")
     linear = [module for module in rounded.encoder.modules() if isinstance(module, torch.nn.Linear)]
     assert {module.weight.dtype for module in linear} == {torch.bfloat16}  # guard
-    encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
+    encoder = load_encoder(ModelConfig(path=str(model)))
     by_autocast = TextEncoder(encoder, rounded.tokenizer, precision=Precision.bf16, device="cpu")
     assert torch.equal(rounded.encode(TEXTS), by_autocast.encode(TEXTS))
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}  # it belongs to the caller

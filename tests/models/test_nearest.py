@@ -98,7 +98,7 @@ def test_queries_that_a_filter_cannot_settle_go_to_the_next(monkeypatch: pytest.
     find, tried = nearest.find_candidates, []
 
     def recorded(queries: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
-        tried.append((rest[4], len(queries)))
+        tried.append((rest[5], len(queries)))
         return find(queries, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(nearest, "find_candidates", recorded)
@@ -110,8 +110,8 @@ def test_queries_that_a_filter_cannot_settle_go_to_the_next(monkeypatch: pytest.
         (-base + 0.1 * _unit(40, 64), [(torch.bfloat16, 20), (torch.bfloat16, 20)]),
     ):
         tried.clear()
-        _, rows = top_k_documents(queries, documents, 8, block_elements=1600)  # 20 queries at a time
-        assert torch.equal(rows, _by_sorting(queries, documents, 8)[1])
+        _, rows = top_k_documents(queries, documents, 80, block_elements=1600)  # 20 queries at a time
+        assert torch.equal(rows, _by_sorting(queries, documents, 80)[1])
         assert tried == expected
 
 
