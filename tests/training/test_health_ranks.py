@@ -9,7 +9,7 @@ from qwen3emb_train.distributed import rank
 from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.training.health import NonFiniteAction, NonFiniteError, NonFiniteGuard, NonFinitePolicy
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group
-from qwen3emb_train.training.health.non_finite import gather_texts
+from qwen3emb_train.training.health.non_finite import bad_queries, gather_texts
 from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_figures, vector_health
 from qwen3emb_train.training.health.weights import WeightWatch
 from tests.ranks import run_on_ranks
