@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
-from qwen3emb_train.evaluation.retrieval import load_retrieval_set
 from qwen3emb_train.merging.config import MergeSourceConfig
 from qwen3emb_train.merging.merge import Merge, input_directories, model_directories
 from qwen3emb_train.merging.plot import plot_search, require_matplotlib

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train import lineage
-from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
+from qwen3emb_train.data.ranking_metrics import mrr_at, ndcg_at, recall_at
+from qwen3emb_train.data.retrieval_set import RetrievalSet, load_retrieval_set
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
-from qwen3emb_train.evaluation.retrieval import RetrievalSet, load_retrieval_set
 from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.models.lexical import rank_with_bm25
 from qwen3emb_train.models.nearest import top_k_documents

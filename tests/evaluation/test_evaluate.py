@@ -10,10 +10,10 @@ import torch
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
+from qwen3emb_train.data.ranking_metrics import ndcg_at
+from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.evaluation import evaluate as module
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, ResultRow, SetConfig, evaluate, format_table
-from qwen3emb_train.evaluation.metrics import ndcg_at
-from qwen3emb_train.evaluation.retrieval import load_retrieval_set
 from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.models.inference import TextEncoder
 from qwen3emb_train.models.lexical import rank_with_bm25

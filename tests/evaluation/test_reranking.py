@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.ranking_metrics import mrr_at, ndcg_at, recall_at
 from qwen3emb_train.evaluation import evaluate as evaluate_module
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, ResultRow, SetConfig, evaluate, format_table
-from qwen3emb_train.evaluation.metrics import mrr_at, ndcg_at, recall_at
 from qwen3emb_train.evaluation.reranking import PairScores, rerank, score_candidates
 from qwen3emb_train.evaluation.search import Hit, SearchConfig, format_hits, search
 from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qwen3emb_train.data.overlap import normal_form
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.evaluation.retrieval import load_retrieval_set
+from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.mining.cleaning.config import NearDuplicateConfig, SplitConfig
 from qwen3emb_train.mining.cleaning.duplicates import NearDocuments
 from qwen3emb_train.mining.cleaning.splits import Splits

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen3emb_train.evaluation.retrieval import load_retrieval_set
+from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from tests.evaluation.tiny_set import write_tiny_set
 
 
