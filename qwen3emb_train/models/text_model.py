@@ -67,13 +67,11 @@ class TextModel(nn.Module):
 
 def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"]]:
     """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the closing token's."""
-    layout = PackedLayout.of(tokens)
-    input_ids = tokens.input_ids.new_zeros(layout.num_texts * layout.longest)
-    input_ids[layout.cells] = tokens.input_ids
-    mask = torch.zeros_like(input_ids)
-    mask[layout.cells] = 1
-    shape = (layout.num_texts, layout.longest)
-    return input_ids.view(shape), mask.view(shape)
+    lengths = tokens.lengths
+    is_token = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    input_ids = tokens.input_ids.new_zeros(is_token.shape)
+    input_ids[is_token] = tokens.input_ids
+    return input_ids, is_token.to(input_ids.dtype)
 
 
 def _at_least_float32(states: Tensor) -> Tensor:

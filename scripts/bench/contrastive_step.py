@@ -23,6 +23,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def main() -> None:
     print_result(
         "contrastive_step", worst["ours kept"], least_replayed=worst["ours replayed"], ratios=everything,
         device=arguments.device, precision=arguments.precision, queries=arguments.queries, rounds=arguments.rounds,
+        clock="process" if arguments.cpu_seconds else "wall",
     )  # fmt: skip
 
 
@@ -86,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tokens-per-chunk", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
+    parser.add_argument("--cpu-seconds", action="store_true", help="the process's own, for a machine that is in use")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, a process for each variant")
     parser.add_argument("--smoke", action="store_true", help="a tiny random model and made-up texts: does it run?")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -129,7 +132,8 @@ def compare(base: Path, mix: str, arguments: argparse.Namespace) -> dict[str, fl
             sys.exit(
                 f"{mix}: {name} has loss {loss:.6f} and gradient norm {norm:.4f}, ours {reference}: not comparable"
             )
-    seconds = interleaved(steps, arguments.rounds, warm_up=0)
+    clock = time.process_time if arguments.cpu_seconds else time.perf_counter
+    seconds = interleaved(steps, arguments.rounds, warm_up=0, clock=clock)
     best = [min(round_) for round_ in zip(*(seconds[name] for name in PEERS), strict=True)]
     print(f"\n{mix}: {tokens:,} tokens a step, loss {reference[0]:.5f}, gradient norm {reference[1]:.4f}")
     ratios = print_table(seconds, best, tokens, "tokens")

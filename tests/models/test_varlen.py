@@ -22,6 +22,7 @@ from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.models import packing, varlen
 from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.grids import Copy
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.varlen import VarlenSpans, flash_attn_kernel, torch_kernel, varlen_kernel_for
 from tests.tiny import make_tiny_model_directory
@@ -211,7 +212,7 @@ def test_dropout_in_attention_stays_on_the_dense_grid(monkeypatch: pytest.Monkey
 def test_gradients_of_many_copies_add_up_in_float32() -> None:
     """257 is no bf16 number."""
     rows = torch.ones(2, 1, 1, requires_grad=True)
-    copies = packing._Copy.apply(rows, torch.zeros(257, dtype=torch.long), torch.bfloat16)
+    copies = Copy.apply(rows, torch.zeros(257, dtype=torch.long), torch.bfloat16)
     assert copies.dtype == torch.bfloat16
     copies.sum().backward()
     assert rows.grad is not None

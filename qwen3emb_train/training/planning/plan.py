@@ -99,7 +99,7 @@ def plan(config: PlanConfig) -> tuple[Plan, nn.Module]:
         steps=steps,
         save_every=config.save_every,
         keep_last=config.keep_last,
-        keeps_best=bool(config.validation_data),
+        keeps_best=bool(config.validation_data or config.validation_sets),
         tokens_per_row=row.tokens,
         texts_per_row=row.texts,
         rows=row.rows,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.grids import Grid, Grids
 from qwen3emb_train.models.packing import PackedLayout
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.optimization import OptimizerConfig
@@ -35,13 +36,10 @@ def traced_activations(backbone: nn.Module, chunk: ChunkShape, num_texts: int, a
             for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]
         }
         ids = torch.zeros(1, chunk.tokens, dtype=torch.long)
-        layout = PackedLayout(
-            torch.zeros(chunk.tokens, dtype=torch.long),
-            torch.zeros(num_texts, dtype=torch.long),
-            num_texts,
-            chunk.cells // num_texts,
-            not chunk.is_spread,
-        )
+        longest, cells = chunk.cells // num_texts, torch.zeros(chunk.tokens, dtype=torch.long)
+        lengths = torch.zeros(num_texts, dtype=torch.long)
+        grid = Grid(num_texts, longest, longest, cells, cells, not chunk.is_spread, None, lengths)
+        layout = PackedLayout(None, shapes=Grids((grid,)))
         arguments = {"input_ids": ids, "position_ids": ids.clone(), "attention_mask": None, "use_cache": False}
         enabled = arithmetic.bf16 and arithmetic.autocast
         with (

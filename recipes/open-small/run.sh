@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The three stages on real public sets: weak pairs -> mine -> fine-tune -> merge -> export -> evaluate. Restartable.
+# From the project's root:
+#   DATA: the directory of the sets (default ~/.cache/qwen3emb-data; README.md says what lies in it)
+#   PYTHON: the interpreter
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python}
+data=${DATA:-$HOME/.cache/qwen3emb-data}
+out=outputs/open-small
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+run() {  # PROGRAM NAME key=value ...
+    local program=$1 name=$2
+    shift 2
+    "$python" -m qwen3emb_train "$program" --config-dir recipes/open-small --config-name "$name" "$@"
+}
+
+"$python" -m qwen3emb_train convert_gguf output_dir="$out/backbone"
+run train_embedding 1_pretrain data.docs_en.path="$data/docs_en/train.jsonl" \
+    data.code_py.path="$data/code_py/train.jsonl" data.wordnet_def.path="$data/wordnet_def/train.jsonl"
+for set in nl2bash conala squad-sent; do
+    run mine_negatives 2_mine examples="$data/$set/train.jsonl" corpus="$data/$set/corpus.jsonl" output_dir="$out/2_mine/$set"
+done
+run train_embedding 3_finetune
