@@ -22,3 +22,11 @@ for set in nl2bash conala squad-sent; do
     run mine_negatives 2_mine examples="$data/$set/train.jsonl" corpus="$data/$set/corpus.jsonl" output_dir="$out/2_mine/$set"
 done
 run train_embedding 3_finetune
+run merge 4_merge
+run export 5_export
+run evaluate 6_evaluate sets.nl2bash.path="$data/nl2bash" sets.conala.path="$data/conala" \
+    sets.squad-sent.path="$data/squad-sent" sets.docs_en.path="$data/docs_en/test_mini" \
+    sets.code_py.path="$data/code_py/test_mini" sets.wordnet_def.path="$data/wordnet_def/test_mini"
+"$python" -m qwen3emb_train report runs.1_pretrain="$out/1_pretrain" runs.3_finetune="$out/3_finetune" \
+    evaluations.test="$out/6_evaluate" output_dir="$out/report"
+printf '\nThe model: exports/open-small. The report: %s/report/report.html\n' "$out"

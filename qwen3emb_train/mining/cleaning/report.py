@@ -98,6 +98,11 @@ class CleaningReport:
             for name, num_texts in self.evaluation_texts.items():
                 figures = (num_texts, *(self.found[name, rule] for rule in rules))
                 lines.append(f"{name:<20}" + "".join(f"{figure:>16}" for figure in figures))
+            if 2 * self.found.total() > self.num_read:
+                lines.append(
+                    "Most lines have a text of these sets. Where training and evaluation share one corpus on purpose, "
+                    "keep out only what is judged: evaluation_sets.NAME.documents=relevant."
+                )
         if self.splits:
             titles = ("rows", "queries", "documents")
             lines += ["", f"{'split':<20}" + "".join(f"{title:>10}" for title in titles)]

@@ -271,3 +271,15 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 def test_a_setting_without_sense_is_named(make: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_a_corpus_shared_on_purpose_is_answered_with_the_setting_for_it(tmp_path: Path, test_set: Path) -> None:
+    """Nine rows in ten gone is no finding but a wrong setting; one in four is a finding."""
+    shared, own = row("why geese", TEST_DOCUMENT), LOOK_ALIKES["12 words"]
+    said = []
+    for name, rows in (("most", [shared, shared, own]), ("some", [shared, own, *LOOK_ALIKES.values()])):
+        sets = {"geese": EvaluationSetConfig(path=str(test_set))}
+        (tmp_path / name).mkdir()
+        output = cleaned(tmp_path / name, rows, evaluation_sets=sets)
+        said.append("evaluation_sets.NAME.documents=relevant" in (output / "report.txt").read_text())
+    assert said == [True, False]

@@ -1,0 +1,51 @@
+"""A part of a judged set, in its own layout: some queries, every document judged for them, and others at random.
+
+    python scripts/sample_set.py --set DIRECTORY --queries 400 --documents 4000 --output DIRECTORY
+
+For looks at large sets on small machines. Scores on a part are higher than on the whole, because fewer documents can be
+mistaken for the right one: compare only what was measured on the same part, and say which part it was.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from qwen3emb_train import lineage
+from qwen3emb_train.data.retrieval_set import load_retrieval_set
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", required=True, type=Path, help="BEIR layout: corpus.jsonl, queries.jsonl, qrels")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--queries", required=True, type=int)
+    parser.add_argument("--documents", required=True, type=int, help="at least so many, those judged among them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", required=True, type=Path, help="must not exist")
+    arguments = parser.parse_args()
+    data = load_retrieval_set(arguments.set, arguments.split)
+    dice = random.Random(arguments.seed)
+    chosen = sorted(dice.sample(range(len(data.queries)), min(arguments.queries, len(data.queries))))
+    judged = {document for row in chosen for document in data.relevance[data.query_ids[row]]}
+    others = [document for document in data.document_ids if document not in judged]
+    num_others = min(max(0, arguments.documents - len(judged)), len(others))
+    kept = judged | set(dice.sample(others, num_others))
+    with lineage.atomic_directory(arguments.output) as directory, (arguments.set / "corpus.jsonl").open() as lines:
+        rows = [line for line in lines if json.loads(line)["_id"] in kept]
+        lineage.write_text(directory / "corpus.jsonl", "".join(rows))
+        queries = [{"_id": data.query_ids[row], "text": data.queries[row]} for row in chosen]
+        lineage.write_text(
+            directory / "queries.jsonl", "".join(json.dumps(q, ensure_ascii=False) + "\n" for q in queries)
+        )
+        judgements = ["query-id\tcorpus-id\tscore"]
+        for row in chosen:
+            query = data.query_ids[row]
+            judgements += [f"{query}\t{document}\t{grade}" for document, grade in data.relevance[query].items()]
+        (directory / "qrels").mkdir()
+        lineage.write_text(directory / "qrels" / f"{arguments.split}.tsv", "\n".join(judgements) + "\n")
+    print(f"{arguments.output}: {len(chosen):,} queries, {len(rows):,} documents")
+
+
+if __name__ == "__main__":
+    main()
