@@ -146,12 +146,14 @@ class _Scorer:
             precision=self._config.precision,
             tokens_per_batch=self._config.tokens_per_batch,
             ndcg_at=self._config.ndcg_at,
+            bootstrap_samples=0,  # nobody looks at a candidate's intervals and map
+            looks=False,
         )
         key = lineage.value_digest([lineage.digest(self.candidate), asdict(settings)])
         settings.output_dir = str(self.directory / key[:32])
         rows = evaluate(settings)
         shutil.rmtree(self.candidate)
-        return {row.set: row.scores[f"ndcg@{self._config.ndcg_at}"] for row in rows}
+        return {row.set: row.scores[f"ndcg@{self._config.ndcg_at}"] for row in rows if row.set in sets}
 
 
 def _set_files(config: MergeSearchConfig) -> dict[str, Path]:

@@ -156,6 +156,21 @@ def _evaluate() -> tuple[type, Callable[[Any], None]]:
     return EvaluateConfig, run
 
 
+def _report() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.evaluation.report.report import ReportConfig, write_report
+
+    return ReportConfig, _saying("report", write_report)
+
+
+def _evaluate_mteb() -> tuple[type, Callable[[Any], None]]:
+    from qwen3emb_train.evaluation.mteb_tasks import EvaluateMtebConfig, evaluate_mteb, format_scores
+
+    def run(config: EvaluateMtebConfig) -> None:
+        print(format_scores(evaluate_mteb(config)))
+
+    return EvaluateMtebConfig, run
+
+
 def _search() -> tuple[type, Callable[[Any], None]]:
     from qwen3emb_train.evaluation.search import SearchConfig, format_hits, search
 
@@ -266,10 +281,22 @@ PROGRAMS = {
         ),
         Program(
             "evaluate",
-            "score models on retrieval sets in BEIR layout: nDCG, recall, MRR",
+            "score models on sets of six tasks: retrieval, STS, classification, ...; intervals, a baseline, int8",
             f"{_RUN} evaluate models.mine=exports/mine models.bm25=bm25 sets.mine.path=data/test "
             "output_dir=outputs/evaluation",
             _evaluate,
+        ),
+        Program(
+            "report",
+            "show runs, evaluations and merge searches on one page: curves, scores, maps, worst queries",
+            f"{_RUN} report runs.mine=outputs/mine evaluations.test=outputs/evaluation output_dir=outputs/report",
+            _report,
+        ),
+        Program(
+            "evaluate_mteb",
+            "score a model on MTEB's tasks by mteb itself, and on sets of your own in its format",
+            f"{_RUN} evaluate_mteb model=exports/mine 'benchmark=MTEB(eng, v2)' output_dir=outputs/mteb",
+            _evaluate_mteb,
         ),
         Program(
             "search",

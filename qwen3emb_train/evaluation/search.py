@@ -4,15 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from qwen3emb_train import lineage
 from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.evaluation.cached_vectors import CachedEmbedder
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
-from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, load_embedder
+from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.models.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
@@ -35,7 +30,8 @@ class SearchConfig:
         dim: Matryoshka dimension; None = the full vector.
         max_tokens: longest text.
         precision: of the matrix products.
-        cache_dir: where document vectors are kept between searches; None = nowhere.
+        cache_dir: where document vectors are kept between searches; None = nowhere. They are full vectors, for any dim.
+        num_processes: of our encoder: on a CPU, or one for each GPU. Exports have one.
     """
 
     model: str = "???"
@@ -49,12 +45,15 @@ class SearchConfig:
     max_tokens: int = 8192
     precision: Precision = Precision.auto
     cache_dir: str | None = None
+    num_processes: int = 1
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; ask for at least 1 hit.")
         if self.rerank_top_k < 1:
             raise ValueError(f"rerank_top_k is {self.rerank_top_k}; a reranker needs at least 1 document.")
+        if self.num_processes < 1:
+            raise ValueError(f"num_processes is {self.num_processes}; at least 1 process encodes.")
         if not self.query.strip():
             raise ValueError("query is empty; give the text to search for.")
 
@@ -90,10 +89,15 @@ def search(config: SearchConfig) -> list[Hit]:
     corpus = read_texts(Path(config.corpus))
     ids, texts = list(corpus), list(corpus.values())
     reranker = _load_reranker(config)
-    embedder = load_embedder(config.model, EmbeddingSettings(config.max_tokens, config.precision))
-    query = truncate_and_normalize(embedder.encode_queries([config.query], config.instruction), config.dim)
+    settings = EmbeddingSettings(config.max_tokens, config.precision, num_processes=config.num_processes)
+    cached = CachedEmbedder(lambda: load_embedder(config.model, settings), config.cache_dir, config.model, settings)
+    query = cached.embedder.encode_queries([config.query], config.instruction)
+    query = truncate_and_normalize(query, config.dim)
+    documents = cached.encode_documents(texts)
+    if config.dim is not None:  # else they are unit vectors as they are, perhaps too many to copy
+        documents = truncate_and_normalize(documents, config.dim)
     num_found = config.top_k if reranker is None else max(config.top_k, config.rerank_top_k)
-    cosines, rows = top_k_documents(query, _document_vectors(config, embedder, texts), num_found)
+    cosines, rows = top_k_documents(query, documents, num_found)
     nearest = dict(zip(rows[0].tolist(), cosines[0].tolist(), strict=True))
     if reranker is None:
         return [Hit(rank, score, ids[row], texts[row]) for rank, (row, score) in enumerate(nearest.items(), start=1)]
@@ -129,29 +133,3 @@ def _load_reranker(config: SearchConfig) -> TextReranker | None:
     if config.reranker is None:
         return None
     return TextReranker.load(config.reranker, max_tokens=config.max_tokens, precision=config.precision.value)
-
-
-def _document_vectors(config: SearchConfig, embedder: Embedder, documents: list[str]) -> Float[Tensor, "documents dim"]:
-    if config.cache_dir is None:
-        return truncate_and_normalize(embedder.encode_documents(documents), config.dim)
-    file = Path(config.cache_dir) / f"{_cache_key(config)}.npy"
-    if not file.is_file():
-        vectors = truncate_and_normalize(embedder.encode_documents(documents), config.dim)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        writing = file.with_suffix(".writing.npy")
-        np.save(writing, vectors.numpy())
-        writing.replace(file)
-    # Copy on write: torch wants a writable array, the file must stay as it is.
-    return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
-
-
-def _cache_key(config: SearchConfig) -> str:
-    """Digest of everything that the document vectors depend on."""
-    parts = {
-        "model": lineage.digest(Path(config.model)),
-        "corpus": lineage.digest(Path(config.corpus)),
-        "dim": config.dim,
-        "max_tokens": config.max_tokens,
-        "precision": config.precision.value,
-    }
-    return lineage.value_digest(parts)

@@ -16,8 +16,9 @@ from qwen3emb_train.models.loading import ModelConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.health.non_finite import NonFinitePolicy
 from qwen3emb_train.training.optimization import OptimizerConfig, ScheduleConfig
+from qwen3emb_train.training.retrieval_validation import ValidationSetConfig
 from qwen3emb_train.training.tracking import TrackingConfig
-from qwen3emb_train.training.validation import ValidationConfig
+from qwen3emb_train.training.validation import BestBy, ValidationConfig
 
 # Settings that may differ between the first start and a restart: they do not decide the resulting weights.
 _FREE = (
@@ -105,6 +106,20 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        self._require_what_best_by_asks_for()
+
+    def _require_what_best_by_asks_for(self) -> None:
+        best_by, has_sets = self.validation.best_by, bool(getattr(self, "validation_sets", {}))
+        if best_by is BestBy.ndcg and not has_sets:
+            raise ValueError(
+                "validation.best_by=ndcg needs a retrieval set: give train_embedding "
+                "validation_sets.NAME.path=DIRECTORY, or choose mrr or loss."
+            )
+        if best_by is not BestBy.ndcg and has_sets and not self.validation_data:
+            raise ValueError(
+                f"validation.best_by is {best_by.value}, which held-out rows give, and there is no validation_data: "
+                "set validation.best_by=ndcg, or add validation_data.NAME.path=FILE."
+            )
 
     @property
     def tokens_dir(self) -> Path:
@@ -125,13 +140,15 @@ class TrainEmbeddingConfig(TrainingConfig):
     """Settings of the stage ``train_embedding``: those of every training stage (``TrainingConfig``), and these.
 
     Attributes:
-        lengths: truncation.
+        validation_sets: retrieval sets by name, looked at when validation_data is.
+        lengths: truncation, of their texts too.
         loss: the objective of retrieval-like tasks.
         task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
         matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
         tokens_with_graph: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
     """
 
+    validation_sets: dict[str, ValidationSetConfig] = field(default_factory=dict)
     lengths: LengthConfig = field(default_factory=LengthConfig)
     loss: EmbeddingLoss = field(default_factory=InfoNCE)
     task_losses: TaskLosses = field(default_factory=TaskLosses)
@@ -140,6 +157,8 @@ class TrainEmbeddingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if both := self.validation_data.keys() & self.validation_sets.keys():
+            raise ValueError(f"validation_data and validation_sets both have {sorted(both)}; give different names.")
         if self.model.activation_checkpointing and self.model.lora.dropout and self.tokens_with_graph:
             raise ValueError(
                 "model.activation_checkpointing with model.lora.dropout needs tokens_with_graph=0: a recomputed layer "

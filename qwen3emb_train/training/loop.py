@@ -176,7 +176,7 @@ def _validate(
         return state
     if tracker is not None:
         tracker.log(state.step, figures)
-    value = figures[f"validation/{validation.config.best_by.value}"]
+    value = figures[validation.config.best_by.figure]
     if validation.config.is_better(value, state.best_value):
         state = replace(state, best_step=state.step, best_value=value)
     return replace(state, validated_step=state.step)

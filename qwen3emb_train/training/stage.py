@@ -46,6 +46,7 @@ from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
 from qwen3emb_train.training.monitor import Monitor
 from qwen3emb_train.training.objective import Objective
 from qwen3emb_train.training.prefetch import Prefetch
+from qwen3emb_train.training.retrieval_validation import ValidationSet
 from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
 from qwen3emb_train.training.tracking import Tracker
 from qwen3emb_train.training.validation import Validation
@@ -84,6 +85,10 @@ class Stage(ABC):
         steps: int | None,
     ) -> TrainingData[Any]:
         """Training or held-out batches."""
+
+    def open_validation_sets(self, tokenizer: Any) -> dict[str, ValidationSet]:
+        """Retrieval sets that training is to look at, this rank's share of each tokenised; none unless overridden."""
+        return {}
 
     @abstractmethod
     def load_model(self, tokenizer: Any) -> TextModel:
@@ -134,6 +139,7 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
     tokenizer = stage.load_tokenizer()
     data, held_out = _open_together(stage, tokenizer, stop)
     data.plan.check_world_size(world_size())
+    sets = stage.open_validation_sets(tokenizer)
     torch.manual_seed(config.seed)  # LoRA's matrices begin at random
     model = stage.load_model(tokenizer)
     checkpoints = Checkpoints(output_dir / "checkpoints", config.keep_last)
@@ -171,7 +177,9 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / PLAN_FILE, json.dumps(data.components, indent=2) + "\n")
         tracker = Tracker(output_dir, config.tracking, settings, steps=data.steps, first_step=state.step)
-    validation = Validation(held_out, objective, config.validation) if held_out else None
+    validation = None
+    if held_out or sets:
+        validation = Validation(held_out, objective, config.validation, sets, config.tokens_per_chunk)
     stop.wait_for_all()
     try:
         with Prefetch(batch_at, until=data.steps) as batch_of:

@@ -16,6 +16,7 @@ from qwen3emb_train.models.loading import load_encoder
 from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # also found here
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.objectives import EmbeddingObjective
+from qwen3emb_train.training.retrieval_validation import ValidationSet, open_validation_set
 from qwen3emb_train.training.stage import Stage, run_stage
 
 
@@ -51,6 +52,12 @@ class EmbeddingStage(Stage):
             sources, tokenizer, config.lengths, mixture, batch_size=batch_size, steps=steps, seed=config.seed,
             cache_dir=config.tokens_dir, reading=config.reading, verify_contents=config.verify_contents,
         )  # fmt: skip
+
+    def open_validation_sets(self, tokenizer: TextTokenizer) -> dict[str, ValidationSet]:
+        return {
+            name: open_validation_set(name, chosen, tokenizer, self.config.lengths)
+            for name, chosen in self.config.validation_sets.items()
+        }
 
     def load_model(self, tokenizer: TextTokenizer) -> Encoder:
         return load_encoder(self.config.model)

@@ -1,11 +1,12 @@
-"""Held-out rows during training: the loss, and how often the right document comes first among the batch's.
+"""Validation during training: held-out rows, and retrieval sets.
 
-Batches of fixed rows, so figures of different steps compare; they run through the training engine and need no other
-program. For nDCG on a real corpus there is ``evaluate``, on any checkpoint.
+Held-out rows give the loss, and how often the right document comes first among the batch's: batches of fixed rows, so
+figures of different steps compare. Retrieval sets give nDCG on a whole corpus (``retrieval_validation.py``). Both run
+through the training engine and need no other program.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -15,6 +16,7 @@ from qwen3emb_train.data.training_data import TrainingData
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.training.health.vectors import sum_over_ranks
 from qwen3emb_train.training.objective import Objective
+from qwen3emb_train.training.retrieval_validation import NDCG, ValidationSet, retrieval_figures
 from qwen3emb_train.training.signals import StopSignal
 
 
@@ -23,17 +25,24 @@ class BestBy(str, Enum):
 
     mrr = "mrr"
     loss = "loss"
+    ndcg = "ndcg"
+
+    @property
+    def figure(self) -> str:
+        """Its name among the validation's figures."""
+        return f"validation/{NDCG if self is BestBy.ndcg else self.value}"
 
 
 @dataclass
 class ValidationConfig:
-    """When held-out rows are looked at, and what for.
+    """When held-out rows and retrieval sets are looked at, and what for.
 
     Attributes:
         every: steps between validations; the last step always has one. null = only then.
         batch_size: queries of a validation batch, over all ranks.
         max_batches: of each source; null = all of its rows but a remainder.
-        best_by: mrr (higher is better) or loss (lower): the checkpoint that is kept beyond ``keep_last``.
+        best_by: mrr (higher is better) or loss (lower) of held-out rows, or ndcg (higher) of retrieval sets, in the
+            mean over sources or sets: the checkpoint that is kept beyond ``keep_last``.
     """
 
     every: int | None = None
@@ -55,20 +64,24 @@ class ValidationConfig:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Runs the held-out batches of every source.
+    """Runs the held-out batches of every source, and every retrieval set.
 
     Attributes:
-        sources: their batches, by name.
+        sources: the batches, by name.
         objective: of the training run.
         config: see there.
+        sets: the retrieval sets, by name.
+        tokens_per_chunk: of theirs that are encoded at once.
     """
 
     sources: Mapping[str, TrainingData[Any]]
     objective: Objective
     config: ValidationConfig
+    sets: Mapping[str, ValidationSet] = field(default_factory=dict)
+    tokens_per_chunk: int = 8192
 
     def __call__(self, stop: StopSignal) -> dict[str, float] | None:
-        """``validation/<source>/<figure>`` and their means over sources; None when a signal came to any rank meanwhile.
+        """``validation/<source or set>/<figure>`` and their means; None when a signal came to any rank meanwhile.
 
         Collective; the same result on every rank.
         """
@@ -78,6 +91,11 @@ class Validation:
             found: dict[str, dict[str, float]] = {}
             for name, data in self.sources.items():
                 figures = self._source(data, stop)
+                if figures is None:
+                    return None
+                found[name] = figures
+            for name, retrieval_set in self.sets.items():
+                figures = retrieval_figures(retrieval_set, self.objective.engine, self.tokens_per_chunk, stop)
                 if figures is None:
                     return None
                 found[name] = figures

@@ -1,6 +1,6 @@
 """My documents, no labels: one file of settings -> an embedding model that knows them.
 
-    python recipes/domain-adaptation/adapt.py recipes/domain-adaptation/example.yaml
+    python recipes/domain-adaptation/adapt.py recipes/domain-adaptation/examples/medquad.yaml
 
 Prints every command before it runs it, so that any of them can be taken out and changed. Restartable: a finished step
 says "up to date", synthesis and training continue where they were.
@@ -64,7 +64,7 @@ class Settings:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", type=Path, help="your YAML file; example.yaml shows all that is needed")
+    parser.add_argument("settings", type=Path, help="your YAML file; examples/medquad.yaml shows all that is needed")
     settings = read_settings(parser.parse_args().settings)
     os.chdir(ROOT)
     started = time.perf_counter()
@@ -203,7 +203,10 @@ def compare(settings: Settings, output: Path) -> None:
     asked = [f"models.{name}={path}" for name, path in models.items()]
     for name, judged in settings.sets.items():
         asked += [f"sets.{name}.{key}={value}" for key, value in judged.items()]
-    run("qwen3emb_train evaluate", "4_evaluate", *asked, f"output_dir={output}/evaluation")
+    run(
+        "qwen3emb_train evaluate", None, *asked, "baseline=original", f"max_tokens={settings.passage_tokens + 64}",
+        f"output_dir={output}/evaluation", f"cache_dir={output}/vectors",
+    )  # fmt: skip
     run(
         "qwen3emb_train report", None, f"runs.finetuned={output}/finetuned",
         f"evaluations.comparison={output}/evaluation", f"output_dir={output}/report",

@@ -59,3 +59,22 @@ if [[ ${ONLY:-train} == train ]]; then
     sft sft_no_matryoshka/0 "$start" "matryoshka_dims=[]"
     sft sft_lora/0 "$start" model.lora.rank=16 optimizer.lr=1.0e-3
 fi
+
+if [[ ${ONLY:-evaluate} == evaluate ]]; then
+    # Every test query, over part of the corpus: 4,000 of 10,589 commands, 3,000 of 6,560 sentences.
+    sample() { [[ -d $out/sets/$1 ]] || "$python" scripts/sample_set.py --set "$data/$1" --queries 100000 --documents "$2" --output "$out/sets/$1"; }
+    sample nl2bash 4000
+    sample squad-sent 3000
+    models=(models.bm25=bm25 models.backbone="$out/backbone" num_layers.backbone=4)
+    for path in "$out"/*/[0-9]; do  # RUN/SEED
+        name=${path#"$out"/}
+        [[ -d $path/model ]] && path=$path/model
+        models+=("models.$name=$path")
+    done
+    # shellcheck disable=SC2086
+    "$python" -m qwen3emb_train evaluate $recipe --config-name ablation "${models[@]}" \
+        sets.nl2bash.path="$out/sets/nl2bash" sets.conala.path="$data/conala" sets.squad-sent.path="$out/sets/squad-sent" \
+        sets.docs_en.path="$data/docs_en/test_mini" sets.code_py.path="$data/code_py/test_mini" \
+        sets.wordnet_def.path="$data/wordnet_def/test_mini" output_dir="$out/ablation"
+    "$python" recipes/open-small/table.py "$out/ablation"
+fi

@@ -51,3 +51,31 @@ def test_the_gain_is_linear_in_the_grade() -> None:
 
 def test_a_ranking_without_relevant_documents_scores_zero() -> None:
     assert ndcg_at(10, [0, 0], [1]) == recall_at(10, [0, 0], [1]) == mrr_at(10, [0, 0]) == 0.0
+
+
+def test_hundreds_of_random_runs_score_as_trec_eval_scores_them() -> None:
+    """Short rankings, long ones, documents nobody judged, queries whose judgements are all zero or all relevant."""
+    randomness = random.Random(5)
+    qrels: dict[str, dict[str, int]] = {}
+    rankings: dict[str, list[str]] = {}
+    for number in range(400):
+        ids = [f"d{row}" for row in range(randomness.randint(1, 120))]
+        grades = randomness.choice([[0, 1], [0, 0, 0, 1], [0, 1, 2, 3], [1, 2], [0]])
+        some = randomness.sample(ids, randomness.randint(1, len(ids)))
+        qrels[f"q{number}"] = {document: randomness.choice(grades) for document in some}
+        rankings[f"q{number}"] = randomness.sample(ids, randomness.randint(1, len(ids)))
+    run = {
+        query: {document: float(-place) for place, document in enumerate(found)} for query, found in rankings.items()
+    }
+    cuts = (1, 2, 5, 10, 100)
+    measures = {f"{name}.{','.join(map(str, cuts))}" for name in ("ndcg_cut", "recall")}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, measures | {"recip_rank"}).evaluate(run)
+    num_short = sum(len(found) < 10 for found in rankings.values())
+    assert min(num_short, 400 - num_short) > 10  # else this would prove less
+    for query, found in rankings.items():
+        judged, wanted = qrels[query], expected[query]
+        ranked = [judged.get(document, 0) for document in found]
+        for k in cuts:
+            assert ndcg_at(k, ranked, judged.values()) == pytest.approx(wanted[f"ndcg_cut_{k}"], abs=1e-9)
+            assert recall_at(k, ranked, judged.values()) == pytest.approx(wanted[f"recall_{k}"], abs=1e-9)
+        assert mrr_at(len(found), ranked) == pytest.approx(wanted["recip_rank"], abs=1e-9)

@@ -164,7 +164,7 @@ def test_the_time_is_kept_and_printed_and_a_pair_scored_once(
     assert speeds[2] is not None
     assert 0 < speeds[2] < counts[0] / 0.5
     stored = json.loads((tmp_path / "out/results.json").read_text())
-    assert [ResultRow(**row) for row in stored] == rows
+    assert [ResultRow.from_json(row) for row in stored] == rows
     record = lineage.read_record(tmp_path / "out")
     assert record is not None
     assert record.inputs["reranker judge"] == lineage.digest(reranker)
@@ -174,8 +174,8 @@ def test_the_time_is_kept_and_printed_and_a_pair_scored_once(
 
 def test_the_table_has_a_column_for_the_speed_where_there_is_one() -> None:
     rows = [
-        ResultRow("bm25", "tldr", None, {"ndcg@10": 0.125}, 10, 30),
-        ResultRow("bm25 > mine", "tldr", None, {"ndcg@10": 0.25}, 10, 30, pairs_per_second=1234.56),
+        ResultRow("bm25", "tldr", None, {"ndcg@10": 0.125}, 10, 30, "ndcg@10"),
+        ResultRow("bm25 > mine", "tldr", None, {"ndcg@10": 0.25}, 10, 30, "ndcg@10", pairs_per_second=1234.56),
     ]
     assert format_table(rows).splitlines() == [
         "model        set   dim  queries  ndcg@10  pairs/s",

@@ -61,11 +61,18 @@ def test_cached_vectors_give_the_same_hits_without_encoding_the_corpus(
     assert encoded == [1]
 
 
-@pytest.mark.parametrize("change", ["corpus", "model", "dim", "max_tokens"])
+def test_one_file_of_the_cache_serves_every_dimension(model: Path, corpus: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    plain = [search(_config(model, corpus, dim=dim)) for dim in (None, 8)]
+    assert [search(_config(model, corpus, dim=dim, cache_dir=cache)) for dim in (None, 8)] == plain
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["corpus", "model", "max_tokens"])
 def test_the_cache_is_not_used_for_other_vectors(model: Path, corpus: Path, tmp_path: Path, change: str) -> None:
     cache = tmp_path / "cache"
     search(_config(model, corpus, cache_dir=str(cache)))
-    settings: dict[str, Any] = {"dim": {"dim": 8}, "max_tokens": {"max_tokens": 4}}.get(change, {})
+    settings: dict[str, Any] = {"max_tokens": {"max_tokens": 4}}.get(change, {})
     if change == "corpus":
         corpus.write_text(corpus.read_text(encoding="utf-8").replace("chat", "chien"), encoding="utf-8")
     if change == "model":
@@ -82,7 +89,10 @@ def test_hits_are_printed_one_a_line() -> None:
     ]
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"top_k": 0}, "top_k is 0"), ({"query": " "}, "query is empty")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"top_k": 0}, "top_k is 0"), ({"query": " "}, "query is empty"), ({"num_processes": 0}, "num_processes is 0")],
+)
 def test_bad_settings_are_refused_at_the_door(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchConfig(**({"model": "m", "corpus": "c", "query": "q"} | settings))

@@ -34,6 +34,8 @@ MANDATORY = {
     "export_gguf": ["model=m", "output_dir=o"],
     "verify": ["path=p"],
     "evaluate": ["models.mine=m", "sets.test.path=s", "output_dir=o"],
+    "report": ["runs.mine=r", "output_dir=o"],
+    "evaluate_mteb": ["model=m", "tasks=[NFCorpus]", "output_dir=o"],
     "search": ["model=m", "corpus=c", "query=q"],
     "convert_gguf": ["output_dir=o"],
 }

@@ -1,0 +1,97 @@
+"""Vectors that are computed once: kept on disk under a digest of everything they depend on."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qwen3emb_train import lineage
+from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, model_identity
+
+
+class CachedEmbedder:
+    """An embedder behind a directory of ``.npy`` files; the model is loaded when a text is new.
+
+    Kept are full-width vectors, so one file serves every dimension. What only moves the last bits (texts in a batch,
+    processes) is not part of the digest.
+
+    Args:
+        load: gives the embedder.
+        cache_dir: where files lie; None: nothing is kept.
+        model, settings, num_layers: what ``load`` loads with.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Embedder],
+        cache_dir: str | None,
+        model: str,
+        settings: EmbeddingSettings,
+        num_layers: int | None = None,
+    ) -> None:
+        self._load = load
+        self._directory = None if cache_dir is None else Path(cache_dir)
+        self._model = model
+        self._settings = settings
+        self._num_layers = num_layers
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Itself, for what is not worth keeping."""
+        return self._load()
+
+    def encode_queries(self, queries: Sequence[str], instruction: str | None) -> Float[Tensor, "texts dim"]:
+        """See ``Embedder.encode_queries``."""
+        how = {"role": "query", "instruction": instruction}
+        return self._vectors(queries, how, lambda: self.embedder.encode_queries(queries, instruction))
+
+    def encode_documents(self, documents: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """See ``Embedder.encode_documents``."""
+        return self._vectors(documents, {"role": "document"}, lambda: self.embedder.encode_documents(documents))
+
+    def _vectors(
+        self, texts: Sequence[str], how: dict[str, str | None], encode: Callable[[], Tensor]
+    ) -> Float[Tensor, "texts dim"]:
+        if self._directory is None:
+            return encode()
+        file = self._directory / f"{self._key(texts, how)}.npy"
+        if not file.is_file():
+            vectors = encode()
+            self._directory.mkdir(parents=True, exist_ok=True)
+            writing = file.with_suffix(f".{os.getpid()}.writing")
+            with writing.open("wb") as stream:
+                np.save(stream, vectors.numpy(), allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            writing.replace(file)
+        # Copy on write: torch wants a writable array, the file must stay as it is.
+        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+
+    def _key(self, texts: Sequence[str], how: dict[str, str | None]) -> str:
+        return lineage.value_digest({
+            "model": self._identity,
+            "num_layers": self._num_layers,
+            "texts": _texts_digest(texts),
+            "max_tokens": self._settings.max_tokens,
+            "precision": self._settings.precision.value,
+            **how,
+        })  # fmt: skip
+
+    @cached_property
+    def _identity(self) -> str:
+        return model_identity(self._model)
+
+
+def _texts_digest(texts: Sequence[str]) -> str:
+    combined = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        combined.update(f"{len(encoded)}\n".encode())  # so that no text can run into the next
+        combined.update(encoded)
+    return combined.hexdigest()

@@ -1,0 +1,129 @@
+"""What training and validation recorded, over the steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, Look, draw, label, legend_above, panels, rows_of
+from qwen3emb_train.evaluation.report.html import joined
+from qwen3emb_train.evaluation.report.inputs import TrainingRun
+from qwen3emb_train.evaluation.report.page import Section, figure_of
+
+_STANDARD = {"loss": "loss", "grad_norm": "gradient norm (before clipping)", "lr": "learning rate",
+             "tokens_per_second": "tokens a second"}  # fmt: skip
+_VALIDATION = "validation/"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes.
+
+    Attributes:
+        title: what is drawn.
+        lines: key of metrics.jsonl -> line style; None = the run's own.
+        smoothing: mean over so many recorded steps, over the faint line of what was recorded; 1 = as recorded.
+    """
+
+    title: str
+    lines: dict[str, str | None]
+    smoothing: int = 1
+
+
+def training_section(
+    runs: Sequence[TrainingRun], looks: Mapping[str, Look], metrics: Sequence[str], smoothing: int
+) -> Section:
+    """Loss, gradient norm, learning rate and speed, and the ``metrics`` that were asked for.
+
+    Raises:
+        ValueError: no run recorded one of ``metrics`` as a number.
+    """
+    recorded = {key for run in runs for key in keys_of(run)}
+    for key in metrics:
+        if key not in recorded:
+            raise ValueError(f"metrics has {key!r}, which no run recorded. They have: {', '.join(sorted(recorded))}.")
+    shown = {key: title for key, title in _STANDARD.items() if key in recorded}
+    loss = shown.pop("loss", None)
+    drawings = []
+    if loss:
+        caption = f"Loss of the batch. Bold: mean over up to {smoothing} recorded steps; faint: as recorded."
+        drawings.append(curves("loss", caption, runs, looks, [Panel(loss, {"loss": None}, smoothing)]))
+    if shown:
+        drawn = [Panel(title, {key: None}, 1 if key == "lr" else smoothing) for key, title in shown.items()]
+        drawings.append(
+            curves("training", "The optimizer's figures and the speed, smoothed likewise.", runs, looks, drawn)
+        )
+    if metrics:
+        drawn = [Panel(key, {key: None}, smoothing) for key in metrics]
+        drawings.append(curves("metrics", "Figures that were asked for.", runs, looks, drawn))
+    return Section("training", "Training", joined(figure_of(drawing) for drawing in drawings), drawings)
+
+
+def validation_section(runs: Sequence[TrainingRun], looks: Mapping[str, Look]) -> Section | None:
+    """Figures on held-out rows, each the mean over sources; None where no run has any."""
+    keys = dict.fromkeys(key for run in runs for key in keys_of(run) if key.startswith(_VALIDATION))
+    means = [key for key in keys if key.count("/") == 1]
+    if not means:
+        return None
+    drawn = [Panel(key.removeprefix(_VALIDATION), {key: None}) for key in means]
+    caption = "On held-out rows; with several sources, the mean over them."
+    drawings = [curves("validation", caption, runs, looks, drawn)]
+    return Section("validation", "Validation", joined(figure_of(drawing) for drawing in drawings), drawings)
+
+
+def keys_of(run: TrainingRun) -> list[str]:
+    """The figures that a run recorded as numbers, in the order in which they first appear."""
+    numbers = (key for line in run.lines for key, value in line.items() if isinstance(value, int | float))
+    return [key for key in dict.fromkeys(numbers) if run.series(key)[0]]
+
+
+def curves(
+    name: str,
+    caption: str,
+    runs: Sequence[TrainingRun],
+    looks: Mapping[str, Look],
+    drawn: Sequence[Panel],
+) -> Drawing:
+    """Small multiples over the steps, every run in each of them."""
+    columns = 1 if len(drawn) == 1 else 2
+
+    def paint(figure: Any) -> None:
+        handles: dict[str, Any] = {}
+        for axis, panel in zip(panels(figure, len(drawn), columns), drawn, strict=True):
+            for run in runs:
+                for key, style in panel.lines.items():
+                    steps, values = run.series(key)
+                    if steps:
+                        drawing = _line(axis, steps, values, looks[run.name], style, panel.smoothing)
+                        handles.setdefault(run.name, drawing)
+            axis.set_title(label(panel.title))
+            axis.set_xlabel("step")
+        if len(runs) > 1:
+            legend_above(figure, handles)
+
+    height = 2.9 if columns == 1 else (2.3 if len(drawn) <= 4 else 2.0) * rows_of(len(drawn), columns)
+    return draw(name, caption, (WIDTH, height + 0.3 * (len(runs) > 1)), paint)
+
+
+def moving_average(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and its neighbours, ``window`` together or one more; fewer, evenly, at both ends.
+
+    Centred: a mean of the past alone would draw a falling loss above what was recorded.
+    """
+    reach = [min(window // 2, place, len(values) - 1 - place) for place in range(len(values))]
+    return [fmean(values[place - near : place + near + 1]) for place, near in enumerate(reach)]
+
+
+def _line(axis: Any, steps: list[int], values: list[float], look: Look, style: str | None, smoothing: int) -> Any:
+    marker = look.marker if len(steps) < 30 and smoothing == 1 else None  # a lone point is no line
+    line = style or look.line
+    if smoothing == 1:
+        (drawn,) = axis.plot(steps, values, color=look.colour, linestyle=line, marker=marker)
+        return drawn
+    window = max(1, min(smoothing, len(values) // 4))
+    axis.plot(steps, values, color=look.colour, linestyle=line, linewidth=0.8, alpha=0.35)
+    (drawn,) = axis.plot(
+        steps, moving_average(values, window), color=look.colour, linestyle=line, linewidth=2.0,
+        marker=look.marker if len(steps) == 1 else None,
+    )  # fmt: skip
+    return drawn

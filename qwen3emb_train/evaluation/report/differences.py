@@ -1,0 +1,143 @@
+"""Which of two is better, and how surely: differences to the baseline, and query by query."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwen3emb_train.evaluation.report.drawing import FAINT, WIDTH, Drawing, Look, draw, label, panels, rows_of
+from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, shortened, table
+from qwen3emb_train.evaluation.report.page import Section, figure_of, note
+from qwen3emb_train.evaluation.report.systems import Measured, Score, System, Units, interval_of
+
+_MOST_PANELS = 6
+_MOST_IDS = 5  # named in a tooltip
+
+Pair = tuple[Units, Units]
+
+
+def differences_section(measured: Measured, looks: Mapping[str, Look]) -> Section | None:
+    """The table of differences, and scatter plots of the scores by query; None where there is only one system."""
+    compared = [score for score in measured.scores if score.against is not None]
+    pairs = _pairs(measured)
+    if len(measured.systems) < 2:
+        return None
+    parts: list[Html] = []
+    drawings: list[Drawing] = []
+    if compared:
+        parts.append(_table(measured, compared))
+    else:
+        parts.append(note("No differences with intervals: run evaluate with ", element("code", "baseline=NAME"), "."))
+    if pairs:
+        drawings.append(_scatter(pairs, looks))
+        parts.append(figure_of(drawings[0]))
+    if measured.without_units:
+        names = ", ".join(measured.without_units)
+        parts.append(note(f"No scores by query in {names}: there is no units.jsonl. Run evaluate again to get it."))
+    return Section("differences", "Differences", joined(parts), drawings)
+
+
+def _table(measured: Measured, compared: Sequence[Score]) -> Html:
+    rows = []
+    for score in compared:
+        against = score.against
+        assert against is not None
+        difference, interval = against.number("difference"), interval_of(against)
+        sign = "better" if interval and interval[0] > 0 else "worse" if interval and interval[1] < 0 else ""
+        shown = f"{difference:+.4f}"
+        cell = element(
+            "td",
+            element("span", shown, class_=sign) if sign else element("span", shown),
+            *([element("small", f"{interval[0]:+.4f} – {interval[1]:+.4f}")] if interval else []),
+            class_="number",
+            data_value=repr(difference),
+        )
+        p_value = against.number("p_value") if against.has("p_value") else None
+        rows.append([
+            name_cell(measured.label(score.system)),
+            element("td", against.text("baseline")),
+            element("td", f"{score.set}, {score.metric}"),
+            number_cell(f"{score.value:.4f}", score.value),
+            cell,
+            number_cell("–") if p_value is None else number_cell(f"{p_value:.4f}", p_value),
+        ])  # fmt: skip
+    head = ["model", "baseline", "set", "score", "difference", "p"]
+    lead = "Differences to the baseline. Coloured where the interval leaves out zero: green is better, orange is worse."
+    return joined([element("p", lead, class_="lead"), table(head, rows, num_names=3)])
+
+
+def _pairs(measured: Measured) -> list[Pair]:
+    """Baseline and model where evaluate compared them, otherwise the first model and each other; on common ids."""
+    full = measured.full()
+    by_place = {(units.system, units.set): units for units in measured.units}
+    names = list(
+        dict.fromkeys(
+            (score.against.text("baseline"), score.system.model)
+            for score in measured.scores
+            if score.against is not None and score.system.model != score.against.text("baseline")
+        )
+    ) or [(full[0].model, other.model) for other in full[1:]]
+    system_of: dict[str, System] = {system.model: system for system in full}
+    found = []
+    for set_name in measured.sets:
+        for first, second in names:
+            one = by_place.get((system_of.get(first, full[0]), set_name)) if first in system_of else None
+            other = by_place.get((system_of[second], set_name)) if second in system_of else None
+            if one and other and one.metric == other.metric and one.values.keys() & other.values.keys():
+                found.append((one, other))
+    return found
+
+
+def _scatter(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Drawing:
+    shown = pairs[:_MOST_PANELS]
+    tooltips: dict[str, list[str]] = {}
+    columns = 3 if len(shown) > 2 else 2
+
+    def paint(figure: Any) -> None:
+        for number, (axis, (one, other)) in enumerate(zip(panels(figure, len(shown), columns), shown, strict=True)):
+            points = _points(one, other)
+            colour = looks[other.system.model].colour
+            axis.axline((0, 0), slope=1, color=FAINT, linewidth=0.8, linestyle=":")
+            for size, (low, high) in enumerate(((1, 2), (2, 5), (5, 20), (20, 10**9))):  # bigger where more coincide
+                chosen = {point: ids for point, ids in points.items() if low <= len(ids) < high}
+                if not chosen:
+                    continue
+                gid = f"pairs{number}size{size}"
+                axis.plot(
+                    [x for x, _ in chosen], [y for _, y in chosen], linestyle="", marker="o", color=colour, gid=gid,
+                    markersize=3.5 + 2.5 * size, alpha=0.55, markeredgewidth=0, clip_on=False,
+                )  # fmt: skip
+                tooltips[gid] = [_tooltip(point, ids) for point, ids in chosen.items()]
+            axis.set_title(label(f"{one.set}, {one.metric}", 34))
+            axis.set_xlabel(f"{label(one.system.model, 30)}\n{_verdict(one, other)}")
+            axis.set_ylabel(label(other.system.model, 30))
+            axis.set_aspect("equal", adjustable="datalim")
+
+    caption = "Score of each query (pair, text) under two models; above the diagonal the upper model is better. "
+    caption += "Bigger points: several with the same scores."
+    if len(pairs) > len(shown):
+        caption += f" The first {len(shown)} of {len(pairs)} comparisons."
+    size = (WIDTH, (3.1 if columns == 3 else 3.9) * rows_of(len(shown), columns))
+    return draw("pairs", caption, size, paint, tooltips)
+
+
+def _points(one: Units, other: Units) -> dict[tuple[float, float], list[str]]:
+    points: dict[tuple[float, float], list[str]] = {}
+    for unit, value in one.values.items():
+        if unit in other.values:
+            points.setdefault((round(value, 3), round(other.values[unit], 3)), []).append(unit)
+    return points
+
+
+def _tooltip(point: tuple[float, float], ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
+    named = ", ".join(shortened(one, 60) for one in ids[:_MOST_IDS])
+    return f"{named}{more}: {point[0]:.3f} and {point[1]:.3f}"
+
+
+def _verdict(one: Units, other: Units) -> str:
+    signs = Counter(
+        (other.values[unit] > value) - (other.values[unit] < value)
+        for unit, value in one.values.items()
+        if unit in other.values
+    )
+    return f"{signs[1]:,} better, {signs[0]:,} equal, {signs[-1]:,} worse"

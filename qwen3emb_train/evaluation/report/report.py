@@ -1,0 +1,166 @@
+"""The program ``report``: runs, evaluations and merge searches as one page, and its figures as PNG files."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from qwen3emb_train import lineage
+from qwen3emb_train.evaluation.report.curves import training_section, validation_section
+from qwen3emb_train.evaluation.report.differences import differences_section
+from qwen3emb_train.evaluation.report.dimensions import dimensions_section
+from qwen3emb_train.evaluation.report.drawing import looks_for, require_matplotlib
+from qwen3emb_train.evaluation.report.health import health_section
+from qwen3emb_train.evaluation.report.inputs import (
+    Evaluation,
+    MergeSearch,
+    TrainingRun,
+    evaluation_files,
+    load_evaluation,
+    load_merge,
+    load_run,
+    merge_files,
+    run_files,
+)
+from qwen3emb_train.evaluation.report.merges import merges_section
+from qwen3emb_train.evaluation.report.page import FIGURES, Section, write_page
+from qwen3emb_train.evaluation.report.scores import scores_section
+from qwen3emb_train.evaluation.report.similarities import missing_looks, similarities_section
+from qwen3emb_train.evaluation.report.summary import origin_section, summary_section
+from qwen3emb_train.evaluation.report.systems import put_together
+from qwen3emb_train.evaluation.report.worst import worst_section
+
+PROGRAM = "report"
+PAGE_FILE = "report.html"
+
+
+@dataclass
+class ReportConfig:
+    """What is shown.
+
+    Attributes:
+        runs: name on the page -> output directory of train_embedding or train_reranker, finished or still training.
+        evaluations: name -> output directory of evaluate. A model in several of them gets its evaluation's name.
+        merges: name -> output directory of merge_search.
+        output_dir: receives report.html, figures/*.png and run.json.
+        title: of the page; None: made from the names.
+        metrics: keys of metrics.jsonl to draw beyond the standard ones, e.g. "effective_negatives".
+        smoothing: how many recorded steps the bold line of the loss is the mean of, at most.
+        num_worst: queries shown for each model and set, of those that looks.json has.
+        max_characters: of a query's or document's text.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    evaluations: dict[str, str] = field(default_factory=dict)
+    merges: dict[str, str] = field(default_factory=dict)
+    output_dir: str = "???"
+    title: str | None = None
+    metrics: list[str] = field(default_factory=list)
+    smoothing: int = 20
+    num_worst: int = 20
+    max_characters: int = 400
+
+    def __post_init__(self) -> None:
+        if not (self.runs or self.evaluations or self.merges):
+            raise ValueError("runs, evaluations and merges are empty: name one, e.g. runs.NAME=DIRECTORY.")
+        if self.metrics and not self.runs:
+            raise ValueError(f"metrics is {self.metrics}, figures of training runs, but runs is empty: name a run.")
+        for key, least in (("smoothing", 1), ("num_worst", 0), ("max_characters", 20)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} is {getattr(self, key)}; it is at least {least}.")
+
+
+def write_report(config: ReportConfig) -> Path:
+    """Writes the report and returns its page; does nothing where it is up to date.
+
+    Raises:
+        FileNotFoundError, ValueError: an input is missing or not what it should be; with file, line or entry, field.
+        ImportError: matplotlib is missing.
+    """
+    require_matplotlib()
+    output = Path(config.output_dir)
+    recorded = json.loads(json.dumps(asdict(config)))
+    inputs = _input_files(config)
+    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
+        print(f"{output}: up to date")
+        return output / PAGE_FILE
+    record = lineage.new_record(PROGRAM, recorded, inputs)  # before reading: a run may write on meanwhile
+    runs = [load_run(name, Path(path)) for name, path in config.runs.items()]
+    evaluations = [load_evaluation(name, Path(path)) for name, path in config.evaluations.items()]
+    merges = [load_merge(name, Path(path)) for name, path in config.merges.items()]
+    sections = build_sections(config, runs, evaluations, merges)
+    with lineage.atomic_directory(output) as directory:
+        (directory / FIGURES).mkdir()
+        for section in sections:
+            for drawing in section.drawings:
+                (directory / FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
+        page = write_page(config.title or _title(config), _lead(config), sections)
+        lineage.write_text(directory / PAGE_FILE, page)
+        lineage.write_record(directory, record)
+    return output / PAGE_FILE
+
+
+def build_sections(
+    config: ReportConfig, runs: list[TrainingRun], evaluations: list[Evaluation], merges: list[MergeSearch]
+) -> list[Section]:
+    """The sections that have something to show, in the order of the page."""
+    measured = put_together(evaluations)
+    looks = looks_for(measured.models)
+    run_looks = looks_for((run.name for run in runs), looks)  # a run and a model of one name look alike
+    sections: list[Section | None] = []
+    if runs:
+        sections.append(summary_section(runs))
+    if measured.scores:
+        sections += [
+            scores_section(measured, looks),
+            differences_section(measured, looks),
+            dimensions_section(measured, looks),
+        ]
+    if runs:
+        sections += [
+            training_section(runs, run_looks, config.metrics, config.smoothing),
+            validation_section(runs, run_looks),
+            health_section(runs, run_looks),
+        ]
+    sections.append(merges_section(merges))
+    sections += [
+        similarities_section(measured.looks, config.max_characters),
+        worst_section(measured.looks, config.num_worst, config.max_characters),
+    ]
+    if measured.without_looks:
+        sections.append(Section("looks", "Not shown", missing_looks(measured.without_looks)))
+    records = {f"run {run.name}": run.record for run in runs}
+    records |= {f"evaluation {evaluation.name}": evaluation.record for evaluation in evaluations}
+    records |= {f"merge {name}": lineage.read_record(Path(path)) for name, path in config.merges.items()}
+    sections.append(origin_section(records))
+    return [section for section in sections if section is not None]
+
+
+def _input_files(config: ReportConfig) -> dict[str, Path]:
+    files = {}
+    kinds = (
+        ("runs", config.runs, run_files),
+        ("evaluations", config.evaluations, evaluation_files),
+        ("merges", config.merges, merge_files),
+    )
+    for key, named, files_of in kinds:
+        for name, path in named.items():
+            for file in files_of(f"{key}.{name}", Path(path)):
+                files[f"{key}.{name}: {file.name}"] = file
+    return files
+
+
+def _title(config: ReportConfig) -> str:
+    return "Report: " + ", ".join(dict.fromkeys([*config.runs, *config.evaluations, *config.merges]))
+
+
+def _lead(config: ReportConfig) -> str:
+    counted = [
+        f"{len(named)} {name}{'s' * (len(named) > 1)}"
+        for name, named in (
+            ("training run", config.runs),
+            ("evaluation", config.evaluations),
+            ("merge search", config.merges),
+        )
+        if named
+    ]
+    return ", ".join(counted).replace("searchs", "searches")

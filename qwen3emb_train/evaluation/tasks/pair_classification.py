@@ -1,0 +1,92 @@
+"""Pair classification: are pairs that belong together nearer than those that do not?
+
+    {split}.tsv or {split}.jsonl     sentence1, sentence2, label (1 = they belong together, 0)
+
+Main metric: mteb's ``max_ap``, the best average precision by cosine, inner product, Euclidean or Manhattan distance. Of
+unit vectors the first three order alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from qwen3emb_train.evaluation.bootstrap import AveragePrecision
+from qwen3emb_train.evaluation.tasks.pairs import DECIMALS, Pairs, cosines, halves, read_pairs
+from qwen3emb_train.evaluation.tasks.task import TaskScores
+
+
+@dataclass(frozen=True, eq=False)
+class PairClassificationTask:
+    """Pairs with labels 0 and 1."""
+
+    pairs: Pairs
+    labels: Float64[np.ndarray, " pairs"]
+    instruction: str = "Retrieve text that are semantically similar to the given text."  # (sic) mteb's
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.pairs.path,)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.pairs.texts
+
+    @property
+    def size(self) -> int:
+        return len(self.pairs.lines)
+
+    def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
+        first, second = halves(vectors)
+        difference = first - second
+        near = {
+            "cosine": cosines(first, second),
+            "dot": (first * second).sum(axis=1),
+            "euclidean": -np.sqrt((difference**2).sum(axis=1)),
+            "manhattan": -np.abs(difference).sum(axis=1),
+        }
+        # Rounded, so that pairs of equal texts tie: their last bits shall not make one similarity the best.
+        precision = {name: AveragePrecision(self.labels, scores.round(DECIMALS)) for name, scores in near.items()}
+        scores = {f"{name}_ap": float(statistic.values.mean()) for name, statistic in precision.items()}
+        # The first of equals, so that unit vectors are told apart by their cosine.
+        best = max(precision, key=lambda name: round(scores[f"{name}_ap"], DECIMALS))
+        f1, accuracy = _at_best_threshold(self.labels, near["cosine"])
+        scores |= {"max_ap": scores[f"{best}_ap"], "cosine_f1": f1, "cosine_accuracy": accuracy}
+        return TaskScores(scores, "max_ap", self.pairs.ids, precision[best])
+
+
+def read_pair_classification(path: Path, split: str) -> PairClassificationTask:
+    """Reads the pairs of a split.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or malformed, or has only one of the labels.
+    """
+    pairs = read_pairs(path, split, "label")
+    for line in pairs.lines:
+        if line.label("label") not in ("0", "1"):
+            raise line.error("label", "it must be 0 or 1")
+    labels = np.array([float(line.label("label")) for line in pairs.lines])
+    if len(set(labels.tolist())) == 1:
+        raise ValueError(f"{pairs.path}: every label is {labels[0]:.0f}; there must be pairs of both kinds.")
+    return PairClassificationTask(pairs, labels)
+
+
+def _at_best_threshold(
+    labels: Float64[np.ndarray, " pairs"], scores: Float64[np.ndarray, " pairs"]
+) -> tuple[float, float]:
+    """F1 and accuracy, each at its own best threshold; it lies between two scores, so at least one pair is above and
+    one below it, and equal scores are never told apart.
+    """
+    order = np.argsort(-scores, kind="stable")
+    is_threshold = np.diff(scores[order]) != 0
+    found = labels[order].cumsum()[:-1][is_threshold]
+    above = np.arange(1, len(labels))[is_threshold]
+    positives = labels.sum()
+    if not len(above):
+        return 0.0, 0.0
+    f1 = 2.0 * found / (above + positives)
+    accuracy = (found + (len(labels) - positives) - (above - found)) / len(labels)
+    return float(f1.max()), float(accuracy.max())

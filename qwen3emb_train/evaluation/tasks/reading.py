@@ -1,0 +1,118 @@
+"""Files of pairs and of labelled texts, read strictly: a bad line is named by file, line and field."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.data.rows import decode_row, json_rows
+from qwen3emb_train.data.validation import InvalidExampleError
+
+PAIR_COLUMNS = ("sentence1", "sentence2")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file.
+
+    Attributes:
+        path, number: where it stands; numbers count from 1.
+        fields: by name; strings only in a TSV file.
+    """
+
+    path: Path
+    number: int
+    fields: dict[str, Any]
+
+    def text(self, name: str) -> str:
+        """A text that is not blank."""
+        value = self._field(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(name, "it must be a text that is not blank")
+        return value
+
+    def number_of(self, name: str) -> float:
+        """A finite number, in a TSV file as digits."""
+        value = self._field(name)
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise self.error(name, "it must be a finite number")
+        return number
+
+    def label(self, name: str) -> str:
+        """A class: a text or a whole number."""
+        value = self._field(name)
+        if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
+            raise self.error(name, "it must be a text or a whole number")
+        return str(value)
+
+    def error(self, name: str, remedy: str) -> ValueError:
+        return ValueError(f"{self.path}:{self.number}: field {name!r} is {self.fields[name]!r:.80}; {remedy}.")
+
+    def _field(self, name: str) -> Any:
+        if name not in self.fields:
+            raise ValueError(f"{self.path}:{self.number}: field {name!r} is missing; there are {sorted(self.fields)}.")
+        return self.fields[name]
+
+
+def find_file(directory: Path, split: str, *suffixes: str) -> Path:
+    """``{split}.tsv`` or ``{split}.jsonl``, whichever is there and allowed.
+
+    Raises:
+        FileNotFoundError: none is; names the splits that are there.
+        ValueError: there are two.
+    """
+    candidates = [directory / f"{split}{suffix}" for suffix in suffixes]
+    present = [file for file in candidates if file.is_file()]
+    if len(present) > 1:
+        raise ValueError(f"{present[0]} and {present[1].name} are both there. Remove the one that is not meant.")
+    if not present:
+        others = sorted({file.stem for suffix in suffixes for file in directory.glob(f"*{suffix}")})
+        raise FileNotFoundError(
+            f"{' or '.join(map(str, candidates))}: no such file."
+            + (f" Splits there: {others}; set 'split'." if others else " Check 'path' and 'task'.")
+        )
+    return present[0]
+
+
+def read_lines(path: Path, *columns: str) -> list[Line]:
+    """The lines of a JSONL file, or of a TSV file whose header is ``columns``.
+
+    Raises:
+        ValueError: no lines, or one that is no row.
+    """
+    lines = list(_tsv_lines(path, columns) if path.suffix == ".tsv" else _json_lines(path))
+    if not lines:
+        raise ValueError(f"{path}: holds no lines.")
+    return lines
+
+
+def _tsv_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Line]:
+    # newline="\n": only that ends a line, not a carriage return within a text.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                cells = line.rstrip("\r\n").split("\t")
+                if number == 1:
+                    if cells != list(columns):
+                        raise ValueError(f"{path}:1: the header is {cells}; it must be {'<tab>'.join(columns)!r}.")
+                elif line.strip():
+                    if len(cells) != len(columns):
+                        raise ValueError(
+                            f"{path}:{number}: {len(cells)} tab-separated columns; there must be {len(columns)}."
+                        )
+                    yield Line(path, number, dict(zip(columns, cells, strict=True)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: is not UTF-8 ({error.reason}). Convert it.") from None
+
+
+def _json_lines(path: Path) -> Iterator[Line]:
+    for number, raw in json_rows(path):
+        try:
+            yield Line(path, number, decode_row(raw))
+        except InvalidExampleError as problem:
+            raise ValueError(f"{path}:{number}: {problem}") from problem

@@ -1,0 +1,209 @@
+"""nDCG and recall on retrieval sets during training, with the training engine's own model.
+
+Each rank encodes its share of a set; the main process ranks the documents, and every rank gets the figures. They are
+``evaluate``'s on the checkpoint of that step, as far as texts are no longer than training's limits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
+from qwen3emb_train.data.mixture import LengthConfig
+from qwen3emb_train.data.prefixes import share_prefixes
+from qwen3emb_train.data.ranking_metrics import ndcg_at, recall_at
+from qwen3emb_train.data.retrieval_set import RetrievalSet, load_retrieval_set
+from qwen3emb_train.data.tokenization import TextTokenizer, text_identity
+from qwen3emb_train.distributed import (
+    all_gather_rows,
+    any_rank,
+    gather_counts,
+    is_main_process,
+    rank,
+    world_size,
+)
+from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.signals import StopSignal
+
+NDCG_AT, RECALL_AT = 10, 100
+NDCG, RECALL = f"ndcg@{NDCG_AT}", f"recall@{RECALL_AT}"
+
+
+@dataclass
+class ValidationSetConfig:
+    """A retrieval set that is looked at during training.
+
+    Attributes:
+        path: directory in the BEIR layout.
+        split: which judgements.
+        instruction: what stands before each query; null = the default instruction, "" = nothing.
+        max_documents: search only so many: all that are judged, and some of the others, always the same ones. null =
+            all. Figures are higher than the whole set's, but rise and fall alike.
+    """
+
+    path: str = "???"
+    split: str = "test"
+    instruction: str | None = None
+    max_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ValueError(f"max_documents is {self.max_documents}; use at least 1, or null for the whole corpus.")
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """This rank's texts, tokenised once.
+
+    Attributes:
+        tokens: None where the rank has none.
+        rows: where each of them stands among all ranks' texts.
+        total: of all ranks' texts.
+        closing: a text of the closing token alone, for when other ranks have more to encode.
+    """
+
+    tokens: PackedTokens | None
+    rows: Int[Tensor, " texts"]
+    total: int
+    closing: PackedTokens
+
+    @staticmethod
+    def of(texts: list[str], tokenizer: TextTokenizer, max_tokens: int) -> "Share":
+        # Dealt by length, so that the ranks have about equally much to do.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))[rank() :: world_size()]
+        tokens = tokenizer.tokenize([texts[row] for row in order], max_tokens)
+        return Share(
+            PackedTokens.from_lists(tokens) if tokens else None,
+            torch.tensor(order, dtype=torch.long),
+            len(texts),
+            PackedTokens.from_lists([[tokenizer.closing_token_id]]),
+        )
+
+    def chunks(self, tokens_per_chunk: int) -> list[Tensor]:
+        return [] if self.tokens is None else chunk_by_tokens(self.tokens.lengths, tokens_per_chunk)
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationSet:
+    """A set as training needs it.
+
+    Attributes:
+        name: for messages.
+        judged: of each query: document row -> grade.
+    """
+
+    name: str
+    queries: Share
+    documents: Share
+    judged: list[dict[int, int]]
+
+
+def open_validation_set(
+    name: str, config: ValidationSetConfig, tokenizer: TextTokenizer, lengths: LengthConfig
+) -> ValidationSet:
+    """Reads the set and tokenises this rank's share of it.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_retrieval_set``.
+    """
+    data = load_retrieval_set(Path(config.path), config.split)
+    kept = chosen_documents(data, config.max_documents)
+    row_of = {data.document_ids[row]: new for new, row in enumerate(kept)}
+    instruction = DEFAULT_INSTRUCTION if config.instruction is None else config.instruction
+    queries = [format_query(instruction, query) for query in data.queries]
+    return ValidationSet(
+        name,
+        Share.of(queries, tokenizer, lengths.max_query_tokens),
+        Share.of([data.documents[row] for row in kept], tokenizer, lengths.max_document_tokens),
+        [{row_of[d]: grade for d, grade in data.relevance[query].items()} for query in data.query_ids],
+    )
+
+
+def chosen_documents(data: RetrievalSet, max_documents: int | None) -> list[int]:
+    """Rows, ascending: every judged document, and of the others those whose ids come first by hash."""
+    rows = range(len(data.document_ids))
+    if max_documents is None or max_documents >= len(rows):
+        return list(rows)
+    judged = {document for grades in data.relevance.values() for document in grades}
+    others = sorted(
+        (row for row in rows if data.document_ids[row] not in judged),
+        key=lambda row: text_identity(data.document_ids[row]),
+    )
+    kept = [row for row in rows if data.document_ids[row] in judged]
+    return sorted([*kept, *others[: max(0, max_documents - len(kept))]])
+
+
+@torch.no_grad()
+def retrieval_figures(
+    data: ValidationSet, engine: Engine, tokens_per_chunk: int, stop: StopSignal
+) -> dict[str, float] | None:
+    """nDCG and recall of the engine's model as it is; None when a signal came to any rank meanwhile.
+
+    Collective; the same result on every rank. The caller has put the model into eval mode.
+
+    Raises:
+        ValueError: a vector is not finite; on every rank.
+    """
+    vectors = []
+    for share in (data.queries, data.documents):
+        encoded = _encode(share, engine, tokens_per_chunk, stop)
+        if encoded is None:
+            return None
+        if any_rank(not bool(torch.isfinite(encoded).all()), engine.device):
+            raise ValueError(f"validation_sets.{data.name}: the model gives vectors with NaN or infinity.")
+        vectors.append(encoded)
+    figures = torch.zeros(2, dtype=torch.float32 if engine.device.type == "mps" else torch.float64)
+    if is_main_process():
+        queries, documents = map(truncate_and_normalize, vectors)
+        _, found = top_k_documents(queries, documents, max(NDCG_AT, RECALL_AT))
+        figures = figures + figures.new_tensor(_means(data.judged, found.tolist()))
+    figures = figures.to(engine.device)
+    if world_size() > 1:
+        dist.broadcast(figures, 0)
+    ndcg, recall = figures.tolist()
+    return {NDCG: ndcg, RECALL: recall}
+
+
+def _encode(share: Share, engine: Engine, tokens_per_chunk: int, stop: StopSignal) -> Float[Tensor, "texts dim"] | None:
+    """The vectors of all ranks' texts, on the main process's CPU (elsewhere none); None: a signal came."""
+    chunks = share.chunks(tokens_per_chunk)
+    vectors: Tensor | None = None
+    # Passes are collectives where weights are sharded, and gathering always is: all ranks do equally many.
+    for number in range(max(gather_counts(len(chunks), engine.device))):
+        if stop.on_any_rank(engine.device):
+            return None
+        own = chunks[number] if number < len(chunks) else share.rows.new_empty(0)
+        output = engine.forward(_tokens(share, own, engine)).float()[: len(own)]
+        found = torch.cat(all_gather_rows(output)).cpu()
+        rows = torch.cat(all_gather_rows(share.rows[own].to(engine.device))).cpu()
+        if vectors is None:
+            vectors = found.new_zeros(share.total if is_main_process() else 0, found.shape[1])
+        if is_main_process():
+            vectors[rows] = found
+    assert vectors is not None, "a set has queries and documents"
+    return vectors
+
+
+def _tokens(share: Share, own: Int[Tensor, " chosen"], engine: Engine) -> PackedTokens:
+    tokens = share.closing if share.tokens is None or not len(own) else share.tokens.select(own)
+    if engine.model.shares_prefixes:
+        tokens = share_prefixes(tokens)
+    return tokens.to(engine.device)
+
+
+def _means(judged: Sequence[Mapping[int, int]], found: list[list[int]]) -> tuple[float, float]:
+    ndcg = recall = 0.0
+    for grades, rows in zip(judged, found, strict=True):
+        ranked = [grades.get(row, 0) for row in rows]
+        ndcg += ndcg_at(NDCG_AT, ranked, grades.values())
+        recall += recall_at(RECALL_AT, ranked, grades.values())
+    return ndcg / len(judged), recall / len(judged)
