@@ -114,6 +114,8 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"scores {path}: no such file. Give the output_dir of 'evaluate', or its results.json.")
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
+        # The card says what a set's figures are: no means over sets, no stored forms of the same vectors.
+        rows = [row for row in rows if row["set"] != "mean" and row.get("quantization", "float32") == "float32"]
         return [{key: row[key] for key in ("model", "set", "dim", "scores", "num_queries")} for row in rows]
     except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{file}: not the results.json of 'evaluate' ({problem}).") from None

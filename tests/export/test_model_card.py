@@ -137,6 +137,14 @@ def test_scores_are_read_from_an_evaluation_and_are_part_of_what_is_up_to_date(
     assert "up to date" not in capsys.readouterr().out
 
 
+def test_a_card_has_a_row_for_each_model_and_set_alone(tmp_path: Path) -> None:
+    """An evaluation also holds means over sets and stored forms of the same vectors."""
+    stored = [row | {"quantization": form} for row in SCORES for form in ("float32", "int8")]
+    rows = [*stored, *(row | {"quantization": "float32", "set": "mean"} for row in SCORES)]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    assert read_scores(tmp_path) == SCORES
+
+
 def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results\.json"):
         read_scores(tmp_path / "none")

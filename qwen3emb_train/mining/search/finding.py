@@ -34,7 +34,7 @@ def find_by_model(
     """
     blocks = _blocks(problem, documents, queries, config, work_dir, "model")
     k = config.rank_to + problem.most_taken_out
-    device = _device()
+    device = own_device()
     index = _index(documents, problem.num_candidates, config, work_dir) if config.backend is Backend.faiss else None
 
     @cache
@@ -120,7 +120,7 @@ def sampled_recall(
     """Of the true first ``rank_to`` documents, the share that the index found; on evenly spaced queries."""
     chosen = torch.linspace(0, queries.num_rows - 1, min(_RECALL_QUERIES, queries.num_rows)).long()
     _, truth = top_k_documents(
-        queries.at(chosen), documents, config.rank_to, config.block_elements, _device(), problem.num_candidates
+        queries.at(chosen), documents, config.rank_to, config.block_elements, own_device(), problem.num_candidates
     )
     hits = [
         len(set(true.tolist()) & set(found.of(query)["rows"].tolist())) / len(true)
@@ -135,7 +135,7 @@ def _index(documents: VectorStore, num_candidates: int, config: MiningConfig, wo
     )
 
 
-def _device() -> str:
+def own_device() -> str:
     """Every rank its own GPU."""
     device = str(resolve_device("auto"))
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device

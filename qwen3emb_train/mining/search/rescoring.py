@@ -13,7 +13,7 @@ from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import Query, SearchProblem
 from qwen3emb_train.mining.rules import window
 from qwen3emb_train.mining.search.blocks import QueryBlocks, blocks_for
-from qwen3emb_train.mining.search.finding import _device, pad_rows
+from qwen3emb_train.mining.search.finding import own_device, pad_rows
 from qwen3emb_train.models.embedders import model_identity
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.rerankers import TextReranker, is_yes_no_reranker
@@ -63,7 +63,7 @@ def load_scorer(config: MiningConfig) -> Scorer:
 def _yes_no_reranker(config: MiningConfig) -> Scorer:
     """Through our packed model, which reads a query's instruction and text once for all its documents."""
     reranker = TextReranker.load(
-        str(config.reranker), max_tokens=config.max_tokens, precision=config.precision.value, device=_device()
+        str(config.reranker), max_tokens=config.max_tokens, precision=config.precision.value, device=own_device()
     )
 
     def score(queries: Sequence[Query], documents: Sequence[Sequence[str]]) -> list[float]:
