@@ -111,14 +111,14 @@ def draw(settings: Settings, output: Path) -> Path | None:
     print(f"{len(passages):,} passages of {settings.documents}")
     dice = random.Random(settings.seed)
     drawn = dice.sample(passages, min(settings.num_queries, len(passages)))
-    rows = [{"text": passage.text, "title": passage.title} for passage in drawn]
-    write_text(output / "drawn.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    corpus = [{"_id": p.id, "title": p.title, "text": p.text} for p in passages]
-    write_text(output / "corpus.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in corpus))
-    titled = [passage for passage in passages if passage.title.strip()]
+    for name, chosen in (("drawn", drawn), ("corpus", passages)):  # a passage's text begins with its title
+        rows = [{"_id": passage.id, "text": passage.text} for passage in chosen]
+        write_text(output / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    # Without the title, or finding it would be all that is learned.
+    titled = {p.text.removeprefix(p.title).strip(): p.title for p in passages if p.title.strip()}
     if not (settings.use_titles and titled):
         return None
-    pairs = [TrainingExample(query=p.title, positives=(p.text,), source="titles") for p in titled]
+    pairs = [TrainingExample(query=title, positives=(text,), source="titles") for text, title in titled.items() if text]
     write_examples(output / "titles.jsonl", pairs)
     print(f"{len(pairs):,} title -> passage pairs")
     return output / "titles.jsonl"
@@ -204,7 +204,7 @@ def compare(settings: Settings, output: Path) -> None:
     for name, judged in settings.sets.items():
         asked += [f"sets.{name}.{key}={value}" for key, value in judged.items()]
     run(
-        "qwen3emb_train evaluate", None, *asked, "baseline=original", f"max_tokens={settings.passage_tokens + 64}",
+        "qwen3emb_train evaluate", None, *asked, "baseline=original", f"max_tokens={settings.passage_tokens}",
         f"output_dir={output}/evaluation", f"cache_dir={output}/vectors",
     )  # fmt: skip
     run(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import SearchProblem
-from qwen3emb_train.models.embed_config import EmbedConfig, TextRole
+from qwen3emb_train.mining.vector_settings import vector_settings
+from qwen3emb_train.models.embed_config import TextRole
 from qwen3emb_train.models.embed_texts import embed_texts
 from qwen3emb_train.models.vector_store import VectorStore
 
@@ -23,22 +24,8 @@ def embed_problem(problem: SearchProblem, config: MiningConfig, work_dir: Path) 
         (f"query {number}", query.prompt if has_prompts else query.text) for number, query in enumerate(problem.queries)
     )
     return (
-        embed_texts(documents, config.model, work_dir / "documents", _settings(config, TextRole.document, None)),
-        embed_texts(queries, config.model, work_dir / "queries", _settings(config, TextRole.query, "")),
-    )
-
-
-def _settings(config: MiningConfig, role: TextRole, instruction: str | None) -> EmbedConfig:
-    return EmbedConfig(
-        role=role,
-        instruction=instruction,
-        max_tokens=config.max_tokens,
-        num_layers=config.num_layers,
-        precision=config.precision,
-        tokens_per_batch=config.tokens_per_batch,
-        texts_per_batch=config.texts_per_batch,
-        num_processes=config.num_processes,
-        overwrite=config.overwrite,
+        embed_texts(documents, config.model, work_dir / "documents", vector_settings(config, TextRole.document)),
+        embed_texts(queries, config.model, work_dir / "queries", vector_settings(config, TextRole.query, "")),
     )
 
 

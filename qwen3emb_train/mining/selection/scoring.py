@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from qwen3emb_train.mining.selection.config import SelectPairsConfig
 from qwen3emb_train.mining.selection.pairs import PairTexts
-from qwen3emb_train.models.embed_config import EmbedConfig, TextRole
+from qwen3emb_train.mining.vector_settings import vector_settings
+from qwen3emb_train.models.embed_config import TextRole
 from qwen3emb_train.models.embed_texts import embed_texts
 from qwen3emb_train.models.nearest import candidate_scores, top_k_documents
 from qwen3emb_train.models.vector_store import VectorStore
@@ -16,26 +17,12 @@ from qwen3emb_train.models.vector_store import VectorStore
 
 def embed_pairs(texts: PairTexts, config: SelectPairsConfig, work_dir: Path) -> tuple[VectorStore, VectorStore]:
     """Stores of the queries' and the documents' vectors, by number; made, continued or used again."""
-
-    def settings(role: TextRole, instruction: str | None) -> EmbedConfig:
-        return EmbedConfig(
-            role=role,
-            instruction=instruction,
-            max_tokens=config.max_tokens,
-            num_layers=config.num_layers,
-            precision=config.precision,
-            tokens_per_batch=config.tokens_per_batch,
-            texts_per_batch=config.texts_per_batch,
-            num_processes=config.num_processes,
-            overwrite=config.overwrite,
-        )
-
     # Prompts hold their instructions, which differ from query to query: the model shall add none.
-    queries = embed_texts(texts.different_queries(), config.model, work_dir / "queries", settings(TextRole.query, ""))
-    documents = embed_texts(
-        texts.different_documents(), config.model, work_dir / "documents", settings(TextRole.document, None)
+    asked, found = vector_settings(config, TextRole.query, ""), vector_settings(config, TextRole.document)
+    return (
+        embed_texts(texts.different_queries(), config.model, work_dir / "queries", asked),
+        embed_texts(texts.different_documents(), config.model, work_dir / "documents", found),
     )
-    return queries, documents
 
 
 def score_pairs(
