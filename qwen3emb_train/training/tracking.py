@@ -129,8 +129,8 @@ class _Lines:
             return
         self._last = now
         done = step - self._first
-        left = (now - self._started) / done * (self._steps - step) if done else float("nan")
-        self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  ETA {left:.0f} s")
+        left = f"  ETA {(now - self._started) / done * (self._steps - step):.0f} s" if done else ""
+        self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {speed:,.0f} tokens/s{left}")
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
