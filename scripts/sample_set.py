@@ -9,7 +9,10 @@ mistaken for the right one: compare only what was measured on the same part, and
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
@@ -31,7 +34,10 @@ def main() -> None:
     others = [document for document in data.document_ids if document not in judged]
     num_others = min(max(0, arguments.documents - len(judged)), len(others))
     kept = judged | set(dice.sample(others, num_others))
-    with lineage.atomic_directory(arguments.output) as directory, (arguments.set / "corpus.jsonl").open() as lines:
+    with (
+        lineage.atomic_directory(arguments.output) as directory,
+        (arguments.set / "corpus.jsonl").open(encoding="utf-8") as lines,
+    ):
         rows = [line for line in lines if json.loads(line)["_id"] in kept]
         lineage.write_text(directory / "corpus.jsonl", "".join(rows))
         queries = [{"_id": data.query_ids[row], "text": data.queries[row]} for row in chosen]
