@@ -11,7 +11,7 @@ from qwen3emb_train.models.loading import Attention, ModelConfig, load_encoder
 from qwen3emb_train.models.text_model import pad
 from tests.tiny import make_tiny_model_directory
 
-TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 50), 0], [3, 4, 0], [0]]
+TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 50), 0], [3, 4, 0], [0], [9, 0]]  # one of one token, two equal ones
 
 
 def gradients(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -48,6 +48,25 @@ def test_packed_equals_padded_equals_single_in_value_and_gradient(
     assert results[0][1].keys() == results[1][1].keys()
     for name, gradient in results[0][1].items():
         torch.testing.assert_close(gradient, results[1][1][name], rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])  # gemma3's window is far shorter than the text
+def test_a_text_of_8192_tokens_beside_short_ones_is_what_it_is_alone(family: str, tmp_path: Path) -> None:
+    encoder = load(make_tiny_model_directory(tmp_path / family, family=family), Attention.packed).float()
+    generator = torch.Generator().manual_seed(0)
+    long = torch.randint(1, 200, (8191,), generator=generator).tolist()
+    texts = [[0], [*long, 0], [7, 8, 0]]
+    direction = torch.randn(len(texts), encoder.dim, generator=generator)
+    results = []
+    for groups in ([texts], [[text] for text in texts]):
+        vectors = torch.cat([encoder(PackedTokens.from_lists(group)) for group in groups])
+        (vectors * direction).sum().backward()
+        results.append((vectors.detach(), gradients(encoder)))
+        encoder.zero_grad()
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-5)
+    for name, gradient in results[0][1].items():
+        scale = float(results[1][1][name].abs().max())
+        torch.testing.assert_close(gradient, results[1][1][name], rtol=0, atol=1e-5 * max(1.0, scale), msg=name)
 
 
 def test_left_padding_gives_the_same_vectors(tiny_qwen3: Path) -> None:
