@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
 RECIPE = "recipes/domain-adaptation"
 
 
@@ -32,6 +33,7 @@ class Settings:
         model: the embedding model to start from: a model directory or an export of ours.
         output_dir: everything goes there; the adapted model is its ``export``.
         teacher: ``url`` and ``model`` of an OpenAI-compatible server; ``url: local`` starts SmolLM2-135M right here.
+            Any other key of data_synth's ``teacher``, too.
         prompts: directory of prompt templates; null = the shipped ones, for strong teachers.
         language: of the documents.
         instruction: what stands before each query.
@@ -136,7 +138,8 @@ def write_queries(settings: Settings, output: Path) -> None:
         print(f"{output}/synthesized: up to date")
     else:
         with teacher(settings) as (url, model):
-            run("data_synth", "0_synthesize", *asking, f"teacher.base_urls=[{url}]", f"teacher.model={model}")
+            more = [f"teacher.{key}={value}" for key, value in settings.teacher.items() if key not in ("url", "model")]
+            run("data_synth", "0_synthesize", *asking, f"teacher.base_urls=[{url}]", f"teacher.model={model}", *more)
     say("selection: the pairs that the original model finds similar, too")
     run(
         "qwen3emb_train select_pairs", "1_select", f"model={settings.model}", f"output_dir={output}/selected",

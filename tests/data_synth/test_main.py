@@ -144,7 +144,7 @@ def test_the_configuration_is_printed_without_running(capsys: pytest.CaptureFixt
 
 
 def test_recipes_of_this_program_compose() -> None:
-    recipes = [path for path in ROOT.glob("recipes/*/*.yaml") if "/synthesize" in path.read_text()]
+    recipes = [path for path in ROOT.glob("recipes/*/*.yaml") if "defaults: [/synthesize" in path.read_text()]
     assert recipes
     for path in recipes:
         line = parse_arguments(["--config-dir", str(path.parent), "--config-name", path.stem])
