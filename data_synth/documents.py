@@ -150,17 +150,17 @@ def read_passages(
             if isinstance(found, UnreadableError):
                 raise found
             for text in _passage_texts(found, config, count):
-                identity = passage_id(text)
+                text_id = passage_id(text)
                 if config.deduplicate:
-                    number = int(identity[:16], 16)
+                    number = int(text_id[:16], 16)
                     if number in seen:
-                        on_rejected(RejectedDocument(name, place, "duplicate", f"passage {identity} occurred before."))
+                        on_rejected(RejectedDocument(name, place, "duplicate", f"passage {text_id} occurred before."))
                         continue
                     seen.add(number)
                 language = found.language
                 if not language and not found.code and detect_language is not None:
                     language = detect_language(text)
-                yield Passage(identity, text, language, name, found.title, found.code, place)
+                yield Passage(text_id, text, language, name, found.title, found.code, place)
             num_documents += 1
         except UnreadableError as problem:
             on_rejected(RejectedDocument(name, place, problem.reason, problem.detail))

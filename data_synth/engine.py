@@ -75,7 +75,7 @@ async def run(
     reader, writer = await asyncio.to_thread(
         open_ledger, ledger_directory(directory, task), process_index, num_processes, retry_failed=retry_failed
     )
-    engine = _Engine(task, teacher, reader, writer, on_outcome, max_failures_in_a_row)
+    engine = _ItemRunner(task, teacher, reader, writer, on_outcome, max_failures_in_a_row)
     engine.is_mine = lambda item: num_processes == 1 or process_of(item, num_processes) == process_index
     started = time.perf_counter()
     showing = asyncio.create_task(progress.show(engine.summary)) if progress is not None else None
@@ -100,7 +100,7 @@ def process_of(item: WorkItem, num_processes: int) -> int:
     return int.from_bytes(hashlib.sha256((item.group or item.key).encode()).digest()[:8]) % num_processes
 
 
-async def _work(engine: "_Engine", window: int, grace_seconds: float) -> None:
+async def _work(engine: "_ItemRunner", window: int, grace_seconds: float) -> None:
     workers = [asyncio.create_task(engine.work()) for _ in range(window)]
     working: asyncio.Future[Any] = asyncio.gather(*workers)
     working.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whatever it is
@@ -122,7 +122,7 @@ async def _work(engine: "_Engine", window: int, grace_seconds: float) -> None:
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-class _Engine:
+class _ItemRunner:
     """The state of a run."""
 
     def __init__(
@@ -227,15 +227,15 @@ class _Engine:
             return end.value
 
     async def _reply(self, item: WorkItem, key: bytes, request: Request, recorded: deque[RecordedCall]) -> Reply:
-        identity = request_key(self._teacher.model, request)
-        if recorded and recorded[0].request == identity:
+        request_digest = request_key(self._teacher.model, request)
+        if recorded and recorded[0].request == request_digest:
             self.summary.num_replayed += 1
             return recorded.popleft().reply
         recorded.clear()  # the steps took another way than when these replies were bought
         if not request.affinity and item.group:
             request = replace(request, affinity=item.group)
         reply = await self._teacher.complete(request)
-        self._writer.append(CALL, key, {"request": identity, "prompt": request.prompt, **_fields(reply)})
+        self._writer.append(CALL, key, {"request": request_digest, "prompt": request.prompt, **_fields(reply)})
         self.summary.num_calls += 1
         self.summary.prompt_tokens += reply.prompt_tokens
         self.summary.completion_tokens += reply.completion_tokens

@@ -63,7 +63,7 @@ def parse_reply(reply: Reply, schema: Mapping[str, Any], max_characters: int = _
 
 
 def _without_thought(text: str) -> str:
-    """The reply proper; a chat template may have written the opening tag, so that only the closing one is seen."""
+    """The reply proper; a chat template may have written the opening tag, so that only the EOS is seen."""
     if text.lstrip().startswith(("{", "`")):
         return text
     thought, tag, answer = text.partition("</think>")

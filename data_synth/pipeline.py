@@ -35,8 +35,8 @@ from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.work import Outcome, Task, WorkItem
-from qwen3emb_train.data.languages import LanguageIdentifier
 from qwen3emb_train.lineage import write_text
+from qwen3emb_train.texts.languages import LanguageIdentifier
 
 _COUNTABLE = 20_000  # passages up to which counting all items first takes no time worth mentioning
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.data.words import hash64, words
+from qwen3emb_train.texts.words import hash64, words
 
 _MAX_VALUES = 60  # a fact with more values is a text, not a category
 _LONGEST_VALUE = 60

@@ -14,7 +14,7 @@ from data_synth.filters.links import LinkFilter
 from data_synth.filters.near_duplicates import NearDuplicateConfig
 from data_synth.filters.refusals import RefusalFilter
 from data_synth.filters.relevance import RelevanceConfig, RelevanceFilter
-from qwen3emb_train.data.languages import LanguageConfig
+from qwen3emb_train.texts.languages import LanguageConfig
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.words import ngrams, words
+from qwen3emb_train.texts.words import ngrams, words
 
 
 @dataclass

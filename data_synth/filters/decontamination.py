@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.overlap import ComparedText, HeldOutTexts, Rule
+from qwen3emb_train.texts.overlap import ComparedText, HeldOutTexts, OverlapRule
 
 
 @dataclass
@@ -61,9 +61,9 @@ class DecontaminationFilter:
             match = self._texts.find(ComparedText(text), is_query=text == row.query)
             if match is None:
                 continue
-            if match.rule is Rule.ngram:
+            if match.rule is OverlapRule.ngram:
                 how = f"shares {self.config.ngram} words with a test text"
-            elif match.rule is Rule.near_duplicate:
+            elif match.rule is OverlapRule.near_duplicate:
                 how = f"{match.similarity:.2f} to the test text {shorten(match.shared)!r}"
             else:
                 how = "equal to a test text"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.words import hash64, ngrams, words
+from qwen3emb_train.texts.words import hash64, ngrams, words
 
 _NGRAM = 6
 _MAX_SHARE = 0.3

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.languages import LanguageConfig, LanguageJudge, language_code
+from qwen3emb_train.texts.languages import LanguageConfig, LanguageJudge, language_code
 
 _FENCED = ("code",)  # tasks whose texts are program code: only the query is prose
 

@@ -6,7 +6,7 @@ Order matters here, so this filter runs once, over the published order (see ``pu
 from dataclasses import dataclass
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.overlap import ComparedText, NearDuplicateIndex
+from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex
 
 _QUERY_DECIDES = ("retrieval", "code")  # elsewhere one sentence may stand in several pairs
 

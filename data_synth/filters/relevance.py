@@ -6,7 +6,7 @@ Off by default: a good teacher paraphrases, and a cross-lingual query shares no 
 from dataclasses import dataclass, field
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.data.words import words
+from qwen3emb_train.texts.words import words
 
 _STEM = 5  # letters that two forms of one word share
 _MIN_LETTERS = 4  # shorter words are mostly grammar

@@ -10,8 +10,8 @@ from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds
 from data_synth.prompts import Prompt
 from data_synth.work import Request, Sampling, WorkItem
-from qwen3emb_train.data.words import words
 from qwen3emb_train.lineage import value_digest
+from qwen3emb_train.texts.words import words
 
 _UNASKED = ("id", "source", "title", "document")  # of a passage: no request shows them
 
@@ -51,11 +51,11 @@ def build_item(
     """
     shown = passage.to_json()
     decisive = {name: value for name, value in shown.items() if name not in _UNASKED}
-    identity = {
+    described = {
         "task": task, "passage": decisive, "plan": plan, "settings": settings,
         "prompts": [prompt.label for prompt in prompts],
     }  # fmt: skip
-    return WorkItem(value_digest(identity), task, {"passage": shown, "plan": dict(plan)}, passage.id)
+    return WorkItem(value_digest(described), task, {"passage": shown, "plan": dict(plan)}, passage.id)
 
 
 def build_request(
@@ -70,9 +70,9 @@ def build_request(
     )
 
 
-def pick(seed: int, *identity: object) -> int:
+def pick(seed: int, *parts: object) -> int:
     """A large number that only the arguments decide."""
-    text = "/".join(map(str, (seed, *identity)))
+    text = "/".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 

@@ -143,12 +143,12 @@ def _losses(program: str) -> tuple[str, dict[str, type]]:
         return "loss", {"infonce": InfoNCE, "distillation": Distillation}
     from qwen3emb_train.losses.list_wise import ListNet, RankNet
     from qwen3emb_train.losses.point_wise import PointWise
+    from qwen3emb_train.losses.reranker_distillation import RerankerDistillation
     from qwen3emb_train.losses.reranking_sum import RerankingSum
-    from qwen3emb_train.losses.teacher_answers import TeacherAnswers
 
     return "reranking_loss", {
         "point_wise": PointWise, "rank_net": RankNet, "list_net": ListNet,
-        "teacher_answers": TeacherAnswers, "reranking_sum": RerankingSum,
+        "reranker_distillation": RerankerDistillation, "reranking_sum": RerankingSum,
     }  # fmt: skip
 
 

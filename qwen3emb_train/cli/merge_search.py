@@ -12,25 +12,25 @@ from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evalua
 from qwen3emb_train.merging.config import MergeSourceConfig
 from qwen3emb_train.merging.merge import Merge, input_directories, model_directories
 from qwen3emb_train.merging.plot import plot_search, require_matplotlib
-from qwen3emb_train.merging.search import SearchStrategy, Shares, TriedPoint, search_shares
+from qwen3emb_train.merging.search import MergeWeights, SearchStrategy, TriedPoint, search_weights
 from qwen3emb_train.merging.self_positioning import Position, ProbeConfig, position_by_gradient, read_probe
 from qwen3emb_train.models.precision import Precision
 
 PROGRAM = "merge_search"
-_EQUAL = "equal shares"
+_EQUAL = "equal weights"
 
 
 @dataclass
 class MergeSearchConfig(MergeSourceConfig):
-    """A merge whose shares are chosen by nDCG on development sets.
+    """A merge whose weights are chosen by nDCG on development sets.
 
     Attributes:
         strategy: golden (two models), coordinate, or self_positioning (needs ``probe.path``).
         dev_sets: name -> retrieval set; the mean over the sets decides.
-        test_sets: name -> retrieval set that decides nothing: the single models, equal shares and the chosen merge are
+        test_sets: name -> retrieval set that decides nothing: the single models, equal weights and the chosen merge are
             scored on it, and the figures stand in run.json whatever they are.
         max_evaluations: merges scored on the dev sets at most.
-        tolerance: the search ends when it moves shares by less than this.
+        tolerance: the search ends when it moves weights by less than this.
         probe: for self_positioning.
         ndcg_at: cut-off of the score.
         max_tokens, precision, tokens_per_batch: as in evaluate.
@@ -59,7 +59,7 @@ class MergeSearchConfig(MergeSourceConfig):
             if (chosen.path, chosen.split) in judged:
                 raise ValueError(f"test_sets.{name} is also a dev set: what chooses a merge cannot judge it.")
         if self.tolerance <= 0.0:
-            raise ValueError(f"tolerance is {self.tolerance}; use a positive share, e.g. 0.02.")
+            raise ValueError(f"tolerance is {self.tolerance}; use a positive weight, e.g. 0.02.")
         if (self.strategy is SearchStrategy.self_positioning) != (self.probe.path is not None):
             raise ValueError("strategy=self_positioning and probe.path belong together: give both, or neither.")
 
@@ -81,28 +81,28 @@ def merge_search(config: MergeSearchConfig) -> Path:
         return output
     scorer = _Scorer(config, Merge(config, models))
     path = _self_positioning(config, scorer) if config.strategy is SearchStrategy.self_positioning else []
-    points = search_shares(
+    points = search_weights(
         len(models),
-        lambda shares: scorer.score(shares, config.dev_sets),
+        lambda weights: scorer.score(weights, config.dev_sets),
         config.strategy,
         max_evaluations=config.max_evaluations,
         tolerance=config.tolerance,
-        proposed=[position.shares for position in path[-1:]],
+        proposed=[position.weights for position in path[-1:]],
     )
     chosen = max(points, key=lambda point: point.mean)
     test = _test_scores(config, scorer, points, chosen) if config.test_sets else {}
     figures = {
         "models": [str(model) for model in models],
-        "weights": {f"model_{position}": share for position, share in enumerate(chosen.shares)},
+        "weights": {f"model_{position}": weight for position, weight in enumerate(chosen.weights)},
         "metric": f"ndcg@{config.ndcg_at}",
         "dev": {"mean": chosen.mean, **chosen.scores},
         "test": test,
-        "tried": [{"shares": point.shares, "mean": point.mean, **point.scores} for point in points],
+        "tried": [{"weights": point.weights, "mean": point.mean, **point.scores} for point in points],
     }
     if path:
         figures["self_positioning"] = [asdict(position) for position in path]
     with lineage.atomic_directory(output) as directory:
-        scorer.merge.write(directory, lambda name: list(chosen.shares))
+        scorer.merge.write(directory, lambda name: list(chosen.weights))
         plot_search(directory, points, chosen, f"ndcg@{config.ndcg_at}")
         lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **figures))
     print(format_search(points, chosen, test))
@@ -111,11 +111,11 @@ def merge_search(config: MergeSearchConfig) -> Path:
 
 def format_search(points: Sequence[TriedPoint], chosen: TriedPoint, test: dict[str, dict[str, float]]) -> str:
     """A line for every point, the chosen one marked; then the test scores."""
-    lines = ["dev      " + "  ".join(["shares", *chosen.scores])]
+    lines = ["dev      " + "  ".join(["weights", *chosen.scores])]
     for point in points:
         mark = "*" if point == chosen else " "
-        shares = " ".join(f"{share:.3f}" for share in point.shares)
-        lines.append(f"{mark} {point.mean:.4f}  {shares}  " + " ".join(f"{s:.4f}" for s in point.scores.values()))
+        weights = " ".join(f"{weight:.3f}" for weight in point.weights)
+        lines.append(f"{mark} {point.mean:.4f}  {weights}  " + " ".join(f"{s:.4f}" for s in point.scores.values()))
     for name, scores in test.items():
         lines.append(f"test     {name}: " + "  ".join(f"{key} {score:.4f}" for key, score in scores.items()))
     return "\n".join(lines)
@@ -131,14 +131,14 @@ class _Scorer:
         self.directory = output.with_name(f"{output.name}.evaluations")
         self.candidate = self.directory / "candidate"
 
-    def write_candidate(self, shares: Shares) -> None:
+    def write_candidate(self, weights: MergeWeights) -> None:
         shutil.rmtree(self.candidate, ignore_errors=True)
         self.candidate.mkdir(parents=True)
-        self.merge.write(self.candidate, lambda name: list(shares))
+        self.merge.write(self.candidate, lambda name: list(weights))
 
-    def score(self, shares: Shares, sets: dict[str, SetConfig]) -> dict[str, float]:
+    def score(self, weights: MergeWeights, sets: dict[str, SetConfig]) -> dict[str, float]:
         """nDCG by set."""
-        self.write_candidate(shares)
+        self.write_candidate(weights)
         settings = EvaluateConfig(
             models={PROGRAM: str(self.candidate)},
             sets=sets,
@@ -147,7 +147,7 @@ class _Scorer:
             tokens_per_batch=self._config.tokens_per_batch,
             ndcg_at=self._config.ndcg_at,
             bootstrap_samples=0,  # nobody looks at a candidate's intervals and map
-            looks=False,
+            diagnostics=False,
         )
         key = lineage.value_digest([lineage.digest(self.candidate), asdict(settings)])
         settings.output_dir = str(self.directory / key[:32])
@@ -167,7 +167,7 @@ def _set_files(config: MergeSearchConfig) -> dict[str, Path]:
 
 
 def _self_positioning(config: MergeSearchConfig, scorer: _Scorer) -> list[Position]:
-    from qwen3emb_train.models.inference import TextEncoder
+    from qwen3emb_train.index.inference import TextEncoder
 
     examples = read_probe(config.probe)
     scorer.write_candidate(tuple(1.0 / len(scorer.merge.models) for _ in scorer.merge.models))
@@ -181,7 +181,9 @@ def _self_positioning(config: MergeSearchConfig, scorer: _Scorer) -> list[Positi
 def _test_scores(
     config: MergeSearchConfig, scorer: _Scorer, points: Sequence[TriedPoint], chosen: TriedPoint
 ) -> dict[str, dict[str, float]]:
-    """The chosen merge beside what it has to beat: every single model, and equal shares."""
-    num_models = len(chosen.shares)
-    named = {f"model_{i}": points[i].shares for i in range(num_models)} | {_EQUAL: points[num_models].shares}
-    return {name: scorer.score(shares, config.test_sets) for name, shares in {**named, "chosen": chosen.shares}.items()}
+    """The chosen merge beside what it has to beat: every single model, and equal weights."""
+    num_models = len(chosen.weights)
+    named = {f"model_{i}": points[i].weights for i in range(num_models)} | {_EQUAL: points[num_models].weights}
+    return {
+        name: scorer.score(weights, config.test_sets) for name, weights in {**named, "chosen": chosen.weights}.items()
+    }

@@ -65,28 +65,28 @@ def _train_reranker() -> tuple[type, Callable[[Any], int]]:
 
 
 def _plan() -> tuple[type, Callable[[Any], int]]:
-    from qwen3emb_train.training.planning.config import PlanConfig
-    from qwen3emb_train.training.planning.program import run_plan
+    from qwen3emb_train.planning.config import PlanConfig
+    from qwen3emb_train.planning.program import run_plan
 
     return PlanConfig, run_plan
 
 
 def _embed() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.mining.embed import EmbedCorpusConfig, embed
+    from qwen3emb_train.index.embed import EmbedCorpusConfig, embed
 
     return EmbedCorpusConfig, _saying("embedded", embed)
 
 
 def _clean() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.mining.cleaning.clean import clean
-    from qwen3emb_train.mining.cleaning.config import CleanConfig
+    from qwen3emb_train.curation.cleaning.clean import clean
+    from qwen3emb_train.curation.cleaning.config import CleanConfig
 
     return CleanConfig, _saying("cleaned", clean)
 
 
 def _select_pairs() -> tuple[type, Callable[[Any], None]]:
-    from qwen3emb_train.mining.select_pairs import select_pairs
-    from qwen3emb_train.mining.selection.config import SelectPairsConfig
+    from qwen3emb_train.curation.selection.config import SelectPairsConfig
+    from qwen3emb_train.curation.selection.select_pairs import select_pairs
 
     return SelectPairsConfig, _saying("selected", select_pairs)
 
@@ -244,7 +244,7 @@ PROGRAMS = {
         ),
         Program(
             "merge_search",
-            "merge with the shares that score best on development sets",
+            "merge with the weights that score best on development sets",
             f"{_RUN} merge_search run=outputs/mine count=3 dev_sets.mine.path=data/dev dev_sets.mine.split=dev "
             "test_sets.mine.path=data/test output_dir=outputs/merged",
             _merge_search,
@@ -275,7 +275,7 @@ PROGRAMS = {
         ),
         Program(
             "verify",
-            "check any model folder: closing token, padding, pooling, prompts, weights, card; exit code 1 if one fails",
+            "check any model folder: EOS token, padding, pooling, prompts, weights, card; exit code 1 if one fails",
             f"{_RUN} verify path=exports/mine reference=outputs/mine/model",
             _verify,
         ),

@@ -3,8 +3,8 @@
 Every rank computes the same plan and takes its slice, so all ranks of a step see the same task, the order does not
 depend on the number of ranks, and resuming is asking for step s. A step belongs to one stream: a source, or all
 sources of a task mixed. A stream is walked in epochs, each in a new random order that is computed, not stored
-(permutation.py); an epoch is cut into planning blocks of a few batches, and the rows of a block are dealt to its
-batches so that no text repeats (dealing.py). Nothing here grows with the number of rows.
+(permutation.py); an epoch is cut into planning blocks of a few batches, and the rows of a block are assigned to its
+batches so that no text repeats (batch_assignment.py). Nothing here grows with the number of rows.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from qwen3emb_train.data.dealing import deal
+from qwen3emb_train.data.batch_assignment import assign_batches
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, NoRepeats, SourceConfig
 from qwen3emb_train.data.permutation import permute, random_bits
-from qwen3emb_train.data.schedule import deal_schedule, draw_schedule
+from qwen3emb_train.data.source_order import deal_schedule, draw_schedule
 from qwen3emb_train.data.streams import Stream, build_streams
 from qwen3emb_train.data.token_store import TokenStore, flat_spans
 
-_LEAST_BATCHES = 4  # of a block: fewer leave no room to deal
+_LEAST_BATCHES = 4  # of a block: fewer leave no room to assign
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +125,9 @@ class BatchPlan:
         stream = self.streams[number]
         epoch, turn = divmod(int(self._schedule.turn_of_step[step]), stream.batches_per_epoch)
         block, batch = self._place(stream, turn)
-        dealt = self._block(number, epoch, block)
-        row_source, rows = stream.locate(dealt.rows[batch])
-        return Step(stream.name, stream.task, row_source, rows, int(dealt.num_repeated[batch]))
+        assigned = self._block(number, epoch, block)
+        row_source, rows = stream.locate(assigned.rows[batch])
+        return Step(stream.name, stream.task, row_source, rows, int(assigned.num_repeated[batch]))
 
     def local(self, step: int, rank: int, world_size: int) -> Step:
         """This rank's slice of the global batch: the same number of rows on every rank.
@@ -179,8 +179,8 @@ class BatchPlan:
         if is_sorted:
             order = self._bucket_order(row_source, rows)
             stream_rows, row_source, rows = stream_rows[order], row_source[order], rows[order]
-        owners, texts = self._unrepeated_texts(row_source, rows)
-        batch_of_row, num_repeated = deal(owners, texts, batches, size, stay_near=is_sorted)
+        row_idx, texts = self._unrepeated_texts(row_source, rows)
+        batch_of_row, num_repeated = assign_batches(row_idx, texts, batches, size, stay_near=is_sorted)
         # Rows of a batch in random order, since ranks take slices; batches too, since buckets come sorted.
         place = (self.seed, "place", stream.name, epoch, block)
         by_batch = np.lexsort((random_bits(np.arange(len(rows)), *place), batch_of_row))
@@ -190,8 +190,8 @@ class BatchPlan:
     def _unrepeated_texts(
         self, row_source: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " rows"]
     ) -> tuple[Int[np.ndarray, " texts"], Int[np.ndarray, " texts"]]:
-        """The texts that must not repeat, by identity, and the row (of the block) that each belongs to."""
-        owners, identities = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        """The texts that must not repeat, by hash, and the row (of the block) that each belongs to."""
+        row_idx, hashes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
         for number in np.unique(row_source):
             which = self._sources[number].unrepeated()
             if which is NoRepeats.none:
@@ -200,9 +200,9 @@ class BatchPlan:
             queries, negatives, _ = self._stores[number].row_spans(rows[own])
             ends = negatives if which is NoRepeats.texts else queries + 1
             texts, span = flat_spans(queries, ends - queries)
-            owners.append(own[span])
-            identities.append(self._stores[number].identities[texts])
-        return np.concatenate(owners), np.concatenate(identities)
+            row_idx.append(own[span])
+            hashes.append(self._stores[number].text_hashes[texts])
+        return np.concatenate(row_idx), np.concatenate(hashes)
 
     def _bucket_order(
         self, row_source: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " rows"]

@@ -20,7 +20,7 @@ class PackedTokens:
 
     Attributes:
         input_ids: token ids of all texts, one after the other.
-        cu_seqlens: where each text starts, and one closing entry: text ``i`` is
+        cu_seqlens: where each text starts, and one EOS entry: text ``i`` is
             ``input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``. No text is empty.
         position_ids: 0, 1, 2, ... anew for every text; after a shared prefix they go on counting.
         prefix_of: where beginnings are shared (``data.prefixes``): the segments between ``cu_seqlens`` are first the
@@ -112,12 +112,12 @@ class EmbeddingBatch:
 
     Attributes:
         texts: the distinct texts of this rank's rows.
-        query_rows: text index of each query.
-        positive_rows: text index of each positive; a query may own several.
-        positive_owner: which query (0 .. queries-1, ascending) each positive belongs to.
-        negative_rows: text index of each hard negative; queries may own none, or different numbers.
-        negative_owner: which query (ascending) each hard negative belongs to.
-        identity: a 63-bit hash of each text's characters: equal identity = equal text, on every rank.
+        query_idx: text index of each query.
+        positive_idx: text index of each positive; a query may own several.
+        positive_query_idx: which query (0 .. queries-1, ascending) each positive belongs to.
+        negative_idx: text index of each hard negative; queries may own none, or different numbers.
+        negative_query_idx: which query (ascending) each hard negative belongs to.
+        text_hash: a 63-bit hash of each text: equal hash = equal text, on every rank.
         task: the task name shared by all rows of the step ("retrieval", "sts", ...).
         source: the name of the data source that the rows come from; "a+b" where a step mixes sources of one task.
         positive_scores, negative_scores: a teacher's (or, for STS, the annotators') score of each positive and hard
@@ -127,12 +127,12 @@ class EmbeddingBatch:
     """
 
     texts: PackedTokens
-    query_rows: Int[Tensor, " queries"]
-    positive_rows: Int[Tensor, " positives"]
-    positive_owner: Int[Tensor, " positives"]
-    negative_rows: Int[Tensor, " negatives"]
-    negative_owner: Int[Tensor, " negatives"]
-    identity: Int[Tensor, " texts"]
+    query_idx: Int[Tensor, " queries"]
+    positive_idx: Int[Tensor, " positives"]
+    positive_query_idx: Int[Tensor, " positives"]
+    negative_idx: Int[Tensor, " negatives"]
+    negative_query_idx: Int[Tensor, " negatives"]
+    text_hash: Int[Tensor, " texts"]
     task: str = "retrieval"
     source: str = ""
     positive_scores: Float[Tensor, " positives"] | None = None
@@ -143,7 +143,7 @@ class EmbeddingBatch:
 
     @property
     def num_queries(self) -> int:
-        return len(self.query_rows)
+        return len(self.query_idx)
 
     def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
         """See ``TrainingBatch``."""

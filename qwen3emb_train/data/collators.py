@@ -1,4 +1,4 @@
-"""Planned rows to an ``EmbeddingBatch``: truncate but keep the closing token, each distinct text once."""
+"""Planned rows to an ``EmbeddingBatch``: truncate but keep the EOS token, each distinct text once."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from jaxtyping import Int
 
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-from qwen3emb_train.data.drawing import Column, Frame, draw, pack_framed, spans_of_rows
 from qwen3emb_train.data.mixture import LengthConfig, SourceConfig
+from qwen3emb_train.data.sampling import Frame, TextColumn, draw, pack_framed, spans_of_rows
 from qwen3emb_train.data.token_store import TokenStore
 
 
@@ -26,13 +26,13 @@ class EmbeddingCollator:
         stores: Mapping[str, TokenStore],
         lengths: LengthConfig,
         *,
-        closing_token_id: int,
+        eos_token_id: int,
         seed: int,
     ) -> None:
         self.names = tuple(sorted(sources))  # as BatchPlan.source_names
         self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
         self._lengths, self._seed = lengths, seed
-        self._frame = Frame(after=(closing_token_id,))
+        self._frame = Frame(after=(eos_token_id,))
 
     def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> EmbeddingBatch:
         """
@@ -40,8 +40,8 @@ class EmbeddingCollator:
             members: sources of the whole step. A rank's slice may lack some, yet all ranks must agree whether the step
                 has scores.
         """
-        columns = [Column(self._lengths.max_query_tokens)]
-        columns += [Column(self._lengths.max_document_tokens) for _ in range(2)]
+        columns = [TextColumn(self._lengths.max_query_tokens)]
+        columns += [TextColumn(self._lengths.max_document_tokens) for _ in range(2)]
         for number in np.unique(planned.row_source).tolist():
             queries = np.flatnonzero(planned.row_source == number)
             source, store = self._sources[number], self._stores[number]
@@ -52,16 +52,16 @@ class EmbeddingCollator:
                 column.add(store, number, draw(drawn, limit, self._seed, step, self.names[number]), queries)
         for column in columns:
             column.finish()
-        packed, text_index, identity = self._pack(columns)
+        packed, text_index, hashes = self._pack(columns)
         has_scores = any(self._stores[number].scores is not None for number in members)
         return EmbeddingBatch(
             texts=packed,
-            query_rows=text_index[0],
-            positive_rows=text_index[1],
-            positive_owner=torch.from_numpy(columns[1].owners),
-            negative_rows=text_index[2],
-            negative_owner=torch.from_numpy(columns[2].owners),
-            identity=identity,
+            query_idx=text_index[0],
+            positive_idx=text_index[1],
+            positive_query_idx=torch.from_numpy(columns[1].row_idx),
+            negative_idx=text_index[2],
+            negative_query_idx=torch.from_numpy(columns[2].row_idx),
+            text_hash=hashes,
             task=planned.task,
             source=planned.stream,
             positive_scores=torch.from_numpy(columns[1].scores) if has_scores else None,
@@ -71,21 +71,21 @@ class EmbeddingCollator:
             row_number=torch.from_numpy(planned.rows.astype(np.int64)),
         )
 
-    def _pack(self, columns: list[Column]) -> tuple[PackedTokens, list[torch.Tensor], Int[torch.Tensor, " texts"]]:
+    def _pack(self, columns: list[TextColumn]) -> tuple[PackedTokens, list[torch.Tensor], Int[torch.Tensor, " texts"]]:
         """Each distinct (text, limit) once, in order of first occurrence."""
-        identities = np.concatenate([column.identities for column in columns])
-        limits = np.concatenate([np.full(len(column.identities), column.limit) for column in columns])
+        hashes = np.concatenate([column.text_hashes for column in columns])
+        limits = np.concatenate([np.full(len(column.text_hashes), column.limit) for column in columns])
         is_query_limit = (limits == columns[0].limit).astype(np.uint64)
         _, first, inverse = np.unique(
-            (identities.astype(np.uint64) << np.uint64(1)) | is_query_limit, return_index=True, return_inverse=True
+            (hashes.astype(np.uint64) << np.uint64(1)) | is_query_limit, return_index=True, return_inverse=True
         )
         order = np.argsort(first)
         index = np.empty(len(order), dtype=np.int64)
         index[order] = np.arange(len(order))
-        split = np.cumsum([len(column.identities) for column in columns])[:-1]
+        split = np.cumsum([len(column.text_hashes) for column in columns])[:-1]
         text_index = [torch.from_numpy(part) for part in np.split(index[inverse], split)]
         kept = first[order]
         source = np.concatenate([column.source for column in columns])[kept]
         texts = np.concatenate([column.texts for column in columns])[kept]
         packed = pack_framed(self._stores, source, texts, limits[kept], self._frame)
-        return packed, text_index, torch.from_numpy(identities[kept])
+        return packed, text_index, torch.from_numpy(hashes[kept])

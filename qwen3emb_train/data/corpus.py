@@ -21,10 +21,10 @@ def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
         ValueError: a bad line, or an id twice; names file, line and field. A file without any line.
     """
     texts: dict[str, str] = {}
-    for line, identity, text in iterate_texts(path, ids_required=ids_required):
-        if identity in texts:
-            raise twice(path, line, identity)
-        texts[identity] = text
+    for line, text_id, text in iterate_texts(path, ids_required=ids_required):
+        if text_id in texts:
+            raise twice(path, line, text_id)
+        texts[text_id] = text
     return texts
 
 
@@ -42,19 +42,19 @@ def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[i
             record = decode_row(raw)
         except InvalidExampleError as problem:
             raise ValueError(f"{path}:{line}: {problem}") from problem
-        identity = record.get("_id", record.get("id"))
-        if identity is None and not ids_required:
-            identity = f"line {line}"
-        if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
-            raise ValueError(f"{path}:{line}: field '_id' is {identity!r}; it must be a non-empty string.")
-        yield line, str(identity), _text_of(record, path, line)
+        text_id = record.get("_id", record.get("id"))
+        if text_id is None and not ids_required:
+            text_id = f"line {line}"
+        if not isinstance(text_id, str | int) or isinstance(text_id, bool) or text_id == "":
+            raise ValueError(f"{path}:{line}: field '_id' is {text_id!r}; it must be a non-empty string.")
+        yield line, str(text_id), _text_of(record, path, line)
     if is_empty:
         raise ValueError(f"{path}: holds no lines.")
 
 
-def twice(path: Path, line: int, identity: str) -> ValueError:
+def twice(path: Path, line: int, text_id: str) -> ValueError:
     """The error about an id that another line has, too."""
-    return ValueError(f"{path}:{line}: field '_id': {identity!r} occurs twice. Ids must be unique.")
+    return ValueError(f"{path}:{line}: field '_id': {text_id!r} occurs twice. Ids must be unique.")
 
 
 def _text_of(record: dict[str, Any], path: Path, line: int) -> str:

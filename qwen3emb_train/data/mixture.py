@@ -72,8 +72,8 @@ class MixtureConfig:
         epochs: instead of ``steps``: exactly so many passes over every source, in shuffled order.
         length_buckets: rows of a batch have similar lengths: less idle memory and time, slightly less random.
         language_buckets: rows of a batch have, where possible, one language: harder negatives.
-        rows_per_block: rows that are dealt to batches together, so that no text repeats in a batch and buckets fill. At
-            least 4 batches.
+        rows_per_block: rows that are assigned to batches together, so that no text repeats in a batch and buckets
+            fill. At least 4 batches.
     """
 
     alpha: float = 0.5
@@ -97,7 +97,7 @@ class MixtureConfig:
 
 @dataclass
 class LengthConfig:
-    """Longest texts in tokens, instruction and closing token included.
+    """Longest texts in tokens, instruction and EOS token included.
 
     Attributes:
         max_query_tokens: queries (with their instruction).
@@ -110,7 +110,7 @@ class LengthConfig:
     def __post_init__(self) -> None:
         for name in ("max_query_tokens", "max_document_tokens"):
             if getattr(self, name) < 2:
-                raise ValueError(f"lengths.{name} is {getattr(self, name)}; a text and its closing token need 2.")
+                raise ValueError(f"lengths.{name} is {getattr(self, name)}; a text and its EOS token need 2.")
 
 
 def source_shares(

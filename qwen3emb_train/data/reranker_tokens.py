@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.data.instructions import RERANKER_ANSWERS, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
-from qwen3emb_train.data.tokenization import ids_without_closing, load_fast_tokenizer, tokenizer_fingerprint
+from qwen3emb_train.data.tokenization import ids_without_eos, load_fast_tokenizer, tokenizer_fingerprint
 
 _LEAST_BODY = 8  # tokens; with less there is no document to judge
 
@@ -65,11 +65,11 @@ class RerankerTokenizer:
         self.hf.save_pretrained(str(directory))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return ids_without_closing(self.hf.backend_tokenizer, texts)
+        return ids_without_eos(self.hf.backend_tokenizer, texts)
 
 
 def load_reranker_tokenizer(path: str, *, trust_remote_code: bool = False) -> RerankerTokenizer:
-    """Loads the tokenizer of a model directory or hub name; one that appends a closing token is taken without it.
+    """Loads the tokenizer of a model directory or hub name; one that appends an EOS token is taken without it.
 
     Raises:
         FileNotFoundError: nothing loadable at ``path``.

@@ -9,17 +9,17 @@ from jaxtyping import Bool, Float, Int
 
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.batches import RerankingBatch
-from qwen3emb_train.data.drawing import Column, Drawn, Frame, draw, pack_framed, spans_of_rows
 from qwen3emb_train.data.mixture import SourceConfig
+from qwen3emb_train.data.sampling import Drawn, Frame, TextColumn, draw, pack_framed, spans_of_rows
 from qwen3emb_train.data.token_store import TokenStore
 
 
 @dataclass
-class NegativeGuard:
+class FalseNegativeFilter:
     """Which negatives are too near to the positives to be called irrelevant, by the scores that rows bring.
 
     Rows without scores, and both limits null, keep all. Mining applies such rules once (``mine_negatives``); here they
-    guard files that somebody else mined.
+    false_negatives files that somebody else mined.
 
     Attributes:
         margin: a negative must score at least so much below the mean of its query's positives.
@@ -31,7 +31,9 @@ class NegativeGuard:
 
     def __post_init__(self) -> None:
         if self.max_relative_score is not None and self.max_relative_score <= 0:
-            raise ValueError(f"guard.max_relative_score is {self.max_relative_score}; use a share such as 0.95.")
+            raise ValueError(
+                f"false_negatives.max_relative_score is {self.max_relative_score}; use a share such as 0.95."
+            )
 
     def admits(
         self, negatives: Float[np.ndarray, " negatives"], positives: Float[np.ndarray, " negatives"]
@@ -57,14 +59,14 @@ class RerankingCollator:
         sources: Mapping[str, SourceConfig],
         stores: Mapping[str, TokenStore],
         frame: Frame,
-        guard: NegativeGuard,
+        false_negatives: FalseNegativeFilter,
         *,
         max_tokens: int,
         seed: int,
     ) -> None:
         self.names = tuple(sorted(sources))  # as BatchPlan.source_names
         self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
-        self._frame, self._guard, self._max_tokens, self._seed = frame, guard, max_tokens, seed
+        self._frame, self._false_negatives, self._max_tokens, self._seed = frame, false_negatives, max_tokens, seed
 
     def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> RerankingBatch:
         """
@@ -74,7 +76,7 @@ class RerankingCollator:
         Raises:
             ValueError: no row has a document to judge.
         """
-        relevant, others = Column(self._max_tokens), Column(self._max_tokens)
+        relevant, others = TextColumn(self._max_tokens), TextColumn(self._max_tokens)
         for number in np.unique(planned.row_source).tolist():
             queries = np.flatnonzero(planned.row_source == number)
             source, store, name = self._sources[number], self._stores[number], self.names[number]
@@ -92,7 +94,7 @@ class RerankingCollator:
             )
         query, source_of, texts, scores = (
             np.concatenate([getattr(column, part) for column in (relevant, others)])
-            for part in ("owners", "source", "texts", "scores")
+            for part in ("row_idx", "source", "texts", "scores")
         )
         labels = np.repeat([1.0, 0.0], [len(relevant.texts), len(others.texts)]).astype(np.float32)
         order = np.argsort(query, kind="stable")  # of each query the relevant ones first
@@ -112,16 +114,16 @@ class RerankingCollator:
         )
 
     def _unguarded(self, store: TokenStore, positives: Drawn, negatives: Drawn, num_rows: int) -> Drawn:
-        if store.scores is None or self._guard == NegativeGuard():
+        if store.scores is None or self._false_negatives == FalseNegativeFilter():
             return negatives
-        mean = _mean_by_row(store.scores[positives.texts], positives.owners, num_rows)
-        return negatives.keep(self._guard.admits(store.scores[negatives.texts], mean[negatives.owners]))
+        mean = _mean_by_row(store.scores[positives.texts], positives.row_idx, num_rows)
+        return negatives.keep(self._false_negatives.admits(store.scores[negatives.texts], mean[negatives.row_idx]))
 
 
 def _mean_by_row(
-    scores: Float[np.ndarray, " texts"], owners: Int[np.ndarray, " texts"], num_rows: int
+    scores: Float[np.ndarray, " texts"], row_idx: Int[np.ndarray, " texts"], num_rows: int
 ) -> Float[np.ndarray, " rows"]:
     """NaN for a row without texts."""
     with np.errstate(invalid="ignore"):
-        sums = np.bincount(owners, weights=scores, minlength=num_rows) / np.bincount(owners, minlength=num_rows)
+        sums = np.bincount(row_idx, weights=scores, minlength=num_rows) / np.bincount(row_idx, minlength=num_rows)
     return sums.astype(np.float32)

@@ -28,14 +28,14 @@ from qwen3emb_train.data.readers import (
 )
 from qwen3emb_train.data.records import RerankingExample, TrainingExample
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
-from qwen3emb_train.data.tokenization import TextTokenizer, ids_without_closing, text_identity
+from qwen3emb_train.data.tokenization import TextTokenizer, ids_without_eos, text_hash
 from qwen3emb_train.lineage import atomic_directory, write_text
 
 REJECTED_FILE = "rejected.jsonl"
 ARRAYS: dict[str, type[np.generic]] = {
     "ids": np.int32,
     "text_ends": np.int64,
-    "identities": np.int64,
+    "text_hashes": np.int64,
     "row_ends": np.int64,
     "num_positives": np.int32,
 }
@@ -200,12 +200,12 @@ def _append_rows(files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[
             row_ends.append(totals.texts + len(texts))
             if row.language not in totals.languages:
                 totals.languages.append(row.language)
-        ids = ids_without_closing(backend, texts)
+        ids = ids_without_eos(backend, texts)
         ends = totals.tokens + np.cumsum([len(one) for one in ids])
         columns = {
             "ids": [token for one in ids for token in one],
             "text_ends": ends,
-            "identities": [text_identity(text) for text in texts],
+            "text_hashes": [text_hash(text) for text in texts],
             "row_ends": row_ends,
             "num_positives": [row.num_positives for row in batch],
             "scores": scores,

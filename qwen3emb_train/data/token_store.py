@@ -1,7 +1,7 @@
 """Token ids of a data source, written once, memory-mapped ever after.
 
 Key: the tokenizer, the query template, the default instruction and the *contents* of the files. The ids are stored
-whole and without the closing token, so truncation lengths can change without tokenising again. A row's texts lie
+whole and without the EOS token, so truncation lengths can change without tokenising again. A row's texts lie
 together: query, positives, hard negatives; so one offset and one count describe a row, and nothing of it is a Python
 object.
 """
@@ -35,7 +35,7 @@ class TokenStore:
         contents: digest of the file contents alone.
         ids: tokens of all texts, end to end.
         text_ends: token offset after each text.
-        identities: 63-bit hash of each (formatted) text.
+        text_hashes: 63-bit hash of each (formatted) text.
         row_ends: text index after each row's texts.
         num_positives: positives of each row.
         scores: a teacher's score of each document, at its text's index; NaN at queries and in rows that bring none.
@@ -48,7 +48,7 @@ class TokenStore:
     contents: str
     ids: Int[np.ndarray, " tokens"]
     text_ends: Int[np.ndarray, " texts"]
-    identities: Int[np.ndarray, " texts"]
+    text_hashes: Int[np.ndarray, " texts"]
     row_ends: Int[np.ndarray, " rows"]
     num_positives: Int[np.ndarray, " rows"]
     scores: Float[np.ndarray, " texts"] | None = None
@@ -72,7 +72,7 @@ class TokenStore:
     def text_spans(
         self, texts: Int[np.ndarray, " texts"]
     ) -> tuple[Int[np.ndarray, " texts"], Int[np.ndarray, " texts"]]:
-        """Where each text starts in ``ids``, and its number of tokens without the closing one."""
+        """Where each text starts in ``ids``, and its number of tokens without the EOS."""
         starts = np.where(texts > 0, self.text_ends[texts - 1], 0)
         return starts, self.text_ends[texts] - starts
 

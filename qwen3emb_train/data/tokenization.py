@@ -1,10 +1,10 @@
-"""Texts to token ids that always end with the closing token.
+"""Texts to token ids that always end with the EOS token.
 
 The vector of a text is the last layer's state at one appended token. Qwen3-Embedding appends ``<|endoftext|>`` (151643)
 although the tokenizer's ``eos_token`` is ``<|im_end|>`` (151645); since transformers 5 an ``add_eos_token`` flag is
-ignored and only the post-processor inside ``tokenizer.json`` counts (paper-facts 7.1, mteb #5237). So the closing token
+ignored and only the post-processor inside ``tokenizer.json`` counts (paper-facts 7.1, mteb #5237). So the EOS token
 is *looked up in, or written into, that post-processor*, and never taken from ``eos_token`` without being asked.
-Truncation cuts the text, never the closing token, and no mask is ever derived from a pad id (pad == closing here).
+Truncation cuts the text, never the EOS token, and no mask is ever derived from a pad id (pad == closing here).
 """
 
 import hashlib
@@ -18,64 +18,62 @@ _END_OF_TEXT = "<|endoftext|>"
 
 
 class TextTokenizer:
-    """A transformers tokenizer whose post-processor appends exactly one closing token.
+    """A transformers tokenizer whose post-processor appends exactly one EOS token.
 
     Attributes:
-        hf: the transformers tokenizer; ``hf(text)`` ends with the closing token.
-        closing_token, closing_token_id: the appended token.
+        hf: the transformers tokenizer; ``hf(text)`` ends with the EOS token.
+        eos_token, eos_token_id: the appended token.
     """
 
-    def __init__(self, hf: Any, closing_token: str | None = None) -> None:
+    def __init__(self, hf: Any, eos_token: str | None = None) -> None:
         self.hf = hf
-        self.closing_token = closing_token or _closing_token_of(hf)
-        self.closing_token_id = _token_id(hf, self.closing_token)
-        if _appended_token_id(hf) != self.closing_token_id:
-            _append_in_post_processor(hf, self.closing_token, self.closing_token_id)
+        self.eos_token = eos_token or _eos_token_of(hf)
+        self.eos_token_id = _token_id(hf, self.eos_token)
+        if _appended_token_id(hf) != self.eos_token_id:
+            _append_in_post_processor(hf, self.eos_token, self.eos_token_id)
         self.fingerprint = tokenizer_fingerprint(hf)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Ids of each text, at most ``max_tokens`` of them, the last one always the closing token."""
+        """Ids of each text, at most ``max_tokens`` of them, the last one always the EOS token."""
         if max_tokens < 2:
-            raise ValueError(
-                f"max_tokens is {max_tokens}: a text needs at least one token and the closing token (>= 2)."
-            )
-        return [[*ids[: max_tokens - 1], self.closing_token_id] for ids in self.tokenize_without_closing(texts)]
+            raise ValueError(f"max_tokens is {max_tokens}: a text needs at least one token and the EOS token (>= 2).")
+        return [[*ids[: max_tokens - 1], self.eos_token_id] for ids in self.tokenize_without_eos(texts)]
 
-    def tokenize_without_closing(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenize_without_eos(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, whole and without any special token (an empty text gives an empty list)."""
-        return ids_without_closing(self.hf.backend_tokenizer, texts)
+        return ids_without_eos(self.hf.backend_tokenizer, texts)
 
     def save(self, directory: Path) -> None:
-        """Writes the tokenizer files, the closing token inside the post-processor, no truncation or padding state."""
+        """Writes the tokenizer files, the EOS token inside the post-processor, no truncation or padding state."""
         self.hf.backend_tokenizer.no_truncation()
         self.hf.backend_tokenizer.no_padding()
         self.hf.save_pretrained(str(directory))
 
 
-def ids_without_closing(backend: Any, texts: Sequence[str]) -> list[list[int]]:
-    """``TextTokenizer.tokenize_without_closing`` of its bare ``tokenizers.Tokenizer``."""
+def ids_without_eos(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """``TextTokenizer.tokenize_without_eos`` of its bare ``tokenizers.Tokenizer``."""
     if not texts:
         return []
     return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def text_identity(text: str) -> int:
+def text_hash(text: str) -> int:
     """A 63-bit hash of the characters, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
-def load_tokenizer(path: str, closing_token: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
+def load_tokenizer(path: str, eos_token: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
     """Loads the tokenizer of a model directory or hub name.
 
     Args:
-        closing_token: the token to append. None: the one the tokenizer appends already, else ``<|endoftext|>`` if the
+        eos_token: the token to append. None: the one the tokenizer appends already, else ``<|endoftext|>`` if the
             vocabulary has it, else the tokenizer's ``eos_token``.
 
     Raises:
         FileNotFoundError: nothing loadable at ``path``.
-        ValueError: the tokenizer is not a fast one, or lacks the closing token.
+        ValueError: the tokenizer is not a fast one, or lacks the EOS token.
     """
-    return TextTokenizer(load_fast_tokenizer(path, trust_remote_code=trust_remote_code), closing_token)
+    return TextTokenizer(load_fast_tokenizer(path, trust_remote_code=trust_remote_code), eos_token)
 
 
 def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -114,7 +112,7 @@ def refuse_missing_directory(path: str) -> None:
         raise FileNotFoundError(f"model {path}: no such directory. Run the stage that writes it, or mend the path.")
 
 
-def _closing_token_of(hf: Any) -> str:
+def _eos_token_of(hf: Any) -> str:
     appended = _appended_token_id(hf)
     if appended is not None:
         token: str = hf.convert_ids_to_tokens(appended)
@@ -122,9 +120,7 @@ def _closing_token_of(hf: Any) -> str:
     if _END_OF_TEXT in hf.get_vocab():
         return _END_OF_TEXT
     if hf.eos_token is None:
-        raise ValueError(
-            "The tokenizer appends no token, has no <|endoftext|> and no eos_token: set model.closing_token."
-        )
+        raise ValueError("The tokenizer appends no token, has no <|endoftext|> and no eos_token: set model.eos_token.")
     return str(hf.eos_token)
 
 
@@ -132,7 +128,7 @@ def _token_id(hf: Any, token: str) -> int:
     vocabulary = hf.get_vocab()
     if token not in vocabulary:
         raise ValueError(
-            f"closing_token {token!r} is not in the tokenizer's vocabulary. Choose one of {hf.all_special_tokens}."
+            f"eos_token {token!r} is not in the tokenizer's vocabulary. Choose one of {hf.all_special_tokens}."
         )
     return int(vocabulary[token])
 
@@ -169,7 +165,7 @@ def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
     byte_level = processors.ByteLevel(trim_offsets=False)
     backend.post_processor = processors.Sequence([byte_level, template]) if keep_byte_level else template
     if _appended_token_id(hf) != token_id:
-        raise AssertionError("the post-processor was written but does not append the closing token")
+        raise AssertionError("the post-processor was written but does not append the EOS token")
 
 
 def tokenizer_fingerprint(hf: Any) -> str:

@@ -8,12 +8,12 @@ from typing import Any, Generic, TypeVar
 from qwen3emb_train.data.batch_plan import BatchPlan, Step
 from qwen3emb_train.data.batches import EmbeddingBatch, RerankingBatch
 from qwen3emb_train.data.collators import EmbeddingCollator
-from qwen3emb_train.data.drawing import Frame
 from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
-from qwen3emb_train.data.reranking_collator import NegativeGuard, RerankingCollator
+from qwen3emb_train.data.reranking_collator import FalseNegativeFilter, RerankingCollator
+from qwen3emb_train.data.sampling import Frame
 from qwen3emb_train.data.token_store import TokenStore, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import value_digest
@@ -110,7 +110,7 @@ def open_training_data(
     }  # fmt: skip
     plan = BatchPlan(sources, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
     components = _components(sources, stores, lengths, mixture, batch_size, seed)
-    collator = EmbeddingCollator(sources, stores, lengths, closing_token_id=tokenizer.closing_token_id, seed=seed)
+    collator = EmbeddingCollator(sources, stores, lengths, eos_token_id=tokenizer.eos_token_id, seed=seed)
     return TrainingData(plan, stores, components, collator)
 
 
@@ -118,7 +118,7 @@ def open_reranking_data(
     sources: Mapping[str, SourceConfig],
     tokenizer: RerankerTokenizer,
     mixture: MixtureConfig,
-    guard: NegativeGuard,
+    false_negatives: FalseNegativeFilter,
     *,
     max_tokens: int,
     max_positives: int,
@@ -159,9 +159,9 @@ def open_reranking_data(
     lengths = LengthConfig(max_tokens, max_tokens)
     plan = BatchPlan(limited, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
     components = _components(limited, stores, lengths, mixture, batch_size, seed)
-    components |= {"guard": asdict(guard), "frame": [tokenizer.prefix_ids, tokenizer.suffix_ids]}
+    components |= {"false_negatives": asdict(false_negatives), "frame": [tokenizer.prefix_ids, tokenizer.suffix_ids]}
     frame = Frame(tuple(tokenizer.prefix_ids), tuple(tokenizer.suffix_ids))
-    collator = RerankingCollator(limited, stores, frame, guard, max_tokens=max_tokens, seed=seed)
+    collator = RerankingCollator(limited, stores, frame, false_negatives, max_tokens=max_tokens, seed=seed)
     return TrainingData(plan, stores, components, collator)
 
 

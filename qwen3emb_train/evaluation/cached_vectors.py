@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train import lineage
-from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, model_identity
+from qwen3emb_train.index.embedders import Embedder, EmbeddingSettings, model_identity
 
 
 class CachedEmbedder:

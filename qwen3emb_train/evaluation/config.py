@@ -58,10 +58,10 @@ class EvaluateConfig:
         baseline: name of a model; every other row is compared with it. None = no comparison.
         confidence: of the intervals.
         bootstrap_samples: resamples for intervals, and sign flips for p-values; 0 = neither.
-        seed: of resamples, flips, and what looks.json samples.
-        looks: whether to write looks.json: histograms of cosines, a map, the worst queries, for reports.
+        seed: of resamples, flips, and what diagnostics.json samples.
+        diagnostics: whether to write diagnostics.json: histograms of cosines, a map, the worst queries, for reports.
         save_runs: whether to write the rankings as runs/MODEL__SET.trec.
-        output_dir: receives results.json, units.jsonl, looks.json, runs/ and run.json.
+        output_dir: receives results.json, per_query.jsonl, diagnostics.json, runs/ and run.json.
         cache_dir: where vectors are kept between runs; None = nowhere.
         max_tokens: longest text.
         precision: of the matrix products.
@@ -82,7 +82,7 @@ class EvaluateConfig:
     confidence: float = 0.95
     bootstrap_samples: int = 2000
     seed: int = 0
-    looks: bool = True
+    diagnostics: bool = True
     save_runs: bool = False
     output_dir: str = "???"
     cache_dir: str | None = None

@@ -15,7 +15,7 @@ from qwen3emb_train import lineage
 from qwen3emb_train.data.retrieval_set import RetrievalSet
 from qwen3emb_train.evaluation.cached_vectors import CachedEmbedder
 from qwen3emb_train.evaluation.config import BM25, EvaluateConfig, SetConfig, TaskKind
-from qwen3emb_train.evaluation.looks import look_at
+from qwen3emb_train.evaluation.diagnostics import retrieval_diagnostics
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
 from qwen3emb_train.evaluation.results import Measurement, ResultRow, Uncertainty, make_rows
 from qwen3emb_train.evaluation.retrieval import Cuts, Ranking, rank, score_ranking, trec_lines
@@ -23,15 +23,20 @@ from qwen3emb_train.evaluation.sets import load_set
 from qwen3emb_train.evaluation.stored_vectors import StoredAs, stored
 from qwen3emb_train.evaluation.table import format_table
 from qwen3emb_train.evaluation.tasks.task import SymmetricTask
-from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
-from qwen3emb_train.models.lexical import rank_with_bm25
+from qwen3emb_train.index.bm25 import rank_with_bm25
+from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.rerankers import TextReranker, require_yes_no_reranker
 from qwen3emb_train.models.pooling import truncate_and_normalize
-from qwen3emb_train.models.rerankers import TextReranker, require_yes_no_reranker
 
 __all__ = ["BM25", "EvaluateConfig", "ResultRow", "SetConfig", "evaluate", "format_table"]
 
 PROGRAM = "evaluate"
-RESULTS_FILE, UNITS_FILE, LOOKS_FILE, RUNS_FOLDER = "results.json", "units.jsonl", "looks.json", "runs"
+RESULTS_FILE, PER_QUERY_FILE, DIAGNOSTICS_FILE, RUNS_FOLDER = (
+    "results.json",
+    "per_query.jsonl",
+    "diagnostics.json",
+    "runs",
+)
 
 Sets = Mapping[str, RetrievalSet | SymmetricTask]
 
@@ -43,12 +48,12 @@ class _Found:
     Attributes:
         rankings: of retrieval sets, rerankers' behind the models' they start from.
         measurements: of all sets, in the order of the table.
-        looks: entries of looks.json.
+        diagnostics: entries of diagnostics.json.
     """
 
     rankings: list[Ranking]
     measurements: list[Measurement]
-    looks: list[dict[str, Any]]
+    diagnostics: list[dict[str, Any]]
 
 
 def evaluate(config: EvaluateConfig) -> list[ResultRow]:
@@ -115,14 +120,14 @@ def _measure_retrieval(
     documents = embedder.encode_documents(data.documents)
     _require_finite(queries, documents, name, set_name)
     forms, full = list(_forms(config, queries.shape[1])), (queries.shape[1], StoredAs.float32)
-    wanted = dict.fromkeys([*forms, full] if config.looks else forms)  # each once
+    wanted = dict.fromkeys([*forms, full] if config.diagnostics else forms)  # each once
     ranked = {form: rank(queries, documents, *form, _depth(config)) for form in wanted}
     for form in forms:
         _add(config, found, Ranking(name, set_name, *form, ranked[form]), data)
-    if config.looks:
+    if config.diagnostics:
         ranking = Ranking(name, set_name, *full, ranked[full])
         scores = score_ranking(ranking.rows, data, _cuts(config)).statistic.values.tolist()
-        found.looks.append(look_at(ranking, data, queries, documents, scores, config.seed))
+        found.diagnostics.append(retrieval_diagnostics(ranking, data, queries, documents, scores, config.seed))
 
 
 def _measure_symmetric(
@@ -210,9 +215,11 @@ def _write(directory: Path, config: EvaluateConfig, found: _Found, rows: Sequenc
         }
         for one in found.measurements
     ]  # fmt: skip
-    lineage.write_text(directory / UNITS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in units))
-    if config.looks:
-        write_json(LOOKS_FILE, found.looks)
+    lineage.write_text(
+        directory / PER_QUERY_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in units)
+    )
+    if config.diagnostics:
+        write_json(DIAGNOSTICS_FILE, found.diagnostics)
     for ranking in found.rankings if config.save_runs else []:
         data = sets[ranking.set]
         assert isinstance(data, RetrievalSet)

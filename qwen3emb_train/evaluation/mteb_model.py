@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from qwen3emb_train.models.embedders import Embedder
+from qwen3emb_train.index.embedders import Embedder
 from qwen3emb_train.models.pooling import truncate_and_normalize
 
 _INSTALL = "evaluate_mteb needs mteb: pip install 'qwen3emb-train[eval]'."

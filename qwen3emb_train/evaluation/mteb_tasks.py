@@ -14,7 +14,7 @@ from qwen3emb_train import lineage
 from qwen3emb_train.evaluation.mteb_choice import choose_tasks
 from qwen3emb_train.evaluation.mteb_local import LocalSetConfig
 from qwen3emb_train.evaluation.mteb_model import Instructions, MtebModel, build_meta, import_mteb
-from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder, model_identity
+from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder, model_identity
 from qwen3emb_train.models.precision import Precision
 
 PROGRAM = "evaluate_mteb"

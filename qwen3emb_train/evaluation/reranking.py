@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from qwen3emb_train.models.rerankers import TextReranker
+from qwen3emb_train.index.rerankers import TextReranker
 
 
 @dataclass(frozen=True)

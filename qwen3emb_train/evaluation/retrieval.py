@@ -12,7 +12,7 @@ from qwen3emb_train.data.retrieval_set import RetrievalSet
 from qwen3emb_train.evaluation.bootstrap import Mean
 from qwen3emb_train.evaluation.stored_vectors import StoredAs, stored
 from qwen3emb_train.evaluation.tasks.task import TaskScores
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 
 
@@ -74,9 +74,9 @@ def trec_lines(rows: Int[Tensor, "queries kept"], data: RetrievalSet, tag: str) 
     Raises:
         ValueError: an id has a space in it, which ends a column there.
     """
-    for identity in (*data.query_ids, *data.document_ids):
-        if identity.split() != [identity]:
-            raise ValueError(f"{data.files[0].parent}: trec_eval cannot read the id {identity!r}. Set save_runs=false.")
+    for text_id in (*data.query_ids, *data.document_ids):
+        if text_id.split() != [text_id]:
+            raise ValueError(f"{data.files[0].parent}: trec_eval cannot read the id {text_id!r}. Set save_runs=false.")
     spaceless = "_".join(tag.split())
     return [
         f"{query_id} Q0 {data.document_ids[row]} {place} {len(its_rows) - place + 1} {spaceless}"

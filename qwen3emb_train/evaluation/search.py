@@ -7,11 +7,11 @@ from pathlib import Path
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.evaluation.cached_vectors import CachedEmbedder
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
-from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.nearest import top_k_documents
+from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.rerankers import TextReranker
 
 
 @dataclass

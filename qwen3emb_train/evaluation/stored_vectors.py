@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from qwen3emb_train.models.vector_bytes import quantize_binary, restore_binary
+from qwen3emb_train.index.vector_bytes import quantize_binary, restore_binary
 
 _STEPS = 255
 _OFFSET = 128  # codes from 0 up, as signed bytes

@@ -106,9 +106,9 @@ def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, t
 
 
 def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_tokens: int) -> None:
-    """Writes tokenizer.json, the closing token inside its post-processor, and a config for readers old and new."""
+    """Writes tokenizer.json, the EOS token inside its post-processor, and a config for readers old and new."""
     tokenizer.save(target)
-    _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.closing_token)
+    _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.eos_token)
 
 
 def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> RerankerTokenizer:

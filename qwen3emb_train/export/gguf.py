@@ -1,7 +1,7 @@
 """One GGUF file for llama.cpp out of a model directory or an export: weights, tokenizer, last-token pooling.
 
 What goes wrong elsewhere is written here as keys of the file: the pooling type (llama.cpp took the mean for converted
-Qwen3-Embeddings), the closing token with ``add_eos_token`` (``<|endoftext|>``, not the tokenizer's eos_token), and the
+Qwen3-Embeddings), the EOS token with ``add_eos_token`` (``<|endoftext|>``, not the tokenizer's eos_token), and the
 pre-tokenizer's name (paper-facts 6, reliability.md H). llama.cpp does not normalise text to Unicode NFC as Qwen's
 tokenizer does: give it NFC text.
 """
@@ -22,7 +22,7 @@ from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.export.backbone import backbone_names, read_json
 from qwen3emb_train.export.gguf_tokenizer import GgufVocabulary, gguf_vocabulary
 from qwen3emb_train.export.samples import REAL_TEXTS
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.weights import StoredWeights
 
 PROGRAM = "export_gguf"
@@ -100,7 +100,7 @@ def write_gguf(source: Path, file: Path, dtype: GgufDtype, max_tokens: int) -> N
     vocabulary = gguf_vocabulary(tokenizer, num_rows=weights.shape(backbone_names(weights)["embed_tokens.weight"])[0])
     writer = GGUFWriter(None, config["model_type"])
     _add_architecture(writer, config, dtype, max_tokens)
-    _add_tokenizer(writer, vocabulary, tokenizer.closing_token_id)
+    _add_tokenizer(writer, vocabulary, tokenizer.eos_token_id)
     for name, shape, kind, _ in plan:
         item_size = {"F32": 4, "F16": 2, "BF16": 2}[kind.name]
         numel = torch.Size(shape).numel()
@@ -169,15 +169,15 @@ def _add_architecture(writer: Any, config: dict[str, Any], dtype: GgufDtype, max
     writer.add_file_type(LlamaFileType[file_type])
 
 
-def _add_tokenizer(writer: Any, vocabulary: GgufVocabulary, closing_token_id: int) -> None:
+def _add_tokenizer(writer: Any, vocabulary: GgufVocabulary, eos_token_id: int) -> None:
     writer.add_vocab_size(len(vocabulary.tokens))
     writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level BPE
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.token_types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(closing_token_id)
-    writer.add_pad_token_id(closing_token_id)
+    writer.add_eos_token_id(eos_token_id)
+    writer.add_pad_token_id(eos_token_id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(True)
 

@@ -11,7 +11,7 @@ _EMBEDDING = """\
 # {title}
 
 A text-embedding model: {dim} dimensions, up to {max_tokens} tokens, weights in {dtype}. The vector of a text is the
-last layer's state at the closing token, L2-normalised; similarity is the cosine. It was made with `qwen3emb_train`
+last layer's state at the EOS token, L2-normalised; similarity is the cosine. It was made with `qwen3emb_train`
 after the recipe of *Qwen3 Embedding* (arXiv 2506.05176){base}.
 
 ## Use
@@ -45,7 +45,7 @@ with torch.inference_mode():
 print(vectors[:1] @ vectors[1:].T)
 ```
 
-The tokenizer appends the closing token itself. Padding on the left puts it last in every row; if you pad on the right,
+The tokenizer appends the EOS token itself. Padding on the left puts it last in every row; if you pad on the right,
 take each row's last position under the attention mask instead.
 
 ### vLLM and Text Embeddings Inference

@@ -46,7 +46,7 @@ class ExportConfig:
         model: a model directory (a checkpoint's ``model/``, a merge).
         output_dir: the folder to write; its last part is the model's name on the card.
         dtype: of the stored weights. float16 ends at 65504: weights beyond are refused.
-        max_tokens: longest text, the closing token included; never more than the backbone's positions.
+        max_tokens: longest text, the EOS token included; never more than the backbone's positions.
         query_instruction: the default task of a query; "" = queries carry no prompt.
         instructions: further tasks, name -> instruction: each becomes a prompt of that name.
         prompts: further named prompts, name -> text put before a text as it stands.
@@ -72,7 +72,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
-            raise ValueError(f"max_tokens is {self.max_tokens}; a text needs one token and the closing token (>= 2).")
+            raise ValueError(f"max_tokens is {self.max_tokens}; a text needs one token and the EOS token (>= 2).")
         taken = {"query", "document"} & {*self.prompts, *self.instructions}
         if taken:
             raise ValueError(

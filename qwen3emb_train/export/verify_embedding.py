@@ -9,9 +9,9 @@ from qwen3emb_train.export import verify_files, verify_servers, verify_tokens, v
 from qwen3emb_train.export.checks import Checklist, Finding, NotApplicableError
 from qwen3emb_train.export.samples import SAMPLE_TEXTS
 from qwen3emb_train.export.verify_vectors import Encode, SentenceTransformersReader, Vectors
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 
-_CLOSING, _LOADS, _READS = "closing token", "transformers loads it", "Sentence-Transformers = transformers"
+_CLOSING, _LOADS, _READS = "EOS token", "transformers loads it", "Sentence-Transformers = transformers"
 
 
 class EmbeddingFolder:
@@ -45,7 +45,7 @@ class EmbeddingFolder:
         """Adds the checks; ``weights`` names the one without which no model can be loaded."""
         checklist.run("pooling", lambda: verify_files.check_pooling(self.directory, must_be_last=self.is_ours))
         checklist.run("tokenizer without per-call state", self._tokenizer_state)
-        checklist.run(_CLOSING, self._closing_token)
+        checklist.run(_CLOSING, self._eos_token)
         checklist.run("truncation keeps it", self._truncation, [_CLOSING])
         checklist.run(_LOADS, self._load_by_transformers, [weights])
         checklist.run("left padding = right = none", self._padding, [weights, _LOADS])
@@ -66,9 +66,9 @@ class EmbeddingFolder:
     def _tokenizer_state(self) -> Finding:
         return verify_files.check_tokenizer_state(self.directory, must_be_free=self.is_ours)
 
-    def _closing_token(self) -> Finding:
+    def _eos_token(self) -> Finding:
         self._require_last_token()
-        return verify_tokens.check_closing_token(self._tokenizer(), self._reference_tokenizer)
+        return verify_tokens.check_eos_token(self._tokenizer(), self._reference_tokenizer)
 
     def _truncation(self) -> Finding:
         self._require_last_token()

@@ -29,7 +29,7 @@ class FolderTokenizer:
     def ids(self, limit: int) -> list[list[int]]:
         return list(self.hf(self.texts, truncation=True, max_length=limit)["input_ids"])
 
-    def closing_token_id(self) -> int:
+    def eos_token_id(self) -> int:
         """The one id that every text ends with and that is not of the text.
 
         Raises:
@@ -41,7 +41,7 @@ class FolderTokenizer:
             if whole[-1:] == own[-1:] and whole[-len(own) :] == own:
                 raise BrokenPromiseError(
                     f"nothing is appended to {text[:40]!r}: its ids end with {whole[-1]}, a token of the text. The "
-                    "closing token (EOS) is lost: transformers 5 ignores add_eos_token, only tokenizer.json's "
+                    "EOS token (EOS) is lost: transformers 5 ignores add_eos_token, only tokenizer.json's "
                     "post_processor counts"
                 )
         last = {ids[-1] for ids in self.ids(self.max_tokens)}
@@ -50,9 +50,9 @@ class FolderTokenizer:
         return int(last.pop())
 
 
-def check_closing_token(tokenizer: FolderTokenizer, reference: TextTokenizer | None) -> Finding:
-    """Every text ends with one and the same closing token; the reference's ids are the folder's."""
-    closing = tokenizer.closing_token_id()
+def check_eos_token(tokenizer: FolderTokenizer, reference: TextTokenizer | None) -> Finding:
+    """Every text ends with one and the same EOS token; the reference's ids are the folder's."""
+    closing = tokenizer.eos_token_id()
     if reference is not None:
         ids, wanted = tokenizer.ids(tokenizer.max_tokens), reference.tokenize(tokenizer.texts, tokenizer.max_tokens)
         for text, own, other in zip(tokenizer.texts, ids, wanted, strict=True):
@@ -62,8 +62,8 @@ def check_closing_token(tokenizer: FolderTokenizer, reference: TextTokenizer | N
 
 
 def check_truncation(tokenizer: FolderTokenizer) -> Finding:
-    """A text that is cut still ends with the closing token."""
-    closing = tokenizer.closing_token_id()
+    """A text that is cut still ends with the EOS token."""
+    closing = tokenizer.eos_token_id()
     for limit in (2, _TRUNCATED):
         for text, ids in zip(tokenizer.texts, tokenizer.ids(limit), strict=True):
             if len(ids) > limit or ids[-1] != closing:

@@ -1,8 +1,8 @@
 """Which loss trains which task.
 
 The Qwen3-Embedding report trains everything with Eq. 1. Its successor (arXiv 2601.04720) gives similarity,
-classification and reranker scores losses of their own. That is the default here; ``by_run_loss`` takes it back task by
-task.
+classification and reranker scores losses of their own. That is the default here; ``tasks_with_main_loss``
+takes it back task by task.
 """
 
 from dataclasses import dataclass, field
@@ -24,13 +24,13 @@ class TaskLosses:
     """The losses of the tasks that the run's own loss does not serve, and what is added to losses.
 
     Attributes:
-        by_run_loss: the tasks trained with the run's own loss. Naming sts, classification or clustering here turns
-            their own loss off; naming any other task makes it known.
+        tasks_with_main_loss: the tasks trained with the run's own loss. Naming sts, classification or clustering here
+            turns their own loss off; naming any other task makes it known.
         sts: for pairs with scores.
         classification: for texts with right and wrong labels.
         clustering: for texts with a text, or the name, of their cluster.
-        distillation: matches stored teacher scores, in the tasks of ``by_run_loss`` but sts, whose scores are no
-            teacher's.
+        distillation: matches stored teacher scores, in the tasks of ``tasks_with_main_loss`` but sts, whose scores
+            are no teacher's.
         distillation_weight: what distillation counts beside the task's loss; 0 = off.
         spread_out: keeps vectors apart, in every task.
         spread_out_weight: what it counts beside the task's loss; 0 = off.
@@ -39,7 +39,7 @@ class TaskLosses:
         ValueError: a weight is negative.
     """
 
-    by_run_loss: list[str] = field(default_factory=lambda: ["retrieval", "bitext", "code", "unknown"])
+    tasks_with_main_loss: list[str] = field(default_factory=lambda: ["retrieval", "bitext", "code", "unknown"])
     sts: CoSENT = field(default_factory=CoSENT)
     classification: LabelContrast = field(default_factory=LabelContrast)
     clustering: Clustering = field(default_factory=Clustering)
@@ -65,12 +65,12 @@ def loss_of_task(task: str, loss: EmbeddingLoss, task_losses: TaskLosses) -> Emb
     Raises:
         ValueError: nobody knows the task.
     """
-    own = task not in task_losses.by_run_loss
+    own = task not in task_losses.tasks_with_main_loss
     if own and task not in OWN_LOSS:
+        known = ", ".join(dict.fromkeys([*task_losses.tasks_with_main_loss, *OWN_LOSS]))
         raise ValueError(
-            f"Task {task!r} has no loss. Known: {', '.join(dict.fromkeys([*task_losses.by_run_loss, *OWN_LOSS]))}. "
-            "Name one of these as the rows' task, or add this one to task_losses.by_run_loss to train it with the "
-            "run's own loss."
+            f"Task {task!r} has no loss. Known: {known}. Name one of these as the rows' task, or add this one to "
+            "task_losses.tasks_with_main_loss to train it with the run's own loss."
         )
     main: EmbeddingLoss = getattr(task_losses, task) if own else loss
     additions: dict[str, tuple[float, EmbeddingLoss]] = {}

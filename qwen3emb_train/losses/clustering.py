@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from qwen3emb_train.losses import masks, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
+from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Clustering(EmbeddingLoss):
     """The mean over this rank's queries of L_i; see the module.
 
     P(i) are all ranks' positives of rows of i's cluster and their queries, but for queries with i's own text; N(i) are
-    the queries and positives of all other rows, and i's own hard negatives. Other queries' hard negatives are not used.
+    the queries and positives of all other rows, and i's own hard negatives. Hard negatives of other queries are unused.
     A query without negatives contributes 0.
 
     Attributes:
@@ -50,10 +50,8 @@ class Clustering(EmbeddingLoss):
         if self.tile_elements < 1:
             raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The mean over this rank's queries against all ranks' columns.
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The mean over this rank's queries against all ranks' embeddings.
 
         Returns:
             Its metrics are means over queries: ``positive_cosine``, ``effective_positives`` (the size of P(i)) and
@@ -62,12 +60,12 @@ class Clustering(EmbeddingLoss):
         Raises:
             ValueError: a query has no positive.
         """
-        with torch.autocast(rows.queries.device.type, enabled=False):
-            rows = normalized(rows)
-            columns = rows if columns is None else normalized(columns)
-            texts = Columns.of(columns, with_negatives=False)
-            anchors = _anchors(rows, first_query)
-            own = self._own_negatives(rows, anchors)
+        with torch.autocast(local.queries.device.type, enabled=False):
+            local = normalized(local)
+            gathered = local if gathered is None else normalized(gathered)
+            texts = GatheredTexts.of(gathered, with_negatives=False)
+            anchors = _anchors(local, first_query)
+            own = self._own_negatives(local, anchors)
             anchors_per_block = max(1, self.tile_elements // (len(texts.queries) + len(texts.documents)))
             blocks = zip(anchors.split(anchors_per_block), own.log_sum.split(anchors_per_block), strict=True)
             found = [
@@ -84,36 +82,38 @@ class Clustering(EmbeddingLoss):
                 },
             )
 
-    def _own_negatives(self, rows: Representations, anchors: Pairs) -> Negatives:
+    def _own_negatives(self, local: Embeddings, anchors: Pairs) -> Negatives:
         """Each anchor's hard negatives, but for those that its cluster's texts give away."""
-        owner = rows.negative_owner
-        cosines = (rows.queries[owner] * rows.negatives).sum(-1)
-        masked = (rows.negative_identity[:, None] == anchors.known_positives[owner]).any(1)
-        return Negatives.of_items(cosines, masked, owner, len(rows.queries), self.temperature, hardness=0.0)
+        query_idx = local.negative_query_idx
+        cosines = (local.queries[query_idx] * local.negatives).sum(-1)
+        masked = (local.negative_hash[:, None] == anchors.known_positives[query_idx]).any(1)
+        return Negatives.of_items(
+            cosines, masked, query_idx, len(local.queries), self.temperature, hardness_strength=0.0
+        )
 
     def _block(
-        self, anchors: Pairs, own: Float[Tensor, " pairs"], columns: Columns
+        self, anchors: Pairs, own: Float[Tensor, " pairs"], gathered: GatheredTexts
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of some anchors: loss, mean cosine of the positives, and how many positives and in-batch negatives."""
-        known_documents = masks.known_positives(anchors, columns)
-        same_queries = masks.any_of(anchors.known_positives, columns.query_identity)
-        same_queries |= masks.sharing_queries(known_documents, columns)
-        same_documents = known_documents | same_queries[:, columns.document_owner]
+        known_documents = masks.known_positives(anchors, gathered)
+        same_queries = masks.any_of(anchors.known_positives, gathered.query_hash)
+        same_queries |= masks.sharing_queries(known_documents, gathered)
+        same_documents = known_documents | same_queries[:, gathered.document_query_idx]
         same = torch.cat([same_queries, same_documents], dim=1)
-        cosines = torch.cat([anchors.queries @ columns.queries.T, anchors.queries @ columns.documents.T], dim=1)
+        cosines = torch.cat([anchors.queries @ gathered.queries.T, anchors.queries @ gathered.documents.T], dim=1)
         logits = cosines / self.temperature
         negatives = logits.masked_fill(same, ragged.floor_of(logits.dtype)).logsumexp(1).logaddexp(own)
         num_negatives = (~same).sum(1)
 
-        same[:, : len(columns.queries)] &= ~masks.repeated_queries(anchors, columns)
+        same[:, : len(gathered.queries)] &= ~masks.repeated_queries(anchors, gathered)
         num_positives = same.sum(1)
         losses = (negatives[:, None] - logits).logaddexp(torch.zeros_like(logits))
         mean_loss, mean_cosine = (torch.where(same, cell, 0.0).sum(1) / num_positives for cell in (losses, cosines))
         return mean_loss, mean_cosine, num_positives, num_negatives
 
 
-def _anchors(rows: Representations, first_query: int) -> Pairs:
+def _anchors(local: Embeddings, first_query: int) -> Pairs:
     """One pair for each query, which knows all texts of its row."""
-    pairs = Pairs.of(rows, first_query)
-    anchors = pairs.select(ragged.slots(rows.positive_owner, len(rows.queries))[:, 0])
-    return replace(anchors, known_positives=torch.cat([rows.query_identity[:, None], anchors.known_positives], dim=1))
+    pairs = Pairs.of(local, first_query)
+    anchors = pairs.select(ragged.slots(local.positive_query_idx, len(local.queries))[:, 0])
+    return replace(anchors, known_positives=torch.cat([local.query_hash[:, None], anchors.known_positives], dim=1))

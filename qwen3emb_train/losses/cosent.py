@@ -19,15 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.pairs import normalized
-from qwen3emb_train.losses.representations import Representations
 
 
 @dataclass
 class CoSENT(EmbeddingLoss):
     """The CoSENT loss over all (query, positive) and (query, hard negative) pairs that have a score; see the module.
 
-    It is a function of all ranks' columns, so a rank with two pairs still orders them among everybody's.
+    It is a function of all ranks' embeddings, so a rank with two pairs still orders them among everybody's.
 
     Attributes:
         temperature: 0.05 is CoSENT's own (a factor of 20); arXiv 2601.04720 states none.
@@ -43,13 +43,11 @@ class CoSENT(EmbeddingLoss):
             raise ValueError(f"temperature={self.temperature} of CoSENT must be positive; 0.05 is usual.")
 
     @property
-    def needs_negative_columns(self) -> bool:
+    def needs_gathered_negatives(self) -> bool:
         return True
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The loss of all columns, the same on every rank.
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The loss of all gathered, the same on every rank.
 
         Returns:
             Its metrics, over all scored pairs of all ranks: ``scored_pairs``, how many there are; ``mean_cosine``; and
@@ -58,13 +56,13 @@ class CoSENT(EmbeddingLoss):
         Raises:
             ValueError: no pair has a score.
         """
-        with torch.autocast(rows.queries.device.type, enabled=False):
-            cosines, scores = scored_pairs(normalized(rows if columns is None else columns))
+        with torch.autocast(local.queries.device.type, enabled=False):
+            cosines, scores = scored_pairs(normalized(local if gathered is None else gathered))
             if not len(scores):
                 raise ValueError(
                     "CoSENT orders pairs by their scores, but no row of this step brings any. Give similarity data a "
                     "'scores' field (one number for each positive, then for each negative), or train this task with "
-                    "the run's own loss (task_losses.by_run_loss)."
+                    "the run's own loss (task_losses.tasks_with_main_loss)."
                 )
             found = cosines.detach()
             return LossOutput(
@@ -77,15 +75,15 @@ class CoSENT(EmbeddingLoss):
             )
 
 
-def scored_pairs(vectors: Representations) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+def scored_pairs(vectors: Embeddings) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
     """Cosines and scores of the pairs of unit vectors that have a score."""
     cosines, scores = [], []
-    for documents, owner, score in (
-        (vectors.positives, vectors.positive_owner, vectors.positive_scores),
-        (vectors.negatives, vectors.negative_owner, vectors.negative_scores),
+    for documents, query_idx, score in (
+        (vectors.positives, vectors.positive_query_idx, vectors.positive_scores),
+        (vectors.negatives, vectors.negative_query_idx, vectors.negative_scores),
     ):
         if score is not None:
-            cosines.append((vectors.queries[owner] * documents).sum(-1))
+            cosines.append((vectors.queries[query_idx] * documents).sum(-1))
             scores.append(score)
     if not scores:
         return vectors.queries.new_zeros(0), vectors.queries.new_zeros(0)

@@ -10,10 +10,12 @@ from torch import Tensor
 from qwen3emb_train.losses import ragged
 
 
-def weighted_logits(cosines: Float[Tensor, "..."], temperature: float, hardness: float) -> Float[Tensor, "..."]:
-    """The logs of exp(hardness * s) * exp(s / temperature); the first factor is a weight and carries no gradient."""
+def weighted_logits(
+    cosines: Float[Tensor, "..."], temperature: float, hardness_strength: float
+) -> Float[Tensor, "..."]:
+    """Logs of exp(hardness_strength * s) * exp(s / temperature); the first factor is a weight without gradient."""
     logits = cosines / temperature
-    return logits + hardness * cosines.detach() if hardness else logits
+    return logits + hardness_strength * cosines.detach() if hardness_strength else logits
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class Negatives:
         pair: Int[Tensor, " items"],
         num_pairs: int,
         temperature: float,
-        hardness: float,
+        hardness_strength: float,
     ) -> "Negatives":
         """From a ragged list of query-document cosines; ``pair`` says whose each one is."""
-        logits = torch.where(masked, ragged.floor_of(cosines.dtype), weighted_logits(cosines, temperature, hardness))
+        logits = torch.where(
+            masked, ragged.floor_of(cosines.dtype), weighted_logits(cosines, temperature, hardness_strength)
+        )
         lowest = cosines.new_full((num_pairs,), -torch.inf)
         return Negatives(
             log_sum=ragged.segment_logsumexp(logits, pair, num_pairs),

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.pairs import normalized
-from qwen3emb_train.losses.representations import Representations
 
 
 class DistillationForm(str, Enum):
@@ -64,13 +64,11 @@ class Distillation(EmbeddingLoss):
                 raise ValueError(f"{key}={getattr(self, key)} of Distillation must be positive.")
 
     @property
-    def needs_columns(self) -> bool:
+    def needs_gathered(self) -> bool:
         return False
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The mean over this rank's queries; ``columns`` is not looked at.
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The mean over this rank's queries; ``gathered`` is not looked at.
 
         Returns:
             Its metric is ``scored_share``: the share of queries that had something to compare.
@@ -78,39 +76,41 @@ class Distillation(EmbeddingLoss):
         Raises:
             ValueError: the rows bring no scores and ``require_scores`` is on.
         """
-        positive_scores, negative_scores = rows.positive_scores, rows.negative_scores
+        positive_scores, negative_scores = local.positive_scores, local.negative_scores
         if positive_scores is None and negative_scores is None and self.require_scores:
             raise ValueError(
                 "Distillation matches a teacher's scores, but no row of this step brings any. Give the rows a 'scores' "
                 "field (one number for each positive, then for each negative), or set require_scores=false where only "
                 "some sources have scores, or distillation_weight=0."
             )
-        with torch.autocast(rows.queries.device.type, enabled=False):
-            rows = normalized(rows)
-            positives = _Scored.of(rows.queries, rows.positives, rows.positive_owner, positive_scores)
-            negatives = _Scored.of(rows.queries, rows.negatives, rows.negative_owner, negative_scores)
+        with torch.autocast(local.queries.device.type, enabled=False):
+            local = normalized(local)
+            positives = _Scored.of(local.queries, local.positives, local.positive_query_idx, positive_scores)
+            negatives = _Scored.of(local.queries, local.negatives, local.negative_query_idx, negative_scores)
             match = self._divergence if self.form is DistillationForm.kl else self._margin_error
-            losses, compared = match(positives, negatives, len(rows.queries))
+            losses, compared = match(positives, negatives, len(local.queries))
             return LossOutput(losses.mean(), {"scored_share": compared.to(losses.dtype).mean()})
 
     def _divergence(self, positives: "_Scored", negatives: "_Scored", num_queries: int) -> tuple[Tensor, Tensor]:
         """KL of each query, and which queries have two documents or more."""
-        owner = torch.cat([positives.owner, negatives.owner])
-        student = _log_softmax(torch.cat([positives.cosines, negatives.cosines]) / self.temperature, owner, num_queries)
+        query_idx = torch.cat([positives.query_idx, negatives.query_idx])
+        student = _log_softmax(
+            torch.cat([positives.cosines, negatives.cosines]) / self.temperature, query_idx, num_queries
+        )
         scores = torch.cat([positives.scores, negatives.scores])
-        teacher = _log_softmax(scores / self.teacher_temperature, owner, num_queries)
-        losses = student.new_zeros(num_queries).index_add(0, owner, teacher.exp() * (teacher - student))
-        return losses, ragged.count_items(owner, num_queries) > 1
+        teacher = _log_softmax(scores / self.teacher_temperature, query_idx, num_queries)
+        losses = student.new_zeros(num_queries).index_add(0, query_idx, teacher.exp() * (teacher - student))
+        return losses, ragged.count_items(query_idx, num_queries) > 1
 
     def _margin_error(self, positives: "_Scored", negatives: "_Scored", num_queries: int) -> tuple[Tensor, Tensor]:
         """Mean squared difference of each query's margins, and which queries have any."""
-        left, right = ragged.join(positives.owner, negatives.owner, num_queries)
+        left, right = ragged.join(positives.query_idx, negatives.query_idx, num_queries)
         student = positives.cosines[left] - negatives.cosines[right]
         teacher = positives.scores[left] - negatives.scores[right]
-        owner = positives.owner[left]
-        num_margins = ragged.count_items(owner, num_queries)
+        query_idx = positives.query_idx[left]
+        num_margins = ragged.count_items(query_idx, num_queries)
         errors = (student - self.cosine_per_score * teacher).square()
-        losses = errors.new_zeros(num_queries).index_add(0, owner, errors) / num_margins.clamp(min=1)
+        losses = errors.new_zeros(num_queries).index_add(0, query_idx, errors) / num_margins.clamp(min=1)
         return losses, num_margins > 0
 
 
@@ -120,23 +120,23 @@ class _Scored:
 
     cosines: Float[Tensor, " documents"]
     scores: Float[Tensor, " documents"]
-    owner: Int[Tensor, " documents"]
+    query_idx: Int[Tensor, " documents"]
 
     @staticmethod
     def of(
         queries: Float[Tensor, "queries dim"],
         documents: Float[Tensor, "documents dim"],
-        owner: Int[Tensor, " documents"],
+        query_idx: Int[Tensor, " documents"],
         scores: Float[Tensor, " documents"] | None,
     ) -> "_Scored":
-        cosines = (queries[owner] * documents).sum(-1)
+        cosines = (queries[query_idx] * documents).sum(-1)
         scores = torch.full_like(cosines, torch.nan) if scores is None else scores.to(cosines.dtype)
         known = ~scores.isnan()
-        return _Scored(cosines[known], scores.detach()[known], owner[known])
+        return _Scored(cosines[known], scores.detach()[known], query_idx[known])
 
 
 def _log_softmax(
-    values: Float[Tensor, " items"], owner: Int[Tensor, " items"], num_owners: int
+    values: Float[Tensor, " items"], query_idx: Int[Tensor, " items"], num_owners: int
 ) -> Float[Tensor, " items"]:
-    """Among the items of the same owner."""
-    return values - ragged.segment_logsumexp(values, owner, num_owners)[owner]
+    """Among the items of the same query_idx."""
+    return values - ragged.segment_logsumexp(values, query_idx, num_owners)[query_idx]

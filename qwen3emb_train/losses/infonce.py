@@ -9,7 +9,7 @@ For each query i with positive d_i+, cosine s and temperature t the loss is -log
         + sum over j != i  of m_ij exp(s(q_i, d_j) / t)   (5) query_document
 
 and m_ij = 0 where s_ij > s(q_i, d_i+) + 0.1 or d_j == d_i+ (a likely, or a certain, false negative), else 1.
-With ``hardness`` (not the report's; off by default) m_ij is exp(hardness * s_ij) instead of 1.
+With ``hardness_strength`` (not the report's; off by default) m_ij is exp(hardness_strength * s_ij) instead of 1.
 
 Terms (3) to (5) are [pairs x columns] matrices, made in tiles and made again for the backward pass (``tiles.py``), so
 their memory does not grow with the batch; and for all Matryoshka prefixes at once.
@@ -28,8 +28,8 @@ from torch import Tensor
 from qwen3emb_train.losses import masks, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
+from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
 from qwen3emb_train.losses.tiles import TiledLogSum, Tiles, Vectors
 
 
@@ -41,12 +41,12 @@ class DocumentDocumentThreshold(str, Enum):
     document_document = "document_document"  # s(d_i+, d_j): the score that stands in (4)
 
 
-class WeightedNegatives(str, Enum):
-    """Which negatives ``hardness`` weights."""
+class HardnessMode(str, Enum):
+    """Which negatives ``hardness_strength`` weights; the names are those of sentence-transformers."""
 
-    all = "all"
-    in_batch = "in_batch"  # terms (3) to (5): LLaVE, arXiv 2503.04812
-    hard = "hard"  # term (2): EmbeddingGemma, arXiv 2509.20354
+    all_negatives = "all_negatives"
+    in_batch_negatives = "in_batch_negatives"  # terms (3) to (5): LLaVE, arXiv 2503.04812
+    hard_negatives = "hard_negatives"  # term (2): EmbeddingGemma, arXiv 2509.20354
 
 
 @dataclass
@@ -71,12 +71,12 @@ class InfoNCE(EmbeddingLoss):
         mask_identical: Eq. 1's d_j == d_i+, by text hash. Masks documents in (2), (4), (5) that have the text of any
             positive of query i, and in (3) the queries j that share a positive text with it.
         mask_same_query: ours: a query j with the text of query i, and its positives, are not negatives of i.
-        others_negatives: whether other queries' hard negatives are columns of (4) and (5) too. The report's second
+        gather_hard_negatives: whether other queries' hard negatives are columns of (4) and (5) too. The report's second
             version says "other in-batch documents", its first "positive and negative documents".
-        hardness: weights each negative with exp(hardness * its cosine), so that hard ones count more; the weight
-            carries no gradient. LLaVE (arXiv 2503.04812) uses 9 on in-batch negatives, EmbeddingGemma (arXiv
+        hardness_strength: weights each negative with exp(hardness_strength * its cosine), so that hard ones count more;
+            the weight carries no gradient. LLaVE (arXiv 2503.04812) uses 9 on in-batch negatives, EmbeddingGemma (arXiv
             2509.20354) 5 on hard negatives. 0: off, as in the report.
-        hardness_of: which negatives ``hardness`` weights.
+        hardness_mode: which negatives ``hardness_strength`` weights.
         tile_elements: the largest number of scores alive at once, those of a tile's terms and prefixes together. On a
             CPU tiles are smaller, as its cache is.
 
@@ -95,9 +95,9 @@ class InfoNCE(EmbeddingLoss):
     document_document_threshold: DocumentDocumentThreshold = DocumentDocumentThreshold.query_document
     mask_identical: bool = True
     mask_same_query: bool = True
-    others_negatives: bool = False
-    hardness: float = 0.0
-    hardness_of: WeightedNegatives = WeightedNegatives.all
+    gather_hard_negatives: bool = False
+    hardness_strength: float = 0.0
+    hardness_mode: HardnessMode = HardnessMode.all_negatives
     tile_elements: int = 2**24
 
     def __post_init__(self) -> None:
@@ -113,25 +113,32 @@ class InfoNCE(EmbeddingLoss):
                 "No term with negatives is on: set at least one of hard_negatives, query_query, document_document, "
                 "query_document to true."
             )
-        if not 0 <= self.hardness < math.inf:
+        if not 0 <= self.hardness_strength < math.inf:
             raise ValueError(
-                f"hardness={self.hardness} must be 0 (off) or more; others use 5 (EmbeddingGemma) and 9 (LLaVE)."
+                f"hardness_strength={self.hardness_strength} must be 0 (off) or more; others use 5 (EmbeddingGemma) "
+                "and 9 (LLaVE)."
             )
         if self.tile_elements < 1:
             raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
         self._warn_without_effect()
 
     def _warn_without_effect(self) -> None:
-        if self.others_negatives and not (self.query_document or self.document_document):
+        if self.gather_hard_negatives and not (self.query_document or self.document_document):
             warnings.warn(
-                "others_negatives=true has no effect while query_document and document_document are both off.",
+                "gather_hard_negatives=true has no effect while query_document and document_document are both off.",
                 stacklevel=4,
             )
-        weighted = {"all": True, "in_batch": self.in_batch, "hard": self.hard_negatives}[self.hardness_of.value]
-        if (self.hardness > 0 and not weighted) or (self.hardness == 0 and self.hardness_of != WeightedNegatives.all):
+        weighted = {
+            HardnessMode.all_negatives: True,
+            HardnessMode.in_batch_negatives: self.in_batch,
+            HardnessMode.hard_negatives: self.hard_negatives,
+        }[self.hardness_mode]
+        if (self.hardness_strength > 0 and not weighted) or (
+            self.hardness_strength == 0 and self.hardness_mode != HardnessMode.all_negatives
+        ):
             warnings.warn(
-                f"hardness_of={self.hardness_of.value} with hardness={self.hardness} has no effect: "
-                "it needs a hardness above 0 and a term with such negatives.",
+                f"hardness_mode={self.hardness_mode.value} with hardness_strength={self.hardness_strength} has no "
+                "effect: it needs a hardness_strength above 0 and a term with such negatives.",
                 stacklevel=4,
             )
         chosen = self.document_document_threshold
@@ -150,28 +157,26 @@ class InfoNCE(EmbeddingLoss):
         return self.query_query or self.document_document or self.query_document
 
     @property
-    def needs_columns(self) -> bool:
+    def needs_gathered(self) -> bool:
         return self.in_batch
 
     @property
-    def needs_negative_columns(self) -> bool:
-        return self.others_negatives and (self.document_document or self.query_document)
+    def needs_gathered_negatives(self) -> bool:
+        return self.gather_hard_negatives and (self.document_document or self.query_document)
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The loss of this rank's queries against all ranks' columns; see ``on_prefixes``."""
-        return self.on_prefixes(rows, columns, [rows.dim], first_query)[0]
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The loss of this rank's queries against the documents and queries of all ranks; see ``on_prefixes``."""
+        return self.on_prefixes(local, gathered, [local.dim], first_query)[0]
 
     def on_prefixes(
-        self, rows: Representations, columns: Representations | None, dims: Sequence[int], first_query: int = 0
+        self, local: Embeddings, gathered: Embeddings | None, dims: Sequence[int], first_query: int = 0
     ) -> list[LossOutput]:
         """The loss on each prefix of the vectors; the scores of all are made in one sweep.
 
         Args:
-            rows: this rank's vectors, owners counted from this rank's query 0. Hard negatives serve term (2).
-            columns: all ranks' vectors in rank order with gradient, owners counted over all queries; its negatives
-                matter only with ``others_negatives``. None: ``rows`` is the whole batch.
+            local: this rank's vectors, query indices counted from this rank's query 0. Hard negatives serve term (2).
+            gathered: all ranks' vectors in rank order with gradient, query indices counted over all queries; its
+                negatives matter only with ``gather_hard_negatives``. None: ``local`` is the whole batch.
             dims: prefix lengths, in any order.
             first_query: the number of this rank's first query among all queries.
 
@@ -182,19 +187,19 @@ class InfoNCE(EmbeddingLoss):
             all candidate negatives, ``masked_share``.
 
         Raises:
-            ValueError: ``columns`` does not reach to this rank's last query, or a query has no positive.
+            ValueError: ``gathered`` does not reach to this rank's last query, or a query has no positive.
         """
-        num_queries = len((rows if columns is None else columns).queries)
-        if first_query + len(rows.queries) > num_queries:
+        num_queries = len((local if gathered is None else gathered).queries)
+        if first_query + len(local.queries) > num_queries:
             raise ValueError(
-                f"Local queries {first_query}..{first_query + len(rows.queries) - 1} are not among the {num_queries} "
-                "queries of the columns. Pass all ranks' vectors in rank order, and this rank's first query number."
+                f"Local queries {first_query}..{first_query + len(local.queries) - 1} are not among the {num_queries} "
+                "gathered queries. Pass all ranks' vectors in rank order, and this rank's first query number."
             )
         # Autocast would make the cosines in 16 bits: bfloat16 knows them to 0.004, which is 0.2 at temperature 0.02.
-        with torch.autocast(rows.queries.device.type, enabled=False):
+        with torch.autocast(local.queries.device.type, enabled=False):
             ascending = sorted(dims)
-            prefixes = [normalized(rows.truncated(dim)) for dim in ascending]
-            longest = prefixes[-1] if columns is None else normalized(columns.truncated(ascending[-1]))
+            prefixes = [normalized(local.truncated(dim)) for dim in ascending]
+            longest = prefixes[-1] if gathered is None else normalized(gathered.truncated(ascending[-1]))
             pairs = [Pairs.of(prefix, first_query) for prefix in prefixes]
             in_batch = self._in_batch(pairs, longest, ascending) if self.in_batch else []
             outputs = {}
@@ -205,10 +210,10 @@ class InfoNCE(EmbeddingLoss):
                 outputs[dim] = self._output(prefixes[i], pairs[i], Negatives.sum_of(parts))
             return [outputs[dim] for dim in dims]
 
-    def _hardness(self, scope: WeightedNegatives) -> float:
-        return self.hardness if self.hardness_of in (scope, WeightedNegatives.all) else 0.0
+    def _hardness(self, scope: HardnessMode) -> float:
+        return self.hardness_strength if self.hardness_mode in (scope, HardnessMode.all_negatives) else 0.0
 
-    def _output(self, rows: Representations, pairs: Pairs, negatives: Negatives) -> LossOutput:
+    def _output(self, local: Embeddings, pairs: Pairs, negatives: Negatives) -> LossOutput:
         """log(Z / exp(s+ / t)) of each pair, and its mean."""
         # Relative to the positive the sum is log(1 + x): exact for small losses, where log(Z) - s+ / t would cancel.
         excess = negatives.log_sum - pairs.positive_cosine / self.temperature
@@ -216,8 +221,8 @@ class InfoNCE(EmbeddingLoss):
             losses = torch.logaddexp(excess, torch.zeros_like(excess))
         else:
             losses = torch.where(negatives.num_kept > 0, excess, 0.0)
-        num_positives = ragged.count_items(rows.positive_owner, len(rows.queries))
-        weights = 1 / (num_positives[rows.positive_owner] * len(rows.queries)).to(losses.dtype)
+        num_positives = ragged.count_items(local.positive_query_idx, len(local.queries))
+        weights = 1 / (num_positives[local.positive_query_idx] * len(local.queries)).to(losses.dtype)
         found = negatives.hardest.isfinite()
         hardest = torch.where(found, negatives.hardest * weights, 0).sum() / torch.where(found, weights, 0).sum()
         num_candidates = negatives.num_candidates.sum().to(losses.dtype)
@@ -237,21 +242,21 @@ class InfoNCE(EmbeddingLoss):
         margin = math.inf if self.false_negative_margin is None else self.false_negative_margin
         return pairs.positive_cosine.detach() + margin
 
-    def _own_negatives(self, pairs: Pairs, rows: Representations) -> Negatives:
+    def _own_negatives(self, pairs: Pairs, local: Embeddings) -> Negatives:
         """Term (2). Its scores are as many as the pairs' own negatives: no matrix, hence no blocks."""
         num_pairs = len(pairs.queries)
-        cosines = (rows.queries[rows.negative_owner] * rows.negatives).sum(-1)
-        pair, negative = ragged.join(rows.positive_owner, rows.negative_owner, len(rows.queries))
-        cosines, identity = cosines[negative], rows.negative_identity[negative]
+        cosines = (local.queries[local.negative_query_idx] * local.negatives).sum(-1)
+        pair, negative = ragged.join(local.positive_query_idx, local.negative_query_idx, len(local.queries))
+        cosines, hashes = cosines[negative], local.negative_hash[negative]
         masked = torch.zeros_like(cosines, dtype=torch.bool)
         if self.mask_hard_negatives:
             masked |= cosines > self._limit(pairs)[pair]
         if self.mask_identical:
-            masked |= (identity[:, None] == pairs.known_positives[pair]).any(1)
-        hardness = self._hardness(WeightedNegatives.hard)
-        return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature, hardness)
+            masked |= (hashes[:, None] == pairs.known_positives[pair]).any(1)
+        hardness_strength = self._hardness(HardnessMode.hard_negatives)
+        return Negatives.of_items(cosines, masked, pair, num_pairs, self.temperature, hardness_strength)
 
-    def _in_batch(self, pairs: Sequence[Pairs], vectors: Representations, dims: Sequence[int]) -> list[Negatives]:
+    def _in_batch(self, pairs: Sequence[Pairs], vectors: Embeddings, dims: Sequence[int]) -> list[Negatives]:
         """Terms (3) to (5) on each prefix.
 
         Args:
@@ -259,30 +264,30 @@ class InfoNCE(EmbeddingLoss):
             vectors: all ranks' on the longest prefix.
             dims: the prefixes' lengths, ascending.
         """
-        own, columns = pairs[-1], Columns.of(vectors, self.others_negatives)
+        own, gathered = pairs[-1], GatheredTexts.of(vectors, self.gather_hard_negatives)
         by_text = self.mask_identical, self.mask_same_query
         tiles = Tiles(
             dims=dims,
             num_pairs=len(own.queries),
-            num_queries=len(columns.queries),
-            num_documents=len(columns.documents),
+            num_queries=len(gathered.queries),
+            num_documents=len(gathered.documents),
             query_query=self.query_query,
             document_document=self.document_document,
             query_document=self.query_document,
             limit=torch.stack([self._limit(on_prefix) for on_prefix in pairs], dim=1),
             document_document_threshold=self.document_document_threshold.value,
-            query_keys=masks.query_keys(own, columns, *by_text),
-            document_keys=masks.document_keys(own, columns, *by_text),
+            query_keys=masks.query_keys(own, gathered, *by_text),
+            document_keys=masks.document_keys(own, gathered, *by_text),
             temperature=self.temperature,
-            hardness=self._hardness(WeightedNegatives.in_batch),
+            hardness_strength=self._hardness(HardnessMode.in_batch_negatives),
             tile_elements=self.tile_elements,
         )
         left = Vectors.of(torch.cat([own.queries, own.positives]), dims)
-        right = Vectors.of(torch.cat([columns.queries, columns.documents]), dims)
+        right = Vectors.of(torch.cat([gathered.queries, gathered.documents]), dims)
         log_sum, num_excluded, hardest = TiledLogSum.apply(*left, *right, tiles)
         times = self.query_document + self.document_document  # that a document is a column
-        num_columns = self.query_query * len(columns.queries) + times * len(columns.documents)
-        num_own = ragged.count_items(columns.document_owner, len(columns.queries))[own.query_number]
+        num_columns = self.query_query * len(gathered.queries) + times * len(gathered.documents)
+        num_own = ragged.count_items(gathered.document_query_idx, len(gathered.queries))[own.query_number]
         num_candidates = num_columns - (self.query_query + times * num_own)
         return [
             Negatives(log_sum[:, i], num_candidates, num_columns - num_excluded[:, i], hardest[:, i])

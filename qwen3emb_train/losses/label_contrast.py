@@ -9,8 +9,8 @@ import warnings
 from dataclasses import dataclass
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.losses.representations import Representations
 
 
 @dataclass
@@ -35,17 +35,15 @@ class LabelContrast(EmbeddingLoss):
             raise ValueError(f"temperature={self.temperature} of LabelContrast must be positive; 0.02 is usual.")
 
     @property
-    def needs_columns(self) -> bool:
+    def needs_gathered(self) -> bool:
         return False
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The mean over this rank's queries; ``columns`` is not looked at. Metrics are those of ``InfoNCE``."""
-        if not len(rows.negatives):
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The mean over this rank's queries; ``gathered`` is not looked at. Metrics are those of ``InfoNCE``."""
+        if not len(local.negatives):
             warnings.warn(
                 "Classification rows without any wrong label teach nothing: their loss is 0. Give each row other "
-                "labels as 'negatives', or train this task with the run's own loss (task_losses.by_run_loss).",
+                "labels as 'negatives', or train this task with the run's own loss (task_losses.tasks_with_main_loss).",
                 stacklevel=2,
             )
         # The score of a wrong label says nothing about whether it is one: no margin.
@@ -56,4 +54,4 @@ class LabelContrast(EmbeddingLoss):
             query_document=False,
             false_negative_margin=None,
         )
-        return contrast(rows)
+        return contrast(local)

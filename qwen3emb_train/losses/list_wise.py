@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qwen3emb_train.losses import ragged
-from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 
@@ -43,21 +43,21 @@ class _ListWise(RerankingLoss):
         return True
 
     def total_weights(self, targets: Targets) -> Float[Tensor, "1"]:
-        owner, num_queries = targets.groups()
-        return _has_both(targets.labels, owner, num_queries).sum(0, keepdim=True)
+        query_idx, num_queries = targets.groups()
+        return _has_both(targets.labels, query_idx, num_queries).sum(0, keepdim=True)
 
-    def __call__(self, judgements: Judgements) -> Float[Tensor, "1"]:
-        labels = judgements.targets.labels
-        owner, num_queries = judgements.targets.groups()
-        losses = self._losses(judgements.score / self.temperature, labels, owner, num_queries)
-        return (losses * _has_both(labels, owner, num_queries)).sum(0, keepdim=True)
+    def __call__(self, logits: RerankerLogits) -> Float[Tensor, "1"]:
+        labels = logits.targets.labels
+        query_idx, num_queries = logits.targets.groups()
+        losses = self._losses(logits.score / self.temperature, labels, query_idx, num_queries)
+        return (losses * _has_both(labels, query_idx, num_queries)).sum(0, keepdim=True)
 
     @abstractmethod
     def _losses(
         self,
         scores: Float[Tensor, " documents"],
         labels: Float[Tensor, " documents"],
-        owner: Int[Tensor, " documents"],
+        query_idx: Int[Tensor, " documents"],
         num_queries: int,
     ) -> Float[Tensor, " queries"]:
         """Of each query; anything finite for one that lacks a class."""
@@ -81,15 +81,15 @@ class RankNet(_ListWise):
         self,
         scores: Float[Tensor, " documents"],
         labels: Float[Tensor, " documents"],
-        owner: Int[Tensor, " documents"],
+        query_idx: Int[Tensor, " documents"],
         num_queries: int,
     ) -> Float[Tensor, " queries"]:
         relevant, other = (labels > 0).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
-        left, right = ragged.join(owner[relevant], owner[other], num_queries)
-        pair_owner = owner[relevant][left]
-        num_pairs = ragged.count_items(pair_owner, num_queries).clamp(min=1)
+        left, right = ragged.join(query_idx[relevant], query_idx[other], num_queries)
+        pair_query_idx = query_idx[relevant][left]
+        num_pairs = ragged.count_items(pair_query_idx, num_queries).clamp(min=1)
         losses = -F.logsigmoid(scores[relevant[left]] - scores[other[right]])
-        return scores.new_zeros(num_queries).index_add(0, pair_owner, losses) / num_pairs
+        return scores.new_zeros(num_queries).index_add(0, pair_query_idx, losses) / num_pairs
 
 
 @dataclass
@@ -111,17 +111,17 @@ class ListNet(_ListWise):
         self,
         scores: Float[Tensor, " documents"],
         labels: Float[Tensor, " documents"],
-        owner: Int[Tensor, " documents"],
+        query_idx: Int[Tensor, " documents"],
         num_queries: int,
     ) -> Float[Tensor, " queries"]:
-        num_relevant = labels.new_zeros(num_queries).index_add(0, owner, labels).clamp(min=1)
-        surprise = ragged.segment_logsumexp(scores, owner, num_queries)[owner] - scores
-        return scores.new_zeros(num_queries).index_add(0, owner, labels * surprise) / num_relevant
+        num_relevant = labels.new_zeros(num_queries).index_add(0, query_idx, labels).clamp(min=1)
+        surprise = ragged.segment_logsumexp(scores, query_idx, num_queries)[query_idx] - scores
+        return scores.new_zeros(num_queries).index_add(0, query_idx, labels * surprise) / num_relevant
 
 
 def _has_both(
-    labels: Float[Tensor, " documents"], owner: Int[Tensor, " documents"], num_queries: int
+    labels: Float[Tensor, " documents"], query_idx: Int[Tensor, " documents"], num_queries: int
 ) -> Float[Tensor, " queries"]:
     """1 for a query with both a relevant document and another one, else 0."""
-    relevant = labels.new_zeros(num_queries).index_add(0, owner, labels)
-    return ((relevant > 0) & (relevant < ragged.count_items(owner, num_queries))).to(labels.dtype)
+    relevant = labels.new_zeros(num_queries).index_add(0, query_idx, labels)
+    return ((relevant > 0) & (relevant < ragged.count_items(query_idx, num_queries))).to(labels.dtype)

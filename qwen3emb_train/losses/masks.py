@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from qwen3emb_train.losses.pairs import Columns, Pairs
+from qwen3emb_train.losses.pairs import GatheredTexts, Pairs
 
 _NO_TEXT = -1  # hashes are 0 or more
 
@@ -20,32 +20,32 @@ Both are ``[items, slots]``, as wide as the item with the most keys; the others 
 """
 
 
-def query_keys(pairs: Pairs, columns: Columns, identical: bool, same_query: bool) -> Keys:
+def query_keys(pairs: Pairs, gathered: GatheredTexts, identical: bool, same_query: bool) -> Keys:
     """What excludes queries: being the pair's own, sharing a positive with it, having the same text."""
-    numbers = torch.arange(len(columns.queries), device=pairs.query_number.device)
+    numbers = torch.arange(len(gathered.queries), device=pairs.query_number.device)
     keys = [(pairs.query_number[:, None], numbers[:, None])]
-    if identical and _repeats(columns.document_identity):
-        keys.append((pairs.known_positives, columns.document_identity[columns.positive_slots]))
-    if same_query and _repeats(columns.query_identity):
-        keys.append((pairs.query_identity[:, None], columns.query_identity[:, None]))
+    if identical and _repeats(gathered.document_hash):
+        keys.append((pairs.known_positives, gathered.document_hash[gathered.positive_slots]))
+    if same_query and _repeats(gathered.query_hash):
+        keys.append((pairs.query_hash[:, None], gathered.query_hash[:, None]))
     return keys
 
 
-def document_keys(pairs: Pairs, columns: Columns, identical: bool, same_query: bool) -> Keys:
+def document_keys(pairs: Pairs, gathered: GatheredTexts, identical: bool, same_query: bool) -> Keys:
     """What excludes documents: belonging to the pair's query, being known as a positive, answering the same text."""
-    keys = [(pairs.query_number[:, None], columns.document_owner[:, None])]
-    if identical and _repeats(columns.document_identity):
-        keys.append((pairs.known_positives, columns.document_identity[:, None]))
-    if same_query and _repeats(columns.query_identity):
-        answered = columns.query_identity[columns.document_owner]
-        answered[columns.num_positives :] = _NO_TEXT  # hard negatives answer nothing
-        keys.append((pairs.query_identity[:, None], answered[:, None]))
+    keys = [(pairs.query_number[:, None], gathered.document_query_idx[:, None])]
+    if identical and _repeats(gathered.document_hash):
+        keys.append((pairs.known_positives, gathered.document_hash[:, None]))
+    if same_query and _repeats(gathered.query_hash):
+        answered = gathered.query_hash[gathered.document_query_idx]
+        answered[gathered.num_positives :] = _NO_TEXT  # hard negatives answer nothing
+        keys.append((pairs.query_hash[:, None], answered[:, None]))
     return keys
 
 
-def _repeats(identity: Int[Tensor, " texts"]) -> bool:
+def _repeats(hashes: Int[Tensor, " texts"]) -> bool:
     """Whether two texts are equal; else a text gives away only what is the pair's own."""
-    return len(identity.unique()) < len(identity)
+    return len(hashes.unique()) < len(hashes)
 
 
 def have_same_key(keys: Keys, pairs: slice, columns: slice) -> Bool[Tensor, "rows columns"]:
@@ -65,39 +65,39 @@ def _different(slots: Int[Tensor, "items slots"]) -> list[Tensor]:
     return [slot for i, slot in enumerate(every) if i == 0 or not torch.equal(slot, every[i - 1])]
 
 
-def own_documents(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documents"]:
+def own_documents(pairs: Pairs, gathered: GatheredTexts) -> Bool[Tensor, "pairs documents"]:
     """Which documents belong to the pair's own query."""
-    return pairs.query_number[:, None] == columns.document_owner
+    return pairs.query_number[:, None] == gathered.document_query_idx
 
 
-def known_positives(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documents"]:
+def known_positives(pairs: Pairs, gathered: GatheredTexts) -> Bool[Tensor, "pairs documents"]:
     """Which documents have the text of any positive of the pair's query: the report's d_j == d_i+."""
-    return any_of(pairs.known_positives, columns.document_identity)
+    return any_of(pairs.known_positives, gathered.document_hash)
 
 
-def any_of(known: Int[Tensor, "pairs slots"], identity: Int[Tensor, " columns"]) -> Bool[Tensor, "pairs columns"]:
+def any_of(known: Int[Tensor, "pairs slots"], hashes: Int[Tensor, " columns"]) -> Bool[Tensor, "pairs columns"]:
     """Which columns have any of the texts that each pair knows."""
-    found = torch.zeros(len(known), len(identity), dtype=torch.bool, device=known.device)
+    found = torch.zeros(len(known), len(hashes), dtype=torch.bool, device=known.device)
     for text in known.unbind(1):  # over slots: as many as the richest query has positives
-        found |= text[:, None] == identity
+        found |= text[:, None] == hashes
     return found
 
 
-def sharing_queries(known: Bool[Tensor, "pairs documents"], columns: Columns) -> Bool[Tensor, "pairs queries"]:
+def sharing_queries(known: Bool[Tensor, "pairs documents"], gathered: GatheredTexts) -> Bool[Tensor, "pairs queries"]:
     """Which queries own a positive that is ``known`` as a positive of the pair's query."""
-    found = torch.zeros(len(known), len(columns.queries), dtype=torch.bool, device=known.device)
-    for document in columns.positive_slots.unbind(1):
+    found = torch.zeros(len(known), len(gathered.queries), dtype=torch.bool, device=known.device)
+    for document in gathered.positive_slots.unbind(1):
         found |= known[:, document]
     return found
 
 
-def repeated_queries(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs queries"]:
+def repeated_queries(pairs: Pairs, gathered: GatheredTexts) -> Bool[Tensor, "pairs queries"]:
     """Which queries have the text of the pair's query."""
-    return pairs.query_identity[:, None] == columns.query_identity
+    return pairs.query_hash[:, None] == gathered.query_hash
 
 
-def positives_of_repeated_queries(pairs: Pairs, columns: Columns) -> Bool[Tensor, "pairs documents"]:
+def positives_of_repeated_queries(pairs: Pairs, gathered: GatheredTexts) -> Bool[Tensor, "pairs documents"]:
     """Which documents are positives of a query with the text of the pair's query; its hard negatives are not."""
-    found = pairs.query_identity[:, None] == columns.query_identity[columns.document_owner]
-    found[:, columns.num_positives :] = False
+    found = pairs.query_hash[:, None] == gathered.query_hash[gathered.document_query_idx]
+    found[:, gathered.num_positives :] = False
     return found

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 
 
 def matryoshka(
     loss: EmbeddingLoss,
-    rows: Representations,
-    columns: Representations | None,
+    local: Embeddings,
+    gathered: Embeddings | None,
     dims: Sequence[int],
     weights: Sequence[float] | None = None,
     first_query: int = 0,
@@ -24,7 +24,7 @@ def matryoshka(
 
     Args:
         loss: any embedding loss.
-        rows, columns, first_query: as the loss takes them.
+        local, gathered, first_query: as the loss takes them.
         dims: prefix lengths, exactly these: the full dimension takes part if it is named. Empty: only the full one.
         weights: one for each of ``dims``, at any scale; None: all equal. The report gives none.
 
@@ -35,11 +35,11 @@ def matryoshka(
         ValueError: dims repeat or leave 1..dim; weights do not match them or are not positive.
     """
     if not dims:
-        dims = [rows.dim]
+        dims = [local.dim]
     if weights is None:
         weights = [1.0] * len(dims)
-    check_dims(dims, weights, rows.dim)
-    outputs = dict(zip(dims, loss.on_prefixes(rows, columns, dims, first_query), strict=True))
+    check_dims(dims, weights, local.dim)
+    outputs = dict(zip(dims, loss.on_prefixes(local, gathered, dims, first_query), strict=True))
     weighted = torch.stack(
         [outputs[dim].loss * (weight / sum(weights)) for dim, weight in zip(dims, weights, strict=True)]
     )

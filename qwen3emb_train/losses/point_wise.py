@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 
@@ -64,17 +64,17 @@ class PointWise(RerankingLoss):
     def total_weights(self, targets: Targets) -> Float[Tensor, "1"]:
         return self._weights(targets).sum(0, keepdim=True)
 
-    def __call__(self, judgements: Judgements) -> Float[Tensor, "1"]:
-        target = judgements.targets.labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-        yes, no = self._surprises(judgements)
-        return (self._weights(judgements.targets) * (target * yes + (1 - target) * no)).sum(0, keepdim=True)
+    def __call__(self, logits: RerankerLogits) -> Float[Tensor, "1"]:
+        target = logits.targets.labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        yes, no = self._surprises(logits)
+        return (self._weights(logits.targets) * (target * yes + (1 - target) * no)).sum(0, keepdim=True)
 
     def _weights(self, targets: Targets) -> Float[Tensor, " documents"]:
         return 1 + (self.positive_weight - 1) * targets.labels
 
-    def _surprises(self, judgements: Judgements) -> tuple[Float[Tensor, " documents"], Float[Tensor, " documents"]]:
+    def _surprises(self, logits: RerankerLogits) -> tuple[Float[Tensor, " documents"], Float[Tensor, " documents"]]:
         """-log P(yes) and -log P(no)."""
         if self.answers is Answers.two_way:
-            return -F.logsigmoid(judgements.score), -F.logsigmoid(-judgements.score)
-        assert judgements.log_total is not None, "full_vocabulary needs log_total"
-        return judgements.log_total - judgements.yes, judgements.log_total - judgements.no
+            return -F.logsigmoid(logits.score), -F.logsigmoid(-logits.score)
+        assert logits.log_total is not None, "full_vocabulary needs log_total"
+        return logits.log_total - logits.yes, logits.log_total - logits.no

@@ -5,7 +5,7 @@ chunks); a unit is a document, or a query with all its documents. What a unit we
 a step goes like this:
 
 1. ``totals = loss.total_weights(targets)`` of each rank's documents, added up over the ranks;
-2. for every chunk: ``loss.share(judgements, totals).sum().backward()``;
+2. for every chunk: ``loss.share(logits, totals).sum().backward()``;
 3. the engine **adds** the ranks' gradients (where it averages them, the share is multiplied by the number of ranks).
 
 Sums of sums are sums: the loss and its gradient do not depend on how documents lie in chunks and on ranks, and no
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 
 
 @dataclass
@@ -56,15 +56,15 @@ class RerankingLoss(ABC):
         """What the units of these documents weigh together; 0 where there is no unit to learn from."""
 
     @abstractmethod
-    def __call__(self, judgements: Judgements) -> Float[Tensor, " parts"]:
+    def __call__(self, logits: RerankerLogits) -> Float[Tensor, " parts"]:
         """The weighted sum over the units of these documents, by part; exactly 0, with graph, where there is none."""
 
-    def share(self, judgements: Judgements, totals: Float[Tensor, " parts"]) -> Float[Tensor, " parts"]:
+    def share(self, logits: RerankerLogits, totals: Float[Tensor, " parts"]) -> Float[Tensor, " parts"]:
         """What these documents add to the loss of the global batch, by part.
 
         Args:
-            judgements: of some documents.
+            logits: of some documents.
             totals: ``total_weights`` of the whole global batch.
         """
         # A total of 0 has sums of 0 everywhere: they are left as they are, with their graph.
-        return self(judgements) / torch.where(totals > 0, totals, 1.0)
+        return self(logits) / torch.where(totals > 0, totals, 1.0)

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.losses.judgements import Judgements, Targets
 from qwen3emb_train.losses.list_wise import ListNet, RankNet
 from qwen3emb_train.losses.point_wise import PointWise
+from qwen3emb_train.losses.reranker_distillation import RerankerDistillation
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
-from qwen3emb_train.losses.teacher_answers import TeacherAnswers
 
 
 @dataclass
@@ -22,7 +22,7 @@ class RerankingSum(RerankingLoss):
 
     Attributes:
         point_wise, point_wise_weight: the report's, and what it counts; 1.
-        teacher_answers, teacher_answers_weight: distillation; 0 = off.
+        reranker_distillation, reranker_distillation_weight: distillation; 0 = off.
         rank_net, rank_net_weight: 0 = off.
         list_net, list_net_weight: 0 = off.
 
@@ -32,8 +32,8 @@ class RerankingSum(RerankingLoss):
 
     point_wise: PointWise = field(default_factory=PointWise)
     point_wise_weight: float = 1.0
-    teacher_answers: TeacherAnswers = field(default_factory=TeacherAnswers)
-    teacher_answers_weight: float = 0.0
+    reranker_distillation: RerankerDistillation = field(default_factory=RerankerDistillation)
+    reranker_distillation_weight: float = 0.0
     rank_net: RankNet = field(default_factory=RankNet)
     rank_net_weight: float = 0.0
     list_net: ListNet = field(default_factory=ListNet)
@@ -66,12 +66,12 @@ class RerankingSum(RerankingLoss):
     def total_weights(self, targets: Targets) -> Float[Tensor, " parts"]:
         return torch.cat([loss.total_weights(targets) for _, loss in self._terms()])
 
-    def __call__(self, judgements: Judgements) -> Float[Tensor, " parts"]:
-        return torch.cat([weight * loss(judgements) for weight, loss in self._terms()])
+    def __call__(self, logits: RerankerLogits) -> Float[Tensor, " parts"]:
+        return torch.cat([weight * loss(logits) for weight, loss in self._terms()])
 
     def _terms(self) -> list[tuple[float, RerankingLoss]]:
         terms = [(getattr(self, f"{name}_weight"), getattr(self, name)) for name in _NAMES]
         return [(weight, loss) for weight, loss in terms if weight]
 
 
-_NAMES = ("point_wise", "teacher_answers", "rank_net", "list_net")
+_NAMES = ("point_wise", "reranker_distillation", "rank_net", "list_net")

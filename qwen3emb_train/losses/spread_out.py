@@ -19,38 +19,36 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.pairs import normalized
-from qwen3emb_train.losses.representations import Representations
 
 
 @dataclass
 class SpreadOut(EmbeddingLoss):
-    """R of the queries plus R of the positives, over all ranks' columns; see the module. Meant as an addition.
+    """R of the queries plus R of the positives, over all ranks' embeddings; see the module. Meant as an addition.
 
     Texts that occur several times count once: a text must not be pushed from itself. Hard negatives are left out: they
     are near by choice.
     """
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
-        """The regulariser of all columns, the same on every rank; 0 for fewer than two texts of a role.
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
+        """The regulariser of all gathered, the same on every rank; 0 for fewer than two texts of a role.
 
         Returns:
             Its metrics, means of queries' and of positives': ``mean_cosine`` (M1), ``mean_squared_cosine`` (M2).
         """
-        with torch.autocast(rows.queries.device.type, enabled=False):
-            columns = normalized(rows if columns is None else columns)
+        with torch.autocast(local.queries.device.type, enabled=False):
+            gathered = normalized(local if gathered is None else gathered)
             moments = torch.stack(
                 [
-                    _moments(columns.queries[_first_occurrences(columns.query_identity)]),
-                    _moments(columns.positives[_first_occurrences(columns.positive_identity)]),
+                    _moments(gathered.queries[_first_occurrences(gathered.query_hash)]),
+                    _moments(gathered.positives[_first_occurrences(gathered.positive_hash)]),
                 ]
             )
             first, second = moments.unbind(1)
             mean_cosine, mean_squared_cosine = moments.detach().mean(0)
             return LossOutput(
-                loss=(first.square() + (second - 1 / columns.dim).relu()).sum(),
+                loss=(first.square() + (second - 1 / gathered.dim).relu()).sum(),
                 metrics={"mean_cosine": mean_cosine, "mean_squared_cosine": mean_squared_cosine},
             )
 
@@ -63,7 +61,7 @@ def _moments(units: Float[Tensor, "texts dim"]) -> Float[Tensor, "2"]:
     return torch.stack([total, total_of_squares]) / max(1, len(units) * (len(units) - 1))
 
 
-def _first_occurrences(identity: Int[Tensor, " texts"]) -> Int[Tensor, " distinct"]:
+def _first_occurrences(hashes: Int[Tensor, " texts"]) -> Int[Tensor, " distinct"]:
     """Where each distinct text stands first."""
-    ordered, order = identity.sort(stable=True)
+    ordered, order = hashes.sort(stable=True)
     return order[torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])]

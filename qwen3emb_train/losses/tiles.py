@@ -73,8 +73,8 @@ class Tiles:
         limit: above this cosine a negative is taken for a false one.
         document_document_threshold: the cosine that the limit holds for in term (4); see ``InfoNCE``.
         query_keys, document_keys: a column is no negative of a pair that has the same key.
-        temperature, hardness: a cosine s has the logit s / temperature + hardness * s; the second part carries no
-            gradient.
+        temperature, hardness_strength: a cosine s has the logit s / temperature +
+            hardness_strength * s; the second part carries no gradient.
         tile_elements: how many scores may be alive at once.
     """
 
@@ -90,13 +90,13 @@ class Tiles:
     query_keys: Keys
     document_keys: Keys
     temperature: float
-    hardness: float
+    hardness_strength: float
     tile_elements: int
 
     @property
     def slope(self) -> float:
         """The logit of cosine 1."""
-        return 1 / self.temperature + self.hardness
+        return 1 / self.temperature + self.hardness_strength
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
         """Each tile's pairs and columns, the latter all queries or all documents."""

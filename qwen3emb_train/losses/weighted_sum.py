@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 
 
 @dataclass
@@ -31,28 +31,26 @@ class WeightedSum(EmbeddingLoss):
                 )
 
     @property
-    def needs_columns(self) -> bool:
-        return any(part.needs_columns for part in self._parts())
+    def needs_gathered(self) -> bool:
+        return any(part.needs_gathered for part in self._parts())
 
     @property
-    def needs_negative_columns(self) -> bool:
-        return any(part.needs_negative_columns for part in self._parts())
+    def needs_gathered_negatives(self) -> bool:
+        return any(part.needs_gathered_negatives for part in self._parts())
 
     def _parts(self) -> list[EmbeddingLoss]:
         return [self.main, *(loss for _, loss in self.additions.values())]
 
-    def __call__(
-        self, rows: Representations, columns: Representations | None = None, first_query: int = 0
-    ) -> LossOutput:
+    def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
         """The sum. Metrics: those of the parts, and ``main_loss`` and ``{name}_loss``, each before its weight."""
-        return self.on_prefixes(rows, columns, [rows.dim], first_query)[0]
+        return self.on_prefixes(local, gathered, [local.dim], first_query)[0]
 
     def on_prefixes(
-        self, rows: Representations, columns: Representations | None, dims: Sequence[int], first_query: int = 0
+        self, local: Embeddings, gathered: Embeddings | None, dims: Sequence[int], first_query: int = 0
     ) -> list[LossOutput]:
         """The sum on each prefix; every part may make all prefixes in one sweep."""
         outputs = []
-        parts = [part.on_prefixes(rows, columns, dims, first_query) for part in self._parts()]
+        parts = [part.on_prefixes(local, gathered, dims, first_query) for part in self._parts()]
         for output, *added in zip(*parts, strict=True):
             total, metrics = output.loss, output.metrics | {"main_loss": output.loss.detach()}
             for (name, (weight, _)), addition in zip(self.additions.items(), added, strict=True):

@@ -1,4 +1,4 @@
-"""The settings of a merge: which models, by which method, with which shares."""
+"""The settings of a merge: which models, by which method, with which weights."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,7 +41,7 @@ class MergeSourceConfig:
         method: slerp, karcher, linear, ties, dare or dare_ties.
         base: the model that the others were trained from: for ties and dare, and for adapters whose own record of it
             is no directory here.
-        density: share of each task vector that ties and dare keep.
+        density: weight of each task vector that ties and dare keep.
         scale: factor of the merged task vector (ties and dare).
         seed: of what dare drops.
         dtype: data type of the stored result; the arithmetic is float32.
@@ -77,17 +77,17 @@ class MergeSourceConfig:
                 "the others were trained from."
             )
         if not 0.0 < self.density <= 1.0:
-            raise ValueError(f"density is {self.density}; use a share above 0, up to 1 (nothing is dropped).")
+            raise ValueError(f"density is {self.density}; use a weight above 0, up to 1 (nothing is dropped).")
         if self.max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes is {self.max_shard_bytes}; use a positive number, e.g. 5000000000.")
 
 
 @dataclass
 class MergeConfig(MergeSourceConfig):
-    """A merge with given shares. Without t, weights, layer_t and group_t all models have equal shares.
+    """A merge with given weights. Without t, weights, layer_t and group_t all models have equal weights.
 
     Attributes:
-        weights: one for each model, at any scale; their shares are what counts.
+        weights: one for each model, at any scale; their weights are what counts.
         t: for two models: position between them, 0 is the first model, 1 the second.
         layer_t: for two models: values of t over the depth, evenly spaced and interpolated: [0.2, 0.8] is 0.2 in the
             first layer and 0.8 in the last. Embeddings take the first value, what follows the layers the last.

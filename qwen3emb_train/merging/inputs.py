@@ -123,7 +123,7 @@ def _require_same_tokenizer(first: Path, second: Path) -> None:
         raise ValueError(
             f"{first} and {second}: their tokenizer.json differ in {different}, so the same text gives other ids"
             f"{_vocabulary_difference(*tokenizers)}. Merge models trained with one tokenizer (a post_processor alone: "
-            "save both with the same closing token)."
+            "save both with the same EOS token)."
         )
 
 

@@ -27,8 +27,8 @@ from qwen3emb_train.merging.methods.task_vectors import dare, ties
 from qwen3emb_train.models.weights import require_finite, write_weights
 
 PROGRAM = "merge"
-Shares = Callable[[str], list[float]]
-"""Tensor name -> the models' shares, with the sum 1."""
+WeightsByName = Callable[[str], list[float]]
+"""Tensor name -> the models' weights, with the sum 1."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
@@ -53,14 +53,14 @@ def merge_models(config: MergeConfig) -> Path:
         print(f"{output}: up to date")
         return output
     merge = Merge(config, models)
-    shares = merge.shares_by_name(config)
+    weights = merge.weights_by_name(config)
     record: dict[str, object] = {"models": [str(model) for model in models]}
     if not (config.layer_t or config.group_t):
-        record["weights"] = {f"model_{i}": share for i, share in enumerate(_given_shares(config, len(models)))}
+        record["weights"] = {f"model_{i}": weight for i, weight in enumerate(_given_weights(config, len(models)))}
     # The digests of the inputs take about as long as the merge, and another core.
     with ThreadPoolExecutor(1) as pool, lineage.atomic_directory(output) as directory:
         new_record = pool.submit(lineage.new_record, PROGRAM, recorded, inputs, **record)
-        merge.write(directory, shares)
+        merge.write(directory, weights)
         lineage.write_record(directory, new_record.result())
     return output
 
@@ -86,7 +86,7 @@ def input_directories(config: MergeSourceConfig, models: Sequence[Path]) -> dict
 
 
 class Merge:
-    """Opened models that fit together; writes their merge at any shares, as often as a search asks for it.
+    """Opened models that fit together; writes their merge at any weights, as often as a search asks for it.
 
     Attributes:
         models: the opened models.
@@ -101,8 +101,8 @@ class Merge:
         self._dtypes = {name: self._output_dtype(name) for name in names}
         self.names = sorted(names, key=lambda name: -self._dtypes[name].itemsize)
 
-    def shares_by_name(self, config: MergeConfig) -> Shares:
-        """The shares that a merge's settings give each tensor.
+    def weights_by_name(self, config: MergeConfig) -> WeightsByName:
+        """The weights that a merge's settings give each tensor.
 
         Raises:
             ValueError: a group_t fits no tensor.
@@ -110,18 +110,18 @@ class Merge:
         for part in config.group_t:
             if not any(part in name for name in self.names):
                 raise ValueError(f"group_t.{part}: no tensor has it in its name. Names are such as {self.names[:3]}.")
-        everywhere = _given_shares(config, len(self.models))
+        everywhere = _given_weights(config, len(self.models))
         num_layers = int(load_config(self.models[0].settings).get("num_hidden_layers") or 1)
 
-        def shares(name: str) -> list[float]:
+        def weights(name: str) -> list[float]:
             t = next((t for part, t in config.group_t.items() if part in name), None)
             if t is None and config.layer_t:
                 t = _at_depth(config.layer_t, name, num_layers)
             return everywhere if t is None else [1.0 - t, t]
 
-        return shares
+        return weights
 
-    def write(self, directory: Path, shares: Shares) -> None:
+    def write(self, directory: Path, weights: WeightsByName) -> None:
         """Fills an existing directory: weights, config.json and tokenizer.
 
         Raises:
@@ -132,7 +132,7 @@ class Merge:
 
         def merged(name: str) -> Float[Tensor, "..."]:
             try:
-                result = self._merged(name, shares(name))
+                result = self._merged(name, weights(name))
             except ValueError as error:
                 raise ValueError(f"tensor {name!r}: {error}") from None
             require_finite(result, name, Path("the merge"))
@@ -141,10 +141,10 @@ class Merge:
         write_weights(directory, sizes, merged, self._config.max_shard_bytes)
         self._copy_settings(directory)
 
-    def _merged(self, name: str, shares: Sequence[float]) -> Float[Tensor, "..."]:
+    def _merged(self, name: str, all_weights: Sequence[float]) -> Float[Tensor, "..."]:
         config, dtype = self._config, self._dtypes[name]
-        present = [position for position, share in enumerate(shares) if share > 0.0]
-        weights = [shares[position] for position in present]
+        present = [position for position, weight in enumerate(all_weights) if weight > 0.0]
+        weights = [all_weights[position] for position in present]
         tensors = (self.models[position].weights.load(name) for position in present)
         if len(present) == 1 and (self._base is None or (config.density == 1.0 and config.scale == 1.0)):
             return next(tensors).to(dtype)
@@ -187,7 +187,7 @@ class Merge:
                 shutil.copyfile(first.tokenizer / name, target / name)
 
 
-def _given_shares(config: MergeConfig, num_models: int) -> list[float]:
+def _given_weights(config: MergeConfig, num_models: int) -> list[float]:
     if config.t is not None:
         return [1.0 - config.t, config.t]
     weights = config.weights or [1.0] * num_models

@@ -1,4 +1,4 @@
-"""The search in one picture: every set's score against the share of each model. A PNG, and a page with an SVG."""
+"""The search in one picture: every set's score against the weight of each model. A PNG, and a page with an SVG."""
 
 import io
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
 def plot_search(directory: Path, points: Sequence[TriedPoint], chosen: TriedPoint, metric: str) -> None:
     """Writes both files.
 
-    With two models: score against t, the second model's share. With more: a panel for each model's share, and the
+    With two models: score against t, the second model's weight. With more: a panel for each model's weight, and the
     points as they are, because they lie on no line.
 
     Args:
@@ -43,7 +43,7 @@ def plot_search(directory: Path, points: Sequence[TriedPoint], chosen: TriedPoin
         figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     svg = drawing.getvalue()
     rows = "\n".join(_row(point, point == chosen) for point in sorted(points, key=lambda p: p.mean, reverse=True))
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("shares", *points[0].scores, _MEAN))
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("weights", *points[0].scores, _MEAN))
     page = (
         f"<!doctype html>\n<meta charset='utf-8'>\n<title>merge search, {escape(metric)}</title>\n"
         "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:right}"
@@ -57,21 +57,21 @@ def plot_search(directory: Path, points: Sequence[TriedPoint], chosen: TriedPoin
 def _figure(points: Sequence[TriedPoint], chosen: TriedPoint, metric: str) -> Any:
     from matplotlib.figure import Figure  # not pyplot, which keeps every figure and looks for a display
 
-    num_models = len(chosen.shares)
+    num_models = len(chosen.weights)
     panels = [1] if num_models == 2 else list(range(num_models))
     line = "-" if num_models == 2 else ""
     figure = Figure(figsize=(max(6.0, 4.0 * len(panels)), 4.5), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for model, axis in zip(panels, axes, strict=True):
-        ordered = sorted(points, key=lambda point, model=model: point.shares[model])  # type: ignore[misc]
-        shares = [point.shares[model] for point in ordered]
+        ordered = sorted(points, key=lambda point, model=model: point.weights[model])  # type: ignore[misc]
+        weights = [point.weights[model] for point in ordered]
         for name in chosen.scores:
             scores = [point.scores[name] for point in ordered]
-            axis.plot(shares, scores, f"o{line}", label=name, alpha=0.6, markersize=4)
+            axis.plot(weights, scores, f"o{line}", label=name, alpha=0.6, markersize=4)
         if len(chosen.scores) > 1:
-            axis.plot(shares, [point.mean for point in ordered], f"ks{line}", label=_MEAN, markersize=4)
-        axis.plot([chosen.shares[model]], [chosen.mean], "*", color="red", markersize=14, label="chosen")
-        axis.set_xlabel("t (share of the second model)" if num_models == 2 else f"share of model {model}")
+            axis.plot(weights, [point.mean for point in ordered], f"ks{line}", label=_MEAN, markersize=4)
+        axis.plot([chosen.weights[model]], [chosen.mean], "*", color="red", markersize=14, label="chosen")
+        axis.set_xlabel("t (weight of the second model)" if num_models == 2 else f"weight of model {model}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric)
     axes[0].legend()
@@ -79,6 +79,6 @@ def _figure(points: Sequence[TriedPoint], chosen: TriedPoint, metric: str) -> An
 
 
 def _row(point: TriedPoint, is_chosen: bool) -> str:
-    cells = [" / ".join(f"{share:.3f}" for share in point.shares), *(f"{s:.4f}" for s in point.scores.values())]
+    cells = [" / ".join(f"{weight:.3f}" for weight in point.weights), *(f"{s:.4f}" for s in point.scores.values())]
     cells.append(f"{point.mean:.4f}")
     return f"<tr{' class=chosen' if is_chosen else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -1,4 +1,4 @@
-"""The shares of a merge, chosen by a score on held-out data.
+"""The weights of a merge, chosen by a score on held-out data.
 
 The scores are someone else's business: the search asks for them point by point. Every single model is tried before
 anything else, so the chosen point is never below the best of them on the data that chose it. What it is worth, other
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-Shares = tuple[float, ...]
-Evaluate = Callable[[Shares], Mapping[str, float]]
-"""The models' shares, with the sum 1 -> a score by name of the set, higher is better."""
+MergeWeights = tuple[float, ...]
+Evaluate = Callable[[MergeWeights], Mapping[str, float]]
+"""The models' weights, with the sum 1 -> a score by name of the set, higher is better."""
 
 
 class SearchStrategy(str, Enum):
@@ -25,14 +25,14 @@ class SearchStrategy(str, Enum):
 
 @dataclass(frozen=True)
 class TriedPoint:
-    """Shares and their scores.
+    """MergeWeights and their scores.
 
     Attributes:
-        shares: one for each model, with the sum 1.
+        weights: one for each model, with the sum 1.
         scores: by set; their mean decides.
     """
 
-    shares: Shares
+    weights: MergeWeights
     scores: dict[str, float]
 
     @property
@@ -63,11 +63,11 @@ class Trials:
         """The highest mean score; of equals the one tried first, so a single model goes before a merge."""
         return max(self.points, key=lambda point: point.mean)
 
-    def score(self, shares: Sequence[float]) -> float:
+    def score(self, weights: Sequence[float]) -> float:
         """The mean score of a point; minus infinity for a new one when the limit is reached."""
-        total = math.fsum(shares)
-        rounded = tuple(round(share / total, 6) for share in shares)
-        known = next((point for point in self.points if point.shares == rounded), None)
+        total = math.fsum(weights)
+        rounded = tuple(round(weight / total, 6) for weight in weights)
+        known = next((point for point in self.points if point.weights == rounded), None)
         if known is None:
             if self.is_exhausted:
                 return -math.inf
@@ -76,42 +76,42 @@ class Trials:
         return known.mean
 
 
-def search_shares(
+def search_weights(
     num_models: int,
     evaluate: Evaluate,
     strategy: SearchStrategy,
     *,
     max_evaluations: int = 30,
     tolerance: float = 0.02,
-    proposed: Sequence[Shares] = (),
+    proposed: Sequence[MergeWeights] = (),
 ) -> list[TriedPoint]:
-    """Tries the single models, equal shares, what is ``proposed``, and then what the strategy leads to.
+    """Tries the single models, equal weights, what is ``proposed``, and then what the strategy leads to.
 
     Args:
         num_models: two or more.
         evaluate: called once for each point.
         strategy: golden section or coordinate search; self_positioning adds nothing to the proposed points.
         max_evaluations: points at most; the single models count.
-        tolerance: the search ends when it moves shares by less than this.
+        tolerance: the search ends when it moves weights by less than this.
         proposed: points that come from elsewhere (``self_positioning.py``).
 
     Returns:
         The points in the order of their trial.
 
     Raises:
-        ValueError: max_evaluations is too low for the single models and equal shares; golden with other than two.
+        ValueError: max_evaluations is too low for the single models and equal weights; golden with other than two.
     """
     if max_evaluations < num_models + 1 + len(proposed):
         raise ValueError(
-            f"max_evaluations is {max_evaluations}; the {num_models} single models, equal shares and what is proposed "
+            f"max_evaluations is {max_evaluations}; the {num_models} single models, equal weights and what is proposed "
             f"need {num_models + 1 + len(proposed)} already."
         )
     if strategy is SearchStrategy.golden and num_models != 2:
         raise ValueError(f"strategy=golden is for two models, and there are {num_models}: use strategy=coordinate.")
     trials = Trials(evaluate, max_evaluations)
     singles = [tuple(float(i == chosen) for i in range(num_models)) for chosen in range(num_models)]
-    for shares in [*singles, (1.0,) * num_models, *proposed]:
-        trials.score(shares)
+    for weights in [*singles, (1.0,) * num_models, *proposed]:
+        trials.score(weights)
     match strategy:
         case SearchStrategy.golden:
             _golden_section(trials, tolerance)
@@ -143,25 +143,25 @@ def _golden_section(trials: Trials, tolerance: float) -> None:
 
 
 def _coordinate_search(trials: Trials, tolerance: float) -> None:
-    """From the best point so far: one model's share up or down, the others' in proportion; smaller steps when stuck."""
-    current, step = trials.best.shares, 0.25
+    """From the best point so far: one weight up or down, the others in proportion; smaller steps when stuck."""
+    current, step = trials.best.weights, 0.25
     while step >= tolerance and not trials.is_exhausted:
         start = current
         for model in range(len(current)):
             for change in (step, -step):
-                moved = _with_share(current, model, current[model] + change)
+                moved = _with_weight(current, model, current[model] + change)
                 if moved is not None and trials.score(moved) > trials.score(current):
-                    current = trials.best.shares
+                    current = trials.best.weights
                     break
         if current == start:
             step /= 2.0
 
 
-def _with_share(shares: Shares, model: int, share: float) -> Shares | None:
-    """The point at which ``model`` has this share and the others divide the rest as before; None if there is none."""
-    share = min(1.0, max(0.0, share))
-    others = 1.0 - shares[model]
+def _with_weight(weights: MergeWeights, model: int, weight: float) -> MergeWeights | None:
+    """The point at which ``model`` has this weight and the others divide the rest as before; None if there is none."""
+    weight = min(1.0, max(0.0, weight))
+    others = 1.0 - weights[model]
     if others == 0.0:  # all of it is this model's: what it gives up is divided evenly
-        return tuple(share if i == model else (1.0 - share) / (len(shares) - 1) for i in range(len(shares)))
-    moved = tuple(share if i == model else old * (1.0 - share) / others for i, old in enumerate(shares))
-    return None if moved == shares else moved
+        return tuple(weight if i == model else (1.0 - weight) / (len(weights) - 1) for i in range(len(weights)))
+    moved = tuple(weight if i == model else old * (1.0 - weight) / others for i, old in enumerate(weights))
+    return None if moved == weights else moved

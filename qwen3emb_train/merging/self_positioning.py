@@ -1,4 +1,4 @@
-"""Shares by gradient: the merge finds its own position between the models, on a small probe set.
+"""MergeWeights by gradient: the merge finds its own position between the models, on a small probe set.
 
 Li et al. 2024, *Improving general text embedding model* (arXiv 2410.15035), call this Self Positioning: they search the
 interpolation space of task vectors by stochastic gradient descent. Here the merge is W = sum of a_i W_i with
@@ -18,9 +18,9 @@ from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.data.tokenization import TextTokenizer, text_identity
+from qwen3emb_train.data.tokenization import TextTokenizer, text_hash
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.merging.inputs import ModelInput
 from qwen3emb_train.merging.methods.blocks import float_blocks
 from qwen3emb_train.merging.methods.linear import weighted_mean
@@ -58,9 +58,9 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """Shares on the way, and the probe loss there."""
+    """MergeWeights on the way, and the probe loss there."""
 
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
     loss: float
 
 
@@ -87,7 +87,7 @@ def position_by_gradient(
     examples: Sequence[TrainingExample],
     config: ProbeConfig,
 ) -> list[Position]:
-    """Descends from equal shares; the encoder's weights are overwritten.
+    """Descends from equal weights; the encoder's weights are overwritten.
 
     Returns:
         Each step's position, the start first and the end last (``steps + 1`` of them).
@@ -97,24 +97,24 @@ def position_by_gradient(
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     path = []
     for step in range(config.steps + 1):
-        shares = logits.softmax(dim=0)
-        _load_mean(encoder, models, shares.tolist())
+        weights = logits.softmax(dim=0)
+        _load_mean(encoder, models, weights.tolist())
         encoder.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(step < config.steps):
             loss = _probe_loss(encoder, tokenizer, examples, config)
-        path.append(Position(tuple(shares.tolist()), float(loss.detach())))
+        path.append(Position(tuple(weights.tolist()), float(loss.detach())))
         if step < config.steps:
             loss.backward()
             gradient = _share_gradient(encoder, models)
-            logits.grad = shares * (gradient - shares @ gradient)  # through the softmax
+            logits.grad = weights * (gradient - weights @ gradient)  # through the softmax
             optimizer.step()
     return path
 
 
-def _load_mean(encoder: Encoder, models: Sequence[ModelInput], shares: Sequence[float]) -> None:
+def _load_mean(encoder: Encoder, models: Sequence[ModelInput], weights: Sequence[float]) -> None:
     with torch.no_grad():
         for name, parameter in encoder.backbone.named_parameters():
-            parameter.copy_(weighted_mean((_load(model, name) for model in models), shares))
+            parameter.copy_(weighted_mean((_load(model, name) for model in models), weights))
 
 
 def _share_gradient(encoder: Encoder, models: Sequence[ModelInput]) -> Tensor:
@@ -150,18 +150,18 @@ def _probe_loss(
     texts = [*queries, *positives, *(text for _, text in negatives)]
     tokens = PackedTokens.from_lists(tokenizer.tokenize(texts, config.max_tokens))
     vectors = encoder(tokens.to(next(encoder.parameters()).device))
-    identity = torch.tensor([text_identity(text) for text in texts], dtype=torch.long, device=vectors.device)
+    hashes = torch.tensor([text_hash(text) for text in texts], dtype=torch.long, device=vectors.device)
     parts = [len(queries), len(positives), len(negatives)]
     (query_vectors, positive_vectors, negative_vectors) = vectors.split(parts)
-    (query_identity, positive_identity, negative_identity) = identity.split(parts)
-    rows = Representations(
+    (query_hash, positive_hash, negative_hash) = hashes.split(parts)
+    local = Embeddings(
         queries=query_vectors,
         positives=positive_vectors,
         negatives=negative_vectors,
-        positive_owner=torch.arange(len(queries), device=vectors.device),
-        negative_owner=torch.tensor([row for row, _ in negatives], dtype=torch.long, device=vectors.device),
-        query_identity=query_identity,
-        positive_identity=positive_identity,
-        negative_identity=negative_identity,
+        positive_query_idx=torch.arange(len(queries), device=vectors.device),
+        negative_query_idx=torch.tensor([row for row, _ in negatives], dtype=torch.long, device=vectors.device),
+        query_hash=query_hash,
+        positive_hash=positive_hash,
+        negative_hash=negative_hash,
     )
-    return InfoNCE(temperature=config.temperature, query_query=False, document_document=False)(rows).loss
+    return InfoNCE(temperature=config.temperature, query_query=False, document_document=False)(local).loss

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
-from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.index.embed_config import EncodingConfig
 
 
 class Sampling(str, Enum):
@@ -35,7 +35,7 @@ class WrittenScores(str, Enum):
 
 
 @dataclass
-class MiningConfig:
+class MiningConfig(EncodingConfig):
     """What is mined, and by which rules.
 
     Score limits are cosines, or the reranker's scores where there is one; None switches a limit off.
@@ -64,12 +64,6 @@ class MiningConfig:
         scores: what the examples' ``scores`` hold.
         tasks: tasks whose examples get negatives. Scores of other tasks are labels and must not be overwritten.
         instruction: for examples that bring none; "" is none. Not for models without a query prompt.
-        num_layers: of the model; None = all.
-        max_tokens: longest text.
-        precision: of the matrix products that encode.
-        tokens_per_batch: tokens encoded at once by our encoder.
-        texts_per_batch: texts or pairs encoded at once by Sentence-Transformers.
-        num_processes: of encoding on a CPU. On GPUs, and for the search: ``accelerate launch``.
         backend: how the nearest documents are found.
         faiss_index: of ``backend=faiss``: a description for faiss.index_factory.
         faiss_probes: cells looked at for a query, where the index has cells.
@@ -77,7 +71,6 @@ class MiningConfig:
         queries_per_block: queries searched between two points from which a killed run continues.
         work_dir: vectors and what was found. None: beside ``output_dir``, and removed when all is done. A directory
             given here is kept, and used again while model, prompts and texts are the same.
-        overwrite: make anew what in ``work_dir`` belongs to another model or other texts; else that is refused.
     """
 
     model: str = "???"
@@ -99,19 +92,12 @@ class MiningConfig:
     scores: WrittenScores = WrittenScores.auto
     tasks: list[str] = field(default_factory=lambda: ["retrieval"])
     instruction: str = DEFAULT_INSTRUCTION
-    num_layers: int | None = None
-    max_tokens: int = 512
-    precision: Precision = Precision.auto
-    tokens_per_batch: int = 8192
-    texts_per_batch: int = 32
-    num_processes: int = 1
     backend: Backend = Backend.exact
     faiss_index: str = "IVF4096,Flat"
     faiss_probes: int = 64
     block_elements: int = 2**24
     queries_per_block: int = 4096
     work_dir: str | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_negatives", "queries_per_block", "block_elements", "faiss_probes"):

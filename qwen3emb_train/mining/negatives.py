@@ -23,7 +23,7 @@ from qwen3emb_train.mining.config import Backend, MiningConfig
 from qwen3emb_train.mining.provenance import Mined
 from qwen3emb_train.mining.queries import SearchProblem, gather
 from qwen3emb_train.mining.report import MiningStatistics
-from qwen3emb_train.mining.search import leaving
+from qwen3emb_train.mining.search import rank_barrier
 from qwen3emb_train.mining.search.finding import find_by_bm25, find_by_model, sampled_recall, score_known
 from qwen3emb_train.mining.search.rescoring import rescore
 from qwen3emb_train.mining.search.vectors import embed_problem
@@ -62,10 +62,10 @@ def mine_negatives(config: MiningConfig) -> Path:
     is_temporary = config.work_dir is None
     if launched_rank() != 0:  # the first rank waits for what the others find, and writes
         if is_temporary:
-            leaving.leave(work_dir)
+            rank_barrier.wait_for_removal(work_dir)
         return output
     if is_temporary:
-        leaving.wait_for_others(work_dir)
+        rank_barrier.wait_for_others(work_dir)
     with lineage.atomic_directory(output) as directory:
         write_examples(directory / "examples.jsonl", _written(examples, choice, statistics, directory))
         lineage.write_text(directory / "report.txt", statistics.as_text())
@@ -78,7 +78,7 @@ def mine_negatives(config: MiningConfig) -> Path:
             statistics.num_without, statistics.num_examples, output / "report.txt",
         )  # fmt: skip
     if is_temporary:
-        leaving.remove(work_dir)
+        rank_barrier.remove(work_dir)
     return output
 
 

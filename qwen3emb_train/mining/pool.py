@@ -1,16 +1,16 @@
-"""The documents that mining knows: each text once, found again by its identity."""
+"""The documents that mining knows: each text once, found again by its normalized form."""
 
 import hashlib
 from collections.abc import Iterable
 
 
-def identity(text: str) -> str:
+def normalized_text(text: str) -> str:
     """Equal for texts that differ only in case and white space: where one is relevant, the other is no negative."""
     return " ".join(text.split()).casefold()
 
 
 class DocumentPool:
-    """Documents in the order they came; of those with one identity, the first.
+    """Documents in the order they came; of those with one normalized form, the first.
 
     Attributes:
         ids, texts: of the documents; their index is their row.
@@ -34,5 +34,5 @@ class DocumentPool:
 
 
 def _key(text: str) -> bytes:
-    """In place of the identity, which would hold every text in memory twice."""
-    return hashlib.blake2b(identity(text).encode(), digest_size=16).digest()
+    """In place of the normalized text, which would hold every text in memory twice."""
+    return hashlib.blake2b(normalized_text(text).encode(), digest_size=16).digest()

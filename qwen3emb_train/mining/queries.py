@@ -10,7 +10,7 @@ from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.lineage import value_digest
 from qwen3emb_train.mining.config import MiningConfig
-from qwen3emb_train.mining.pool import DocumentPool, identity
+from qwen3emb_train.mining.pool import DocumentPool, normalized_text
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def gather(examples: Sequence[TrainingExample], config: MiningConfig) -> SearchP
     for example in examples:
         if example.task not in config.tasks:
             continue
-        known = relevant[identity(example.query)]  # one set for all prompts of the query: it grows as they come
+        known = relevant[normalized_text(example.query)]  # one set for all prompts of the query: it grows as they come
         known.update(pool.rows(example.positives))
         prompt = prompt_of(example, config)
         if row_of_prompt.setdefault(prompt, len(queries)) == len(queries):

@@ -2,56 +2,18 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from qwen3emb_train.index.score_histogram import NUM_BINS, Histogram, bin_edge
 from qwen3emb_train.mining.pool import DocumentPool
 from qwen3emb_train.mining.provenance import Mined
 from qwen3emb_train.mining.rules import Candidate
 
 NUM_EXAMPLES = 10
-_BINS = 40
-_BAR = 40  # characters
 _WIDTH, _HEIGHT = 640, 120  # of a chart
 _TEXT_LIMIT = 600  # characters of a document that are shown
-
-
-class Histogram:
-    """Counts of scores from -1 to 1 (cosines, and probabilities), in bins of 0.05."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * _BINS
-        self.total = 0.0
-        self.lowest, self.highest = float("inf"), float("-inf")
-
-    def add(self, values: Iterable[float]) -> None:
-        for value in values:
-            self.counts[min(_BINS - 1, max(0, int((value + 1) / 2 * _BINS)))] += 1
-            self.total += value
-            if value < self.lowest:
-                self.lowest = value
-            if value > self.highest:
-                self.highest = value
-
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-    @property
-    def mean(self) -> float | None:
-        return self.total / len(self) if len(self) else None
-
-    def lines(self, title: str) -> list[str]:
-        """A bar chart in characters, the empty ends left out."""
-        if not len(self):
-            return [f"{title}: none"]
-        filled = [index for index, count in enumerate(self.counts) if count]
-        lines = [f"{title}: {len(self)}, mean {self.mean:.3f}, {self.lowest:.3f} .. {self.highest:.3f}"]
-        for index in range(filled[0], filled[-1] + 1):
-            bar = "#" * -(-self.counts[index] * _BAR // max(self.counts))
-            lines.append(f"  {_edge(index):+.2f} .. {_edge(index + 1):+.2f} {self.counts[index]:>9} {bar}".rstrip())
-        return lines
 
 
 @dataclass
@@ -169,16 +131,12 @@ class MiningStatistics:
         return rows if self.recall is None else [*rows, ("found of the true nearest (recall)", f"{self.recall:.3f}")]
 
 
-def _edge(index: int) -> float:
-    return -1 + index * 2 / _BINS
-
-
 def _chart(title: str, histogram: Histogram) -> str:
     """Bars over the whole range, so that the charts below one another compare."""
-    step, highest = _WIDTH / _BINS, max(histogram.counts)
+    step, highest = _WIDTH / NUM_BINS, max(histogram.counts)
     bars = "".join(
         f'<rect x="{index * step:.1f}" y="{_HEIGHT * (1 - count / highest):.1f}" width="{step - 1:.1f}" '
-        f'height="{_HEIGHT * count / highest:.1f}"><title>{_edge(index):+.2f} .. {_edge(index + 1):+.2f}: {count}'
+        f'height="{_HEIGHT * count / highest:.1f}"><title>{bin_edge(index):+.2f} .. {bin_edge(index + 1):+.2f}: {count}'
         "</title></rect>"
         for index, count in enumerate(histogram.counts)
         if count

@@ -8,7 +8,7 @@ from qwen3emb_train.models.text_model import TextModel
 
 
 class Encoder(TextModel):
-    """Texts to vectors: the last layer's (normed) state at the closing token, not L2-normalised.
+    """Texts to vectors: the last layer's (normed) state at the EOS token, not L2-normalised.
 
     Build it with ``models.loading.load_encoder``.
     """

@@ -62,7 +62,7 @@ class ModelConfig:
         bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
             ``is_causal: false`` in config.json.
         attention: packed or padded.
-        closing_token: the token appended to every text (None: see data.tokenization).
+        eos_token: the token appended to every text (None: see data.tokenization).
         lora: train adapters instead of all weights (rank > 0).
         quantization: nf4: the frozen base in 4 bits under LoRA (QLoRA). Saved models hold the base as it was trained
             on: 4-bit values written as float32.
@@ -75,7 +75,7 @@ class ModelConfig:
     num_layers: int | None = None
     bidirectional: bool = False
     attention: Attention = Attention.packed
-    closing_token: str | None = None
+    eos_token: str | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantization: Quantization = Quantization.none
     activation_checkpointing: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 def pool_last_token(
     states: Float[Tensor, "tokens dim"], cu_seqlens: Int[Tensor, " texts_and_one"]
 ) -> Float[Tensor, "texts dim"]:
-    """The state at each packed text's closing token."""
+    """The state at each packed text's EOS token."""
     return states[cu_seqlens[1:] - 1]
 
 

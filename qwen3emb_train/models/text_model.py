@@ -66,7 +66,7 @@ class TextModel(nn.Module):
 
 
 def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"]]:
-    """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the closing token's."""
+    """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the EOS token's."""
     lengths = tokens.lengths
     is_token = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     input_ids = tokens.input_ids.new_zeros(is_token.shape)

@@ -28,7 +28,7 @@ class VarlenSpans:
     """Which queries and which keys belong together: segment ``i`` lies between entries ``i`` and ``i + 1``.
 
     Attributes:
-        cu_queries, cu_keys: where each segment starts in the streams of queries and of keys, and one closing entry.
+        cu_queries, cu_keys: where each segment starts in the streams of queries and of keys, and one EOS entry.
         longest_query, longest_key: tokens of the longest segment, on the Python side because kernels plan by it.
     """
 

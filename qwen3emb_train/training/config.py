@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
-from qwen3emb_train.data.reranking_collator import NegativeGuard
+from qwen3emb_train.data.reranking_collator import FalseNegativeFilter
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import InfoNCE
@@ -28,7 +28,7 @@ _FREE = (
 # Settings that the batch plan's fingerprint answers for.
 _PLANNED = (
     "data", "reading", "lengths", "mixture", "batch_size", "seed", "max_tokens", "max_positives", "max_negatives",
-    "guard",
+    "false_negatives",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class TrainingConfig:
         seed: of the order, the draws and dropout.
         max_grad_norm, log_every, save_every: see ``loop.LoopConfig``.
         non_finite: what happens to a step with a NaN.
-        health_every: steps between close looks at outputs, gradients and weights.
+        health_every: steps between diagnostics at outputs, gradients and weights.
         keep_last: complete checkpoints to keep; null = all. The best by validation is kept beyond that.
         resume_step: continue from this checkpoint; null = from the latest.
         allow_changed_data: continue although data, mixture, lengths, batch_size or seed changed since the checkpoint.
@@ -109,11 +109,11 @@ class TrainingConfig:
         self._require_what_best_by_asks_for()
 
     def _require_what_best_by_asks_for(self) -> None:
-        best_by, has_sets = self.validation.best_by, bool(getattr(self, "validation_sets", {}))
+        best_by, has_sets = self.validation.best_by, bool(getattr(self, "eval_sets", {}))
         if best_by is BestBy.ndcg and not has_sets:
             raise ValueError(
                 "validation.best_by=ndcg needs a retrieval set: give train_embedding "
-                "validation_sets.NAME.path=DIRECTORY, or choose mrr or loss."
+                "eval_sets.NAME.path=DIRECTORY, or choose mrr or loss."
             )
         if best_by is not BestBy.ndcg and has_sets and not self.validation_data:
             raise ValueError(
@@ -140,29 +140,29 @@ class TrainEmbeddingConfig(TrainingConfig):
     """Settings of the stage ``train_embedding``: those of every training stage (``TrainingConfig``), and these.
 
     Attributes:
-        validation_sets: retrieval sets by name, looked at when validation_data is.
+        eval_sets: retrieval sets by name, looked at when validation_data is.
         lengths: truncation, of their texts too.
         loss: the objective of retrieval-like tasks.
         task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
         matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
-        tokens_with_graph: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
+        retained_graph_tokens: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
     """
 
-    validation_sets: dict[str, ValidationSetConfig] = field(default_factory=dict)
+    eval_sets: dict[str, ValidationSetConfig] = field(default_factory=dict)
     lengths: LengthConfig = field(default_factory=LengthConfig)
     loss: EmbeddingLoss = field(default_factory=InfoNCE)
     task_losses: TaskLosses = field(default_factory=TaskLosses)
     matryoshka_dims: list[int] = field(default_factory=list)
-    tokens_with_graph: int = 0
+    retained_graph_tokens: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if both := self.validation_data.keys() & self.validation_sets.keys():
-            raise ValueError(f"validation_data and validation_sets both have {sorted(both)}; give different names.")
-        if self.model.activation_checkpointing and self.model.lora.dropout and self.tokens_with_graph:
+        if both := self.validation_data.keys() & self.eval_sets.keys():
+            raise ValueError(f"validation_data and eval_sets both have {sorted(both)}; give different names.")
+        if self.model.activation_checkpointing and self.model.lora.dropout and self.retained_graph_tokens:
             raise ValueError(
-                "model.activation_checkpointing with model.lora.dropout needs tokens_with_graph=0: a recomputed layer "
-                "of one kept chunk would draw the masks of another."
+                "model.activation_checkpointing with model.lora.dropout needs retained_graph_tokens=0: a recomputed "
+                "layer of one kept chunk would draw the masks of another."
             )
 
     def settings(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class TrainRerankerConfig(TrainingConfig):
         max_tokens: of a prompt, template included; what is longer is cut from the document's end.
         max_positives, max_negatives: documents of a query in a step, drawn anew each time, for sources that do not say
             otherwise. One to eight is the balance that the authors advise.
-        guard: which negatives are left out as doubtful, where rows bring scores.
+        false_negatives: which negatives are left out as doubtful, where rows bring scores.
     """
 
     loss: RerankingLoss = field(default_factory=PointWise)
@@ -187,7 +187,7 @@ class TrainRerankerConfig(TrainingConfig):
     max_tokens: int = 512
     max_positives: int = 1
     max_negatives: int = 8
-    guard: NegativeGuard = field(default_factory=NegativeGuard)
+    false_negatives: FalseNegativeFilter = field(default_factory=FalseNegativeFilter)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,12 +39,12 @@ class GradientCache:
     Attributes:
         engine: runs the encoder.
         tokens_per_chunk: token budget of a chunk.
-        tokens_with_graph: chunks of up to so many tokens in all keep their graph instead of being replayed.
+        retained_graph_tokens: chunks of up to so many tokens in all keep their graph instead of being replayed.
     """
 
     engine: Engine
     tokens_per_chunk: int
-    tokens_with_graph: int = 0
+    retained_graph_tokens: int = 0
     _chunks: list[_Chunk] = field(default_factory=list)
 
     def encode(self, texts: PackedTokens) -> Float[Tensor, "texts dim"]:
@@ -108,13 +108,13 @@ class GradientCache:
         return _Chunk(indices, tokens.to(self.engine.device))
 
     def _num_kept(self) -> int:
-        """As many of the last (shortest) chunks as ``tokens_with_graph`` allows; a lone chunk is always kept."""
+        """As many of the last (shortest) chunks as ``retained_graph_tokens`` allows; a lone chunk is always kept."""
         if len(self._chunks) == 1:
             return 1
         used = num_kept = 0
         for chunk in reversed(self._chunks):
             used += chunk.tokens.num_tokens
-            if used > self.tokens_with_graph:
+            if used > self.retained_graph_tokens:
                 break
             num_kept += 1
         # Forwards that are collectives must meet in the same order: all ranks keep what every rank can keep.

@@ -36,7 +36,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Together:
+class StepSummary:
     """What a step came to on all ranks.
 
     Attributes:
@@ -96,12 +96,12 @@ def fit(
         seed_step(engine, seed, step)
         lr = lr_at(step)
         batch = batch_at(step)
-        metrics = objective.forward_backward(batch)
+        loss_metrics = objective.forward_backward(batch)
         is_finite = engine.finish_backward(config.max_grad_norm)
         skipped = guard.check(
             step,
             batch,
-            float(metrics["loss"]),
+            float(loss_metrics["loss"]),
             is_finite,
             objective.bad_queries,
             engine.named_gradients(),
@@ -114,28 +114,28 @@ def fit(
             gradient_norm = engine.update(lr)
         else:
             engine.discard()
-        together = _agree(batch, metrics, stop, engine.device)
+        summary = reduce_step(batch, loss_metrics, stop, engine.device)
         state = replace(
             state,
             step=done,
-            examples_seen=state.examples_seen + together.queries,
-            tokens_seen=state.tokens_seen + together.tokens,
+            examples_seen=state.examples_seen + summary.queries,
+            tokens_seen=state.tokens_seen + summary.tokens,
         )
-        speed.add(together.tokens)
-        figures: dict[str, Metric] = {"loss": together.loss, "lr": lr, "grad_norm": gradient_norm}
+        speed.add(summary.tokens)
+        metrics: dict[str, Metric] = {"loss": summary.loss, "lr": lr, "grad_norm": gradient_norm}
         if monitor.is_due(done) and skipped is None:
-            figures |= monitor.look(done, scaled(norms, gradient_norm))
+            metrics |= monitor.diagnostics(done, scaled(norms, gradient_norm))
         objective.release()
-        is_last = done == steps or together.must_stop
-        is_logged = done % config.log_every == 0 or is_last or step == 0 or skipped is not None or len(figures) > 3
+        is_last = done == steps or summary.must_stop
+        is_logged = done % config.log_every == 0 or is_last or step == 0 or skipped is not None or len(metrics) > 3
         if is_logged:
-            figures = mean_over_ranks(metrics, engine.device) | figures
-            figures |= {"tokens_per_second": speed.value(), "source": batch.source}
-            figures |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
+            metrics = mean_over_ranks(loss_metrics, engine.device) | metrics
+            metrics |= {"tokens_per_second": speed.value(), "source": batch.source}
+            metrics |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
 
         if tracker is not None:
-            _record(tracker, monitor, done, figures, batch, skipped, is_logged=is_logged, speed=speed.value())
-        must_stop = together.must_stop
+            _record(tracker, monitor, done, metrics, batch, skipped, is_logged=is_logged, speed=speed.value())
+        must_stop = summary.must_stop
         if not must_stop and _is_due(validation, state, steps):
             state = _validate(validation, state, stop, tracker)
             must_stop = state.validated_step != done
@@ -171,32 +171,32 @@ def _validate(
 ) -> TrainingState:
     """The state with the validation of its step in it, or as it was if a signal came meanwhile."""
     assert validation is not None
-    figures = validation(stop)
-    if figures is None:
+    metrics = validation(stop)
+    if metrics is None:
         return state
     if tracker is not None:
-        tracker.log(state.step, figures)
-    value = figures[validation.config.best_by.figure]
+        tracker.log(state.step, metrics)
+    value = metrics[validation.config.best_by.metric]
     if validation.config.is_better(value, state.best_value):
         state = replace(state, best_step=state.step, best_value=value)
     return replace(state, validated_step=state.step)
 
 
-def _agree(batch: TrainingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> Together:
+def reduce_step(batch: TrainingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> StepSummary:
     """One small all-reduce a step: counts, the mean loss, and whether any rank was asked to stop."""
     own = [batch.num_queries, batch.texts.num_tokens, float(metrics["loss"]), float(stop.requested)]
     total = torch.tensor(own, dtype=torch.float64, device=device)
     if world_size() > 1:
         dist.all_reduce(total)
     queries, tokens, loss, asked = total.tolist()
-    return Together(int(queries), int(tokens), loss / world_size(), asked > 0)
+    return StepSummary(int(queries), int(tokens), loss / world_size(), asked > 0)
 
 
 def _record(
     tracker: Tracker,
     monitor: Monitor,
     done: int,
-    figures: dict[str, Metric],
+    metrics: dict[str, Metric],
     batch: TrainingBatch,
     skipped: NonFinite | None,
     *,
@@ -204,12 +204,12 @@ def _record(
     speed: float,
 ) -> None:
     if skipped is not None:
-        figures["skipped"] = str(skipped)
+        metrics["skipped"] = str(skipped)
         tracker.say(f"update left out: {skipped}")
     if is_logged:
-        tracker.log(done, figures)
-    monitor.judge(done, figures, batch, tracker)
-    loss = figures["loss"]
+        tracker.log(done, metrics)
+    monitor.judge(done, metrics, batch, tracker)
+    loss = metrics["loss"]
     assert isinstance(loss, float)
     tracker.progress(done, loss, speed)
 

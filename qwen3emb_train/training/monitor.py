@@ -1,4 +1,4 @@
-"""Watches a run's health: collects the figures on all ranks, judges them on the main process."""
+"""Watches a run's health: collects the metrics on all ranks, judges them on the main process."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ import torch
 
 from qwen3emb_train.data.batches import TrainingBatch
 from qwen3emb_train.training.engines.engine import Engine
+from qwen3emb_train.training.health.alerts import Alerts
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to
 from qwen3emb_train.training.health.report import write_health
 from qwen3emb_train.training.health.vectors import sum_over_ranks
-from qwen3emb_train.training.health.verdict import Verdicts
-from qwen3emb_train.training.health.weights import WeightWatch, lora_figures
-from qwen3emb_train.training.objective import Figures, Objective
+from qwen3emb_train.training.health.weights import WeightWatch, lora_metrics
+from qwen3emb_train.training.objective import Objective, ScalarMetrics
 from qwen3emb_train.training.tracking import Metric, Tracker
 
 
 class Monitor:
-    """Every rank makes one and calls ``look``; the main process also calls ``judge``.
+    """Every rank makes one and calls ``diagnostics``; the main process also calls ``judge``.
 
     Args:
         engine, objective: of the run.
-        every: steps between close looks.
-        steps, first_step, max_grad_norm: see ``Verdicts``.
+        every: steps between diagnostics.
+        steps, first_step, max_grad_norm: see ``Alerts``.
         output_dir: for health.json.
     """
 
@@ -39,17 +39,17 @@ class Monitor:
         self.every, self._engine, self._objective, self._path = every, engine, objective, output_dir / "health.json"
         trained = [(name, p) for name, p in engine.model.named_parameters() if p.requires_grad]
         self._watch = WeightWatch(trained, step=first_step)
-        self._verdicts = Verdicts(steps, max_grad_norm, first_step)
+        self._alerts = Alerts(steps, max_grad_norm, first_step)
 
     def is_due(self, done: int) -> bool:
         return done % self.every == 0 or done == 1
 
-    def look(self, done: int, gradient_norms: dict[str, float]) -> Figures:
-        """Figures of the step just done, of all ranks. Collective."""
+    def diagnostics(self, done: int, gradient_norms: dict[str, float]) -> ScalarMetrics:
+        """Metrics of the step just done, of all ranks. Collective."""
         trained = [(name, p) for name, p in self._engine.model.named_parameters() if p.requires_grad]
         moved = self._watch.movement(trained)
-        figures = self._objective.look() | self._watch.figures(sum_over_ranks(moved), done)
-        return figures | lora_figures(self._engine.model) | gradient_norms
+        metrics = self._objective.diagnostics() | self._watch.metrics(sum_over_ranks(moved), done)
+        return metrics | lora_metrics(self._engine.model) | gradient_norms
 
     def gradient_norms(self) -> dict[str, float]:
         """By part of the network; to be asked between the backward pass and the update. Collective."""
@@ -59,13 +59,13 @@ class Monitor:
             sharded=self._engine.has_partial_gradients,
         )
 
-    def judge(self, done: int, figures: dict[str, Metric], batch: TrainingBatch, tracker: Tracker) -> None:
+    def judge(self, done: int, metrics: dict[str, Metric], batch: TrainingBatch, tracker: Tracker) -> None:
         """Says what is to be said; keeps health.json. On the main process."""
-        remarks = self._verdicts.see(done, figures, source=batch.source, task=batch.task)
-        for remark in remarks:
-            tracker.say(str(remark))
-        if remarks or self.is_due(done):
-            write_health(self._path, done, figures, self._verdicts)
+        alerts = self._alerts.see(done, metrics, source=batch.source, task=batch.task)
+        for alert in alerts:
+            tracker.say(str(alert))
+        if alerts or self.is_due(done):
+            write_health(self._path, done, metrics, self._alerts)
 
 
 def scaled(norms: dict[str, float], total: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from qwen3emb_train.training.engines.engine import Engine
 
 Metrics = dict[str, Tensor]
-Figures = dict[str, float | list[float]]
+ScalarMetrics = dict[str, float | list[float]]
 
 
 @runtime_checkable
@@ -35,8 +35,8 @@ class Objective(Protocol):
         """What ``evaluate``'s sums, added up over batches and ranks, say; ``loss`` and ``mrr`` among them."""
         ...
 
-    def look(self) -> Figures:
-        """Health figures of the last step, of all ranks. Collective."""
+    def diagnostics(self) -> ScalarMetrics:
+        """Diagnostics of the last step, of all ranks. Collective."""
         ...
 
     def bad_queries(self) -> list[int]:
@@ -44,5 +44,5 @@ class Objective(Protocol):
         ...
 
     def release(self) -> None:
-        """Lets go of the last step."""
+        """Drops the tensors of the last step."""
         ...

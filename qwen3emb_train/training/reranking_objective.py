@@ -17,15 +17,15 @@ from qwen3emb_train.data.batches import PackedTokens, RerankingBatch
 from qwen3emb_train.data.chunking import chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes, shared_length
 from qwen3emb_train.distributed import gather_counts, world_size
-from qwen3emb_train.losses.judgements import Judgements, Targets
 from qwen3emb_train.losses.point_wise import PointWise
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 from qwen3emb_train.models.reranker import AnswerLogits
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import split_to
-from qwen3emb_train.training.health.answers import answer_figures, answer_health, calibration_table
+from qwen3emb_train.training.health.answers import answer_health, answer_metrics, calibration_table
 from qwen3emb_train.training.health.vectors import sum_over_ranks
-from qwen3emb_train.training.objective import Figures, Metrics
+from qwen3emb_train.training.objective import Metrics, ScalarMetrics
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class RerankingObjective:
 
     Attributes:
         engine: runs a ``YesNoReranker`` and carries gradients.
-        loss: a reranking loss on Judgements; list-wise ones keep a query's documents in one chunk.
+        loss: a reranking loss on RerankerLogits; list-wise ones keep a query's documents in one chunk.
         tokens_per_chunk: token budget of a chunk; a list-wise query that is larger is a chunk of its own.
         share_prefixes: encode a query's part of the prompts once. False is the plain form, for comparison.
     """
@@ -90,28 +90,28 @@ class RerankingObjective:
             if not chunk.is_filler:
                 columns[chunk.documents] = output.to(columns)
         self._last = _Step(targets, columns)
-        judged = _judgements(targets, columns)
+        judged = _reranker_logits(targets, columns)
         count = torch.tensor(float(batch.num_queries), device=columns.device)
         sums = {"loss": self._scaled(self.loss.share(judged, totals)).sum() * count, "queries": count}
         return sums | _reciprocal_ranks(judged) | answer_health(judged.score, targets)
 
     def held_out(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean loss; MRR among a query's judged documents, where both classes are; AUC, calibration and the like."""
-        figures = {"loss": float(sums["loss"] / sums["queries"].clamp(min=1))}
-        figures["mrr"] = float(sums["reciprocal_rank"] / sums["ranked_queries"].clamp(min=1))
+        metrics = {"loss": float(sums["loss"] / sums["queries"].clamp(min=1))}
+        metrics["mrr"] = float(sums["reciprocal_rank"] / sums["ranked_queries"].clamp(min=1))
         named = {"auc": "auc", "accuracy_at_1": "best_is_relevant", "calibration_error": "calibration_error"}
-        health = answer_figures(sums)
+        health = answer_metrics(sums)
         for name, source in named.items():
             if isinstance(value := health.get(f"health/{source}"), float):
-                figures[name] = value
-        return figures
+                metrics[name] = value
+        return metrics
 
-    def look(self) -> Figures:
-        """Health figures of the last step's answers, of all ranks. Collective."""
-        assert self._last is not None, "look follows a step"
+    def diagnostics(self) -> ScalarMetrics:
+        """Health metrics of the last step's answers, of all ranks. Collective."""
+        assert self._last is not None, "diagnostics follow a step"
         sums = sum_over_ranks(answer_health(self._last.score, self._last.targets))
         bins = calibration_table(sums)
-        return answer_figures(sums) | {
+        return answer_metrics(sums) | {
             "health/calibration_documents": [float(one.documents) for one in bins],
             "health/calibration_probability": [one.probability for one in bins],
             "health/calibration_relevant_share": [one.relevant_share for one in bins],
@@ -142,7 +142,7 @@ class RerankingObjective:
         if chunk.is_filler:
             return output.sum() * totals.new_zeros(len(totals))
         documents = chunk.documents.to(output.device)
-        return self._scaled(self.loss.share(_judgements(targets.select(documents), output), totals))
+        return self._scaled(self.loss.share(_reranker_logits(targets.select(documents), output), totals))
 
     def _scaled(self, share: Tensor) -> Tensor:
         """Engines average gradients over ranks; a share is a part of a sum over ranks."""
@@ -193,12 +193,12 @@ def _by_query(batch: RerankingBatch) -> tuple[Tensor, ...]:
     return torch.arange(len(batch.query)).split(counts.tolist())
 
 
-def _judgements(targets: Targets, columns: Tensor) -> Judgements:
+def _reranker_logits(targets: Targets, columns: Tensor) -> RerankerLogits:
     answers = AnswerLogits.of(columns)
-    return Judgements(targets, answers.yes, answers.no, answers.log_total)
+    return RerankerLogits(targets, answers.yes, answers.no, answers.log_total)
 
 
-def _reciprocal_ranks(judged: Judgements) -> dict[str, Tensor]:
+def _reciprocal_ranks(judged: RerankerLogits) -> dict[str, Tensor]:
     """Over the queries with both classes: one over the place of the best relevant document; ties count against it."""
     total, count = 0.0, 0
     owner, num_queries = judged.targets.groups()

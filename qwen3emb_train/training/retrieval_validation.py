@@ -1,6 +1,6 @@
 """nDCG and recall on retrieval sets during training, with the training engine's own model.
 
-Each rank encodes its share of a set; the main process ranks the documents, and every rank gets the figures. They are
+Each rank encodes its share of a set; the main process ranks the documents, and every rank gets the metrics. They are
 ``evaluate``'s on the checkpoint of that step, as far as texts are no longer than training's limits.
 """
 
@@ -20,7 +20,7 @@ from qwen3emb_train.data.mixture import LengthConfig
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.ranking_metrics import ndcg_at, recall_at
 from qwen3emb_train.data.retrieval_set import RetrievalSet, load_retrieval_set
-from qwen3emb_train.data.tokenization import TextTokenizer, text_identity
+from qwen3emb_train.data.tokenization import TextTokenizer, text_hash
 from qwen3emb_train.distributed import (
     all_gather_rows,
     any_rank,
@@ -29,7 +29,7 @@ from qwen3emb_train.distributed import (
     rank,
     world_size,
 )
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.signals import StopSignal
@@ -47,7 +47,7 @@ class ValidationSetConfig:
         split: which judgements.
         instruction: what stands before each query; null = the default instruction, "" = nothing.
         max_documents: search only so many: all that are judged, and some of the others, always the same ones. null =
-            all. Figures are higher than the whole set's, but rise and fall alike.
+            all. ScalarMetrics are higher than the whole set's, but rise and fall alike.
     """
 
     path: str = "???"
@@ -68,7 +68,7 @@ class Share:
         tokens: None where the rank has none.
         rows: where each of them stands among all ranks' texts.
         total: of all ranks' texts.
-        closing: a text of the closing token alone, for when other ranks have more to encode.
+        closing: a text of the EOS token alone, for when other ranks have more to encode.
     """
 
     tokens: PackedTokens | None
@@ -85,7 +85,7 @@ class Share:
             PackedTokens.from_lists(tokens) if tokens else None,
             torch.tensor(order, dtype=torch.long),
             len(texts),
-            PackedTokens.from_lists([[tokenizer.closing_token_id]]),
+            PackedTokens.from_lists([[tokenizer.eos_token_id]]),
         )
 
     def chunks(self, tokens_per_chunk: int) -> list[Tensor]:
@@ -136,14 +136,14 @@ def chosen_documents(data: RetrievalSet, max_documents: int | None) -> list[int]
     judged = {document for grades in data.relevance.values() for document in grades}
     others = sorted(
         (row for row in rows if data.document_ids[row] not in judged),
-        key=lambda row: text_identity(data.document_ids[row]),
+        key=lambda row: text_hash(data.document_ids[row]),
     )
     kept = [row for row in rows if data.document_ids[row] in judged]
     return sorted([*kept, *others[: max(0, max_documents - len(kept))]])
 
 
 @torch.no_grad()
-def retrieval_figures(
+def retrieval_metrics(
     data: ValidationSet, engine: Engine, tokens_per_chunk: int, stop: StopSignal
 ) -> dict[str, float] | None:
     """nDCG and recall of the engine's model as it is; None when a signal came to any rank meanwhile.
@@ -159,17 +159,17 @@ def retrieval_figures(
         if encoded is None:
             return None
         if any_rank(not bool(torch.isfinite(encoded).all()), engine.device):
-            raise ValueError(f"validation_sets.{data.name}: the model gives vectors with NaN or infinity.")
+            raise ValueError(f"eval_sets.{data.name}: the model gives vectors with NaN or infinity.")
         vectors.append(encoded)
-    figures = torch.zeros(2, dtype=torch.float32 if engine.device.type == "mps" else torch.float64)
+    metrics = torch.zeros(2, dtype=torch.float32 if engine.device.type == "mps" else torch.float64)
     if is_main_process():
         queries, documents = map(truncate_and_normalize, vectors)
         _, found = top_k_documents(queries, documents, max(NDCG_AT, RECALL_AT))
-        figures = figures + figures.new_tensor(_means(data.judged, found.tolist()))
-    figures = figures.to(engine.device)
+        metrics = metrics + metrics.new_tensor(_means(data.judged, found.tolist()))
+    metrics = metrics.to(engine.device)
     if world_size() > 1:
-        dist.broadcast(figures, 0)
-    ndcg, recall = figures.tolist()
+        dist.broadcast(metrics, 0)
+    ndcg, recall = metrics.tolist()
     return {NDCG: ndcg, RECALL: recall}
 
 

@@ -41,7 +41,7 @@ from qwen3emb_train.training.checkpoints import (
 )
 from qwen3emb_train.training.config import TrainingConfig
 from qwen3emb_train.training.engines.engine import Engine
-from qwen3emb_train.training.engines.launch import build_engine, leave, start
+from qwen3emb_train.training.engines.launch import build_engine, close_process_group, start
 from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
 from qwen3emb_train.training.monitor import Monitor
 from qwen3emb_train.training.objective import Objective
@@ -115,9 +115,9 @@ def run_stage(stage: Stage) -> Path:
             model = _run(stage, stop)
         except StoppedBySignal:
             if not stop.is_loading:  # then every rank is here
-                leave()
+                close_process_group()
             raise
-        leave()
+        close_process_group()
         return model
 
 

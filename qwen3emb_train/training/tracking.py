@@ -1,4 +1,4 @@
-"""Where a run's figures go: ``metrics.jsonl`` always, the console, and one tracker if asked for. Main process only."""
+"""Where a run's metrics go: ``metrics.jsonl`` always, the console, and one tracker if asked for. Main process only."""
 
 import json
 import os

@@ -37,7 +37,7 @@ class EmbeddingStage(Stage):
 
     def load_tokenizer(self) -> TextTokenizer:
         model = self.config.model
-        return load_tokenizer(model.path, model.closing_token, trust_remote_code=model.trust_remote_code)
+        return load_tokenizer(model.path, model.eos_token, trust_remote_code=model.trust_remote_code)
 
     def open_data(
         self,
@@ -56,7 +56,7 @@ class EmbeddingStage(Stage):
     def open_validation_sets(self, tokenizer: TextTokenizer) -> dict[str, ValidationSet]:
         return {
             name: open_validation_set(name, chosen, tokenizer, self.config.lengths)
-            for name, chosen in self.config.validation_sets.items()
+            for name, chosen in self.config.eval_sets.items()
         }
 
     def load_model(self, tokenizer: TextTokenizer) -> Encoder:
@@ -65,6 +65,6 @@ class EmbeddingStage(Stage):
     def build_objective(self, engine: Engine) -> EmbeddingObjective:
         config = self.config
         return EmbeddingObjective(
-            engine, config.loss, config.matryoshka_dims, config.tokens_per_chunk, config.tokens_with_graph,
+            engine, config.loss, config.matryoshka_dims, config.tokens_per_chunk, config.retained_graph_tokens,
             config.task_losses,
         )  # fmt: skip

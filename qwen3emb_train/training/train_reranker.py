@@ -46,7 +46,7 @@ class RerankerStage(Stage):
     ) -> TrainingData[RerankingBatch]:
         config = self.config
         return open_reranking_data(
-            sources, tokenizer, mixture, config.guard, max_tokens=config.max_tokens,
+            sources, tokenizer, mixture, config.false_negatives, max_tokens=config.max_tokens,
             max_positives=config.max_positives, max_negatives=config.max_negatives, batch_size=batch_size, steps=steps,
             seed=config.seed, cache_dir=config.tokens_dir, reading=config.reading,
             verify_contents=config.verify_contents,

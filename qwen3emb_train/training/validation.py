@@ -1,7 +1,7 @@
 """Validation during training: held-out rows, and retrieval sets.
 
 Held-out rows give the loss, and how often the right document comes first among the batch's: batches of fixed rows, so
-figures of different steps compare. Retrieval sets give nDCG on a whole corpus (``retrieval_validation.py``). Both run
+metrics of different steps compare. Retrieval sets give nDCG on a whole corpus (``retrieval_validation.py``). Both run
 through the training engine and need no other program.
 """
 
@@ -16,20 +16,20 @@ from qwen3emb_train.data.training_data import TrainingData
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.training.health.vectors import sum_over_ranks
 from qwen3emb_train.training.objective import Objective
-from qwen3emb_train.training.retrieval_validation import NDCG, ValidationSet, retrieval_figures
+from qwen3emb_train.training.retrieval_validation import NDCG, ValidationSet, retrieval_metrics
 from qwen3emb_train.training.signals import StopSignal
 
 
 class BestBy(str, Enum):
-    """Which validation figure says that a checkpoint is the best."""
+    """Which validation metric says that a checkpoint is the best."""
 
     mrr = "mrr"
     loss = "loss"
     ndcg = "ndcg"
 
     @property
-    def figure(self) -> str:
-        """Its name among the validation's figures."""
+    def metric(self) -> str:
+        """Its name among the validation's metrics."""
         return f"validation/{NDCG if self is BestBy.ndcg else self.value}"
 
 
@@ -81,7 +81,7 @@ class Validation:
     tokens_per_chunk: int = 8192
 
     def __call__(self, stop: StopSignal) -> dict[str, float] | None:
-        """``validation/<source or set>/<figure>`` and their means; None when a signal came to any rank meanwhile.
+        """``validation/<source or set>/<metric>`` and their means; None when a signal came to any rank meanwhile.
 
         Collective; the same result on every rank.
         """
@@ -90,15 +90,15 @@ class Validation:
         try:
             found: dict[str, dict[str, float]] = {}
             for name, data in self.sources.items():
-                figures = self._source(data, stop)
-                if figures is None:
+                metrics = self._source(data, stop)
+                if metrics is None:
                     return None
-                found[name] = figures
+                found[name] = metrics
             for name, retrieval_set in self.sets.items():
-                figures = retrieval_figures(retrieval_set, self.objective.engine, self.tokens_per_chunk, stop)
-                if figures is None:
+                metrics = retrieval_metrics(retrieval_set, self.objective.engine, self.tokens_per_chunk, stop)
+                if metrics is None:
                     return None
-                found[name] = figures
+                found[name] = metrics
         finally:
             model.train()
             self.objective.release()

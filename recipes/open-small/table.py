@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = json.loads((arguments.evaluation / "results.json").read_text(encoding="utf-8"))
     print(table([row for row in rows if row["set"] != "mean"]))
-    lines = (arguments.evaluation / "units.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (arguments.evaluation / "per_query.jsonl").read_text(encoding="utf-8").splitlines()
     units = [unit for unit in map(json.loads, lines) if unit["set"] != "mean"]
     for pair in arguments.pairs:
         print(comparison(units, *pair.split(":")))

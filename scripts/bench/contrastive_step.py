@@ -174,10 +174,10 @@ def build_peer(
 
 
 def build_ours(
-    base: Path, texts: Texts, tokens_with_graph: int, arguments: argparse.Namespace
+    base: Path, texts: Texts, retained_graph_tokens: int, arguments: argparse.Namespace
 ) -> tuple[Callable[[], tuple[float, float]], int]:
     from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-    from qwen3emb_train.data.tokenization import load_tokenizer, text_identity
+    from qwen3emb_train.data.tokenization import load_tokenizer, text_hash
     from qwen3emb_train.losses.infonce import InfoNCE
     from qwen3emb_train.models.loading import ModelConfig, load_encoder
     from qwen3emb_train.models.precision import Precision
@@ -196,18 +196,18 @@ def build_ours(
     negatives = torch.stack(rows[2:], 1).flatten() if len(rows) > 2 else torch.empty(0, dtype=torch.long)
     batch = EmbeddingBatch(
         texts=PackedTokens.from_lists(ids),
-        query_rows=rows[0],
-        positive_rows=rows[1],
-        positive_owner=torch.arange(queries),
-        negative_rows=negatives,
-        negative_owner=torch.arange(queries).repeat_interleave(len(rows) - 2),
-        identity=torch.tensor([text_identity(text) for text in unique]),
+        query_idx=rows[0],
+        positive_idx=rows[1],
+        positive_query_idx=torch.arange(queries),
+        negative_idx=negatives,
+        negative_query_idx=torch.arange(queries).repeat_interleave(len(rows) - 2),
+        text_hash=torch.tensor([text_hash(text) for text in unique]),
     )
     loss = InfoNCE(
-        temperature=TEMPERATURE, query_query=False, document_document=False, others_negatives=True,
+        temperature=TEMPERATURE, query_query=False, document_document=False, gather_hard_negatives=True,
         false_negative_margin=None, mask_identical=False, mask_same_query=False,
     )  # fmt: skip
-    objective = EmbeddingObjective(engine, loss, (), arguments.tokens_per_chunk, tokens_with_graph)
+    objective = EmbeddingObjective(engine, loss, (), arguments.tokens_per_chunk, retained_graph_tokens)
 
     def step() -> tuple[float, float]:
         metrics = objective.forward_backward(batch)

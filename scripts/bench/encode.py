@@ -63,7 +63,7 @@ def main() -> None:
 def compare(base: Path, kind: str, precision: str, arguments: argparse.Namespace) -> float:
     from sentence_transformers import SentenceTransformer
 
-    from qwen3emb_train.models.inference import TextEncoder
+    from qwen3emb_train.index.inference import TextEncoder
 
     texts = texts_of(kind, arguments)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -97,8 +97,8 @@ def measure(queries: int, length: int, arguments: argparse.Namespace) -> None:
             torch.randint(1, vocabulary, (2 * queries * length,), generator=generator), starts,
             torch.full((2 * queries,), length),
         ),
-        query_rows=numbers, positive_rows=numbers + queries, positive_owner=numbers,
-        negative_rows=numbers[:0], negative_owner=numbers[:0], identity=torch.arange(2 * queries),
+        query_idx=numbers, positive_idx=numbers + queries, positive_query_idx=numbers,
+        negative_idx=numbers[:0], negative_query_idx=numbers[:0], text_hash=torch.arange(2 * queries),
     )  # fmt: skip
     objective = EmbeddingObjective(engine, InfoNCE(hard_negatives=False), (), arguments.tokens_per_chunk, 0)
 

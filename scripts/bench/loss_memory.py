@@ -160,11 +160,11 @@ def loss_of(side: str, queries: torch.Tensor, documents: torch.Tensor) -> torch.
 
 def representations(queries: torch.Tensor, documents: torch.Tensor) -> Any:
     """One positive for each query, no hard negatives, all texts different."""
-    from qwen3emb_train.losses.representations import Representations
+    from qwen3emb_train.losses.embeddings import Embeddings
 
     numbers = torch.arange(len(queries), device=queries.device)
     none = numbers[:0]
-    return Representations(queries, documents, documents[:0], numbers, none, numbers, numbers + len(numbers), none)
+    return Embeddings(queries, documents, documents[:0], numbers, none, numbers, numbers + len(numbers), none)
 
 
 def peak() -> int:

@@ -94,8 +94,8 @@ def measure(
     numbers = torch.arange(queries)
     batch = EmbeddingBatch(
         texts=PackedTokens.gather(ids, lengths.cumsum(0) - lengths, lengths),
-        query_rows=numbers, positive_rows=numbers + queries, positive_owner=numbers,
-        negative_rows=numbers[:0], negative_owner=numbers[:0], identity=torch.arange(2 * queries),
+        query_idx=numbers, positive_idx=numbers + queries, positive_query_idx=numbers,
+        negative_idx=numbers[:0], negative_query_idx=numbers[:0], text_hash=torch.arange(2 * queries),
     )  # fmt: skip
     objective = EmbeddingObjective(engine, InfoNCE(), (), arguments.tokens_per_chunk, int(lengths.sum()) if kept else 0)
 

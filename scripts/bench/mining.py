@@ -118,9 +118,9 @@ def make_stores(work: Path, texts: dict[str, list[str]], vectors: dict[str, np.n
     """Our vector stores, as encoding with this model would have left them."""
     import torch
 
-    from qwen3emb_train.models.embed_config import EmbedConfig, TextRole
-    from qwen3emb_train.models.embedders import Embedder
-    from qwen3emb_train.models.store_building import StoreBuilder
+    from qwen3emb_train.index.embed_config import EmbedConfig, TextRole
+    from qwen3emb_train.index.embedders import Embedder
+    from qwen3emb_train.index.store_building import StoreBuilder
 
     model = work / "model"
     model.mkdir()

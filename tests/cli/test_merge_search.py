@@ -52,12 +52,14 @@ def test_the_chosen_merge_is_at_least_the_best_checkpoint(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     metrics = record["metrics"]
     tried = metrics["tried"]
-    assert [point["shares"] for point in tried[:count]] == [[float(i == j) for i in range(count)] for j in range(count)]
+    assert [point["weights"] for point in tried[:count]] == [
+        [float(i == j) for i in range(count)] for j in range(count)
+    ]
     assert metrics["dev"]["mean"] == max(point["mean"] for point in tried)
     assert metrics["dev"]["mean"] >= max(point["mean"] for point in tried[:count])
     assert count + 1 <= len(tried) <= 8
     assert all(point["mean"] == pytest.approx((point["one"] + point["two"]) / 2) for point in tried)
-    names = {f"model_{position}" for position in range(count)} | {"equal shares", "chosen"}
+    names = {f"model_{position}" for position in range(count)} | {"equal weights", "chosen"}
     assert set(metrics["test"]) == names
     assert all(set(scores) == {"kept"} for scores in metrics["test"].values())
     weights = [metrics["weights"][f"model_{position}"] for position in range(count)]
@@ -103,7 +105,7 @@ def test_self_positioning_proposes_a_point_and_dev_decides(arguments: list[str],
     metrics = json.loads((tmp_path / "out" / "run.json").read_text())["metrics"]
     path = metrics["self_positioning"]
     assert len(path) == 3
-    assert metrics["tried"][-1]["shares"] == pytest.approx(path[-1]["shares"], abs=1e-6)
+    assert metrics["tried"][-1]["weights"] == pytest.approx(path[-1]["weights"], abs=1e-6)
     assert len(metrics["tried"]) == 4
 
 

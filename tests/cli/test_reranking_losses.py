@@ -10,9 +10,9 @@ from qwen3emb_train.cli.compose import ConfigError, Request, compose
 from qwen3emb_train.cli.config_files import config_directory, skeleton
 from qwen3emb_train.losses.list_wise import ListNet, RankNet
 from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.losses.reranker_distillation import RerankerDistillation
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 from qwen3emb_train.losses.reranking_sum import RerankingSum
-from qwen3emb_train.losses.teacher_answers import TeacherAnswers
 
 
 @dataclass
@@ -28,8 +28,8 @@ PRESETS = {
     "two_way": PointWise(Answers.two_way),
     "rank_net": RankNet(),
     "list_net": ListNet(),
-    "distillation": TeacherAnswers(),
-    "weighted_sum": RerankingSum(teacher_answers_weight=0.5),
+    "distillation": RerankerDistillation(),
+    "weighted_sum": RerankingSum(reranker_distillation_weight=0.5),
 }
 
 
@@ -57,10 +57,10 @@ def test_keys_are_set_below_loss(recipes: Path) -> None:
     assert loss_of(recipes) == PointWise()
     assert loss_of(recipes, "reranking_loss=two_way", "loss.positive_weight=4") == PointWise(Answers.two_way, 4.0)
     mixed = loss_of(
-        recipes, "reranking_loss=weighted_sum", "loss.rank_net.temperature=2", "loss.teacher_answers.form=kl"
+        recipes, "reranking_loss=weighted_sum", "loss.rank_net.temperature=2", "loss.reranker_distillation.form=kl"
     )
     assert isinstance(mixed, RerankingSum)
-    assert (mixed.rank_net.temperature, mixed.teacher_answers.form.value) == (2.0, "kl")
+    assert (mixed.rank_net.temperature, mixed.reranker_distillation.form.value) == (2.0, "kl")
 
 
 def test_a_recipe_chooses_its_loss(recipes: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from qwen3emb_train.data.token_store import TokenStore
 
-Row = tuple[int, Sequence[int], Sequence[int]]  # identities of the query, the positives, the negatives
+Row = tuple[int, Sequence[int], Sequence[int]]  # hashes of the query, the positives, the negatives
 
 
 def make_store(
@@ -19,12 +19,12 @@ def make_store(
     contents: str = "contents",
 ) -> TokenStore:
     """Args:
-    tokens: of each text of a row; default 1. The ids of a text are its identity, over and over.
+    tokens: of each text of a row; default 1. The ids of a text are its text_hash, over and over.
     languages: of each row.
-    with_scores: a document's score is its identity.
+    with_scores: a document's score is its text_hash.
     """
     texts = [[query, *positives, *negatives] for query, positives, negatives in rows]
-    identities = [identity for row in texts for identity in row]
+    hashes = [text_hash for row in texts for text_hash in row]
     lengths = [length for row, length in zip(texts, tokens or [1] * len(rows), strict=True) for _ in row]
     is_query = [place == 0 for row in texts for place in range(len(row))]
     names = tuple(sorted(set(languages or [""])))
@@ -32,12 +32,12 @@ def make_store(
         directory=Path("memory"),
         key=f"key of {contents}",
         contents=contents,
-        ids=np.repeat(np.array(identities, dtype=np.int32), lengths),
+        ids=np.repeat(np.array(hashes, dtype=np.int32), lengths),
         text_ends=np.cumsum(lengths),
-        identities=np.array(identities, dtype=np.int64),
+        text_hashes=np.array(hashes, dtype=np.int64),
         row_ends=np.cumsum([len(row) for row in texts]),
         num_positives=np.array([len(positives) for _, positives, _ in rows], dtype=np.int32),
-        scores=np.where(is_query, np.nan, identities).astype(np.float32) if with_scores else None,
+        scores=np.where(is_query, np.nan, hashes).astype(np.float32) if with_scores else None,
         languages=None if languages is None else np.array([names.index(name) for name in languages], dtype=np.int16),
         language_names=names,
     )

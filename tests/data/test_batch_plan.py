@@ -208,7 +208,7 @@ def texts_of(plan: BatchPlan, stores: dict[str, TokenStore], step: Step, *, quer
         store = stores[plan.source_names[source]]
         queries, negatives, _ = store.row_spans(np.array([row]))
         end = queries[0] + 1 if queries_only else negatives[0]
-        texts += set(store.identities[queries[0] : end].tolist())
+        texts += set(store.text_hashes[queries[0] : end].tolist())
     return texts
 
 
@@ -276,7 +276,7 @@ def test_which_texts_may_repeat_is_the_sources_choice(
     for number in range(plan.steps):
         step = plan.step(number)
         queries = texts_of(plan, stores, step, queries_only=True)
-        labels = [int(stores["a"].identities[2 * row + 1]) for row in step.rows.tolist()]
+        labels = [int(stores["a"].text_hashes[2 * row + 1]) for row in step.rows.tolist()]
         repeats[True] |= len(set(queries)) < len(queries)
         repeats[False] |= len(set(labels)) < len(labels)
     assert repeats == {True: repeated_queries, False: repeated_labels}
@@ -360,7 +360,7 @@ def test_a_large_source_costs_nothing_to_plan_and_to_seek() -> None:
 
     store = TokenStore(
         directory=make_store(distinct_rows(1)).directory, key="k", contents="c",
-        ids=endless(one), text_ends=endless(one), identities=endless(one), row_ends=endless(one),
+        ids=endless(one), text_ends=endless(one), text_hashes=endless(one), row_ends=endless(one),
         num_positives=endless(one),
     )  # fmt: skip
     source = SourceConfig(max_rows=140_000_000, no_repeats=NoRepeats.none)

@@ -57,5 +57,5 @@ def test_bad_mixture_settings_are_refused(field: dict[str, float]) -> None:
 
 
 def test_lengths_leave_room_for_a_token_and_the_closing_one() -> None:
-    with pytest.raises(ValueError, match=r"lengths.max_query_tokens is 1; a text and its closing token need 2"):
+    with pytest.raises(ValueError, match=r"lengths.max_query_tokens is 1; a text and its EOS token need 2"):
         LengthConfig(max_query_tokens=1)

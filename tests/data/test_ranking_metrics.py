@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qwen3emb_train.data.ranking_metrics import mrr_at, ndcg_at, recall_at
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.index.nearest import top_k_documents
 
 pytrec_eval = pytest.importorskip("pytrec_eval")
 

@@ -11,7 +11,7 @@ from tokenizers import processors
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.export.cross_encoder import chat_template
-from tests.models.reranker_reference import PREFIX, SUFFIX, WEB_SEARCH, released_ids
+from tests.index.reranker_reference import PREFIX, SUFFIX, WEB_SEARCH, released_ids
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 
 QWEN = Path(os.environ.get("QWEN3EMB_DATA", Path.home() / ".cache" / "qwen3emb-data")) / "qwen3-tokenizer"
@@ -121,7 +121,7 @@ def test_a_limit_without_room_for_a_document_is_refused(tiny: Path) -> None:
         tokenizer.tokenize("i", "q", ["d"], around + 7)
 
 
-def test_a_closing_token_and_a_saved_limit_are_dropped_for_good(tiny: Path, tmp_path: Path) -> None:
+def test_a_eos_token_and_a_saved_limit_are_dropped_for_good(tiny: Path, tmp_path: Path) -> None:
     """An embedding model's tokenizer closes every text; a reranker must be asked right behind its suffix."""
     from transformers import AutoTokenizer
 
@@ -130,7 +130,7 @@ def test_a_closing_token_and_a_saved_limit_are_dropped_for_good(tiny: Path, tmp_
     closing.hf.chat_template = "{{ messages }}"
     closing.save(tmp_path / "closing")
     hf: Any = AutoTokenizer.from_pretrained(tmp_path / "closing")
-    assert hf("a")["input_ids"][-1] == closing.closing_token_id
+    assert hf("a")["input_ids"][-1] == closing.eos_token_id
     hf.backend_tokenizer.enable_truncation(4)
     hf.backend_tokenizer.enable_padding(length=300)
     tokenizer = RerankerTokenizer(hf)

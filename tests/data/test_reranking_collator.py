@@ -1,4 +1,4 @@
-"""Prompts are the tokenizer's own for every document; labels, draws and the guard on negatives are what rows say."""
+"""Prompts are the tokenizer's own for every document; labels, draws and filtering are what rows say."""
 
 import json
 from dataclasses import replace
@@ -12,11 +12,11 @@ import torch
 
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.batches import RerankingBatch
-from qwen3emb_train.data.drawing import Frame
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, reranker_text
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
-from qwen3emb_train.data.reranking_collator import NegativeGuard, RerankingCollator
+from qwen3emb_train.data.reranking_collator import FalseNegativeFilter, RerankingCollator
+from qwen3emb_train.data.sampling import Frame
 from qwen3emb_train.data.token_store import TokenStore
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.data.training_data import TrainingData, open_reranking_data, open_training_data
@@ -54,10 +54,14 @@ def open_data(
     settings: dict[str, Any] = {
         "max_tokens": 300, "max_positives": 4, "max_negatives": 20, "batch_size": 6, "steps": 8, "seed": 0,
     }  # fmt: skip
-    settings |= {"mixture": MixtureConfig(), "guard": NegativeGuard(), "cache_dir": path.parent / "cache"} | changes
-    mixture, guard = settings.pop("mixture"), settings.pop("guard")
+    settings |= {
+        "mixture": MixtureConfig(),
+        "false_negatives": FalseNegativeFilter(),
+        "cache_dir": path.parent / "cache",
+    } | changes
+    mixture, false_negatives = settings.pop("mixture"), settings.pop("false_negatives")
     source = replace(source or SourceConfig(), path=str(path))
-    return open_reranking_data({"mine": source}, tokenizer, mixture, guard, **settings)
+    return open_reranking_data({"mine": source}, tokenizer, mixture, false_negatives, **settings)
 
 
 def prompts_of(batch: RerankingBatch) -> list[list[int]]:
@@ -148,7 +152,8 @@ def test_the_stores_of_both_kinds_of_training_lie_side_by_side(tmp_path: Path, t
 def test_everything_that_decides_a_batch_is_in_the_fingerprint(tmp_path: Path, tokenizer: RerankerTokenizer) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     changes: list[dict[str, Any]] = [
-        {}, {"max_tokens": 200}, {"max_positives": 1}, {"max_negatives": 3}, {"guard": NegativeGuard(margin=0.5)},
+        {}, {"max_tokens": 200}, {"max_positives": 1}, {"max_negatives": 3},
+        {"false_negatives": FalseNegativeFilter(margin=0.5)},
         {"seed": 1}, {"batch_size": 3}, {"source": SourceConfig(max_negatives=2)},
         {"source": SourceConfig(instruction="Find it")},
     ]  # fmt: skip
@@ -159,7 +164,7 @@ def test_everything_that_decides_a_batch_is_in_the_fingerprint(tmp_path: Path, t
     assert open_data(path, tokenizer, steps=3).fingerprint == fingerprints[0], "a longer run begins alike"
 
 
-# Below, stores in memory: a text's ids are its identity, over and over.
+# Below, stores in memory: a text's ids are its text_hash, over and over.
 FRAME = Frame((1, 2), (3,))
 
 
@@ -168,7 +173,7 @@ def collate(
     rows: list[tuple[int, int]],
     *,
     sources: dict[str, SourceConfig] | None = None,
-    guard: NegativeGuard | None = None,
+    false_negatives: FalseNegativeFilter | None = None,
     step: int = 0,
     seed: int = 0,
     members: tuple[int, ...] = (0,),
@@ -176,14 +181,16 @@ def collate(
     """Of rows (number of the source, row)."""
     sources = {name: SourceConfig() for name in stores} | (sources or {})
     planned = Step("stream", "reranking", np.array([s for s, _ in rows]), np.array([r for _, r in rows]), 0)
-    collator = RerankingCollator(sources, stores, FRAME, guard or NegativeGuard(), max_tokens=8, seed=seed)
+    collator = RerankingCollator(
+        sources, stores, FRAME, false_negatives or FalseNegativeFilter(), max_tokens=8, seed=seed
+    )
     return collator(step, planned, members)
 
 
 def judgements(batch: RerankingBatch) -> list[tuple[int, int, float]]:
-    """(query, the document's identity, label) of every document."""
-    identities = [prompt[2] for prompt in prompts_of(batch)]
-    return list(zip(batch.query.tolist(), identities, batch.labels.tolist(), strict=True))
+    """(query, the document's text_hash, label) of every document."""
+    hashes = [prompt[2] for prompt in prompts_of(batch)]
+    return list(zip(batch.query.tolist(), hashes, batch.labels.tolist(), strict=True))
 
 
 def test_a_template_is_never_cut_and_a_body_from_its_end() -> None:
@@ -223,10 +230,10 @@ def test_some_of_each_rows_documents_are_drawn_anew_at_every_step() -> None:
         assert batch.query.tolist() == [0, 0, *(q for q in range(1, 5) for _ in range(3))]
         assert batch.labels.tolist() == [1, 0, *[1, 0, 0] * 4]
         drawn.append(judgements(batch))
-        assert all(identity // 100 - 1 == query for query, identity, _ in drawn[-1])  # each row's own
+        assert all(text_hash // 100 - 1 == query for query, text_hash, _ in drawn[-1])  # each row's own
     assert drawn[7] == judgements(collate(stores, [(0, r) for r in range(5)], sources=sources, step=7))
     assert len({tuple(one) for one in drawn}) > 50
-    counts = np.bincount([identity for one in drawn for query, identity, label in one if query == 4 and not label])
+    counts = np.bincount([text_hash for one in drawn for query, text_hash, label in one if query == 4 and not label])
     assert counts[503:508].min() > 12  # 24 expected
     ranks = [
         judgement
@@ -255,27 +262,28 @@ def test_the_runs_limits_hold_where_a_source_has_none_of_its_own(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("guard", "kept"),
+    ("false_negatives", "kept"),
     [
-        (NegativeGuard(), [10, 15, 18, 19]),
-        (NegativeGuard(margin=1.0), [10, 15, 18, 19]),  # the mean of 20 and 21 is 20.5
-        (NegativeGuard(margin=1.5), [10, 15, 18, 19]),
-        (NegativeGuard(margin=1.51), [10, 15, 18]),
-        (NegativeGuard(margin=5.0), [10, 15]),
-        (NegativeGuard(margin=50.0), []),
-        (NegativeGuard(max_relative_score=0.9), [10, 15, 18]),  # 18.45
-        (NegativeGuard(max_relative_score=0.5), [10]),  # 10.25
-        (NegativeGuard(margin=5.0, max_relative_score=0.6), [10]),
-        (NegativeGuard(margin=1.51, max_relative_score=0.99), [10, 15, 18]),
+        (FalseNegativeFilter(), [10, 15, 18, 19]),
+        (FalseNegativeFilter(margin=1.0), [10, 15, 18, 19]),  # the mean of 20 and 21 is 20.5
+        (FalseNegativeFilter(margin=1.5), [10, 15, 18, 19]),
+        (FalseNegativeFilter(margin=1.51), [10, 15, 18]),
+        (FalseNegativeFilter(margin=5.0), [10, 15]),
+        (FalseNegativeFilter(margin=50.0), []),
+        (FalseNegativeFilter(max_relative_score=0.9), [10, 15, 18]),  # 18.45
+        (FalseNegativeFilter(max_relative_score=0.5), [10]),  # 10.25
+        (FalseNegativeFilter(margin=5.0, max_relative_score=0.6), [10]),
+        (FalseNegativeFilter(margin=1.51, max_relative_score=0.99), [10, 15, 18]),
     ],
 )
-def test_negatives_near_the_positives_are_left_out(guard: NegativeGuard, kept: list[int]) -> None:
+def test_negatives_near_the_positives_are_left_out(false_negatives: FalseNegativeFilter, kept: list[int]) -> None:
     store = make_store([(1, [20, 21], [10, 15, 18, 19]), (2, [30], [29])], with_scores=True)
-    batch = collate({"a": store}, [(0, 0)], guard=guard)
-    assert [identity for _, identity, label in judgements(batch) if not label] == kept
-    assert [identity for _, identity, label in judgements(batch) if label] == [20, 21]
+    batch = collate({"a": store}, [(0, 0)], false_negatives=false_negatives)
+    assert [text_hash for _, text_hash, label in judgements(batch) if not label] == kept
+    assert [text_hash for _, text_hash, label in judgements(batch) if label] == [20, 21]
     without = make_store([(1, [20, 21], [10, 15, 18, 19])])
-    assert len(judgements(collate({"a": without}, [(0, 0)], guard=guard))) == 6, "rows without scores keep all"
+    batch = collate({"a": without}, [(0, 0)], false_negatives=false_negatives)
+    assert len(judgements(batch)) == 6, "rows without scores keep all"
 
 
 def test_what_is_not_scored_is_not_doubted() -> None:
@@ -283,22 +291,26 @@ def test_what_is_not_scored_is_not_doubted() -> None:
     store = make_store([(1, [20], [19, 18, 5]), (2, [30], [29, 28]), (3, [], [40, 41])], with_scores=True)
     assert store.scores is not None
     store.scores[[2, 6]] = np.nan  # negative 19, positive 30
-    batch = collate({"a": store}, [(0, 0), (0, 1), (0, 2)], guard=NegativeGuard(margin=10.0, max_relative_score=0.9))
-    assert [identity for _, identity, _ in judgements(batch)] == [20, 19, 5, 30, 29, 28, 40, 41]
+    batch = collate(
+        {"a": store}, [(0, 0), (0, 1), (0, 2)], false_negatives=FalseNegativeFilter(margin=10.0, max_relative_score=0.9)
+    )
+    assert [text_hash for _, text_hash, _ in judgements(batch)] == [20, 19, 5, 30, 29, 28, 40, 41]
 
 
 def test_doubtful_negatives_do_not_use_up_the_draw() -> None:
-    """First the guard, then the draw: a row with enough sound negatives gets its full number."""
+    """First the false_negatives, then the draw: a row with enough sound negatives gets its full number."""
     store = make_store([(1, [100], [98, 99, 97, 96, 5, 6, 7])], with_scores=True)
     limit = {"a": SourceConfig(max_negatives=3)}
     for step in range(5):
-        batch = collate({"a": store}, [(0, 0)], guard=NegativeGuard(margin=50.0), sources=limit, step=step)
-        assert {identity for _, identity, _ in judgements(batch)} == {100, 5, 6, 7}
+        batch = collate(
+            {"a": store}, [(0, 0)], false_negatives=FalseNegativeFilter(margin=50.0), sources=limit, step=step
+        )
+        assert {text_hash for _, text_hash, _ in judgements(batch)} == {100, 5, 6, 7}
 
 
 def test_a_guard_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"guard.max_relative_score is 0.0; use a share such as 0.95"):
-        NegativeGuard(max_relative_score=0.0)
+    with pytest.raises(ValueError, match=r"false_negatives.max_relative_score is 0.0; use a share such as 0.95"):
+        FalseNegativeFilter(max_relative_score=0.0)
 
 
 @pytest.mark.parametrize("name", ["query", "row_number", "row_source"])

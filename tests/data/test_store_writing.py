@@ -10,7 +10,7 @@ from qwen3emb_train.data import store_writing
 from qwen3emb_train.data.readers import BadLinesError, ReadingConfig
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.data.token_store import TokenStore, open_token_store
-from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer, text_identity
+from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer, text_hash
 
 LANGUAGES = ["", "fr", "de", "en"]
 
@@ -53,12 +53,12 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
     two = open_token_store(shards, tokenizer, tmp_path / "two", reading=reading, processes=2)
     assert files_of(one) == files_of(two)
     assert set(files_of(one)) == {
-        "meta.json", "rejected.jsonl", "ids.bin", "text_ends.bin", "identities.bin", "row_ends.bin",
+        "meta.json", "rejected.jsonl", "ids.bin", "text_ends.bin", "text_hashes.bin", "row_ends.bin",
         "num_positives.bin", "scores.bin", "languages.bin",
     }  # fmt: skip
     assert len(files_of(one)["rejected.jsonl"].splitlines()) == 3
     assert one.num_rows == 7 + 8 + 9 + 10 + 11
-    assert one.row_ends[-1] == len(one.text_ends) == len(one.identities)
+    assert one.row_ends[-1] == len(one.text_ends) == len(one.text_hashes)
     assert one.text_ends[-1] == len(one.ids)
     assert one.scores is not None
     assert one.scores[~np.isnan(one.scores)].tolist() == [
@@ -70,9 +70,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
     ]
     rows = one.row_spans(np.array([0, 7, 44]))[0]  # first of shards 0 and 1, last of 4
     for text, expected in zip(rows.tolist(), ["query 0 0", "query 1 0", "query 4 10"], strict=True):
-        assert one.identities[text] == text_identity(expected)
+        assert one.text_hashes[text] == text_hash(expected)
         start, length = (int(part[0]) for part in one.text_spans(np.array([text])))
-        assert one.ids[start : start + length].tolist() == tokenizer.tokenize_without_closing([expected])[0]
+        assert one.ids[start : start + length].tolist() == tokenizer.tokenize_without_eos([expected])[0]
 
 
 def test_rows_are_the_same_when_they_come_in_many_small_pieces(

@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 def collate(tokenizer: TextTokenizer, source: Path, tmp_path: Path, config: SourceConfig):  # type: ignore[no-untyped-def]
     store = open_token_store(source, tokenizer, tmp_path / "cache", instruction=config.instruction)
     collator = EmbeddingCollator(
-        {"s": config}, {"s": store}, LengthConfig(64, 6), closing_token_id=tokenizer.closing_token_id, seed=0
+        {"s": config}, {"s": store}, LengthConfig(64, 6), eos_token_id=tokenizer.eos_token_id, seed=0
     )
     return collator(0, Step("s", "retrieval", np.zeros(3, dtype=np.int64), np.arange(3), 0), (0,))
 
@@ -55,16 +55,16 @@ def test_a_batch_holds_each_distinct_text_once_with_the_right_tokens(
     expected_queries = tokenizer.tokenize(
         [format_query("Default", queries[0]), format_query("Own instruction", queries[1])], 64
     )
-    assert [ids[i] for i in batch.query_rows.tolist()] == [*expected_queries, expected_queries[0]]
+    assert [ids[i] for i in batch.query_idx.tolist()] == [*expected_queries, expected_queries[0]]
     documents = ["first", "also first", "second", "third"]
-    assert [ids[i] for i in batch.positive_rows.tolist()] == tokenizer.tokenize(documents, 6)
-    assert [ids[i] for i in batch.negative_rows.tolist()] == tokenizer.tokenize(
+    assert [ids[i] for i in batch.positive_idx.tolist()] == tokenizer.tokenize(documents, 6)
+    assert [ids[i] for i in batch.negative_idx.tolist()] == tokenizer.tokenize(
         ["second", "third", "fourth", "first"], 6
     )
-    assert batch.positive_owner.tolist() == [0, 0, 1, 2]
-    assert batch.negative_owner.tolist() == [0, 0, 0, 2]
+    assert batch.positive_query_idx.tolist() == [0, 0, 1, 2]
+    assert batch.negative_query_idx.tolist() == [0, 0, 0, 2]
     assert batch.texts.num_texts == 2 + 5  # 'one', 'second', 'third', 'first' occur twice and lie there once
-    assert len(set(batch.identity.tolist())) == 7
+    assert len(set(batch.text_hash.tolist())) == 7
 
 
 def test_the_store_is_reused_until_something_that_decides_the_ids_changes(

@@ -1,4 +1,4 @@
-"""The closing token: written into the post-processor, kept through truncation, never confused with eos_token."""
+"""The EOS token: written into the post-processor, kept through truncation, never confused with eos_token."""
 
 import json
 import os
@@ -22,24 +22,24 @@ def test_the_query_template_is_the_released_code_s() -> None:
     assert query_prompt("Find it") + "what?" == format_query("Find it", "what?")
 
 
-def test_every_text_ends_with_the_closing_token_also_when_cut(tiny_qwen3: Path) -> None:
+def test_every_text_ends_with_the_eos_token_also_when_cut(tiny_qwen3: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_qwen3))
     whole = tokenizer.tokenize(["a rather long text with many words", "b", ""], 512)
     cut = tokenizer.tokenize(["a rather long text with many words"], 4)
-    assert [ids[-1] for ids in whole] == [tokenizer.closing_token_id] * 3
-    assert whole[2] == [tokenizer.closing_token_id]
-    assert cut[0] == [*whole[0][:3], tokenizer.closing_token_id]
+    assert [ids[-1] for ids in whole] == [tokenizer.eos_token_id] * 3
+    assert whole[2] == [tokenizer.eos_token_id]
+    assert cut[0] == [*whole[0][:3], tokenizer.eos_token_id]
 
 
-def test_the_closing_token_is_end_of_text_although_eos_is_another(tiny_qwen3: Path) -> None:
+def test_the_eos_token_is_end_of_text_although_eos_is_another(tiny_qwen3: Path) -> None:
     """Qwen3-Embedding appends <|endoftext|> while eos_token is <|im_end|> (paper-facts 7.1)."""
     tokenizer = load_tokenizer(str(tiny_qwen3))
-    assert tokenizer.closing_token == "<|endoftext|>"
+    assert tokenizer.eos_token == "<|endoftext|>"
     assert tokenizer.hf.eos_token == "<|im_end|>"
-    assert load_tokenizer(str(tiny_qwen3), "<|im_end|>").closing_token_id == tokenizer.hf.eos_token_id
+    assert load_tokenizer(str(tiny_qwen3), "<|im_end|>").eos_token_id == tokenizer.hf.eos_token_id
 
 
-def test_a_saved_tokenizer_appends_the_closing_token_by_itself(tiny_qwen3: Path, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_appends_the_eos_token_by_itself(tiny_qwen3: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_qwen3))
     tokenizer.hf(["x"], padding="max_length", truncation=True, max_length=3)  # leaves a state that must not be saved
     tokenizer.save(tmp_path)
@@ -48,13 +48,13 @@ def test_a_saved_tokenizer_appends_the_closing_token_by_itself(tiny_qwen3: Path,
 
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert plain(texts)["input_ids"] == tokenizer.tokenize(texts, 512)
-    assert plain(texts, truncation=True, max_length=3)["input_ids"][0][-1] == tokenizer.closing_token_id
+    assert plain(texts, truncation=True, max_length=3)["input_ids"][0][-1] == tokenizer.eos_token_id
     saved = json.loads((tmp_path / "tokenizer.json").read_text())
     assert saved["truncation"] is None
     assert saved["padding"] is None
 
 
-def test_an_unknown_closing_token_is_refused_with_the_choices(tiny_qwen3: Path) -> None:
+def test_an_unknown_eos_token_is_refused_with_the_choices(tiny_qwen3: Path) -> None:
     with pytest.raises(ValueError, match=r"'<nope>' is not in the tokenizer's vocabulary.*im_end"):
         load_tokenizer(str(tiny_qwen3), "<nope>")
 

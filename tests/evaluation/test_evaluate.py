@@ -14,9 +14,9 @@ from qwen3emb_train.data.ranking_metrics import ndcg_at
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.evaluation import evaluate as module
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, ResultRow, SetConfig, evaluate, format_table
-from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
-from qwen3emb_train.models.inference import TextEncoder
-from qwen3emb_train.models.lexical import rank_with_bm25
+from qwen3emb_train.index.bm25 import rank_with_bm25
+from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.precision import Precision
 from tests.evaluation.tiny_set import write_tiny_set
 from tests.tiny import make_tiny_model_directory

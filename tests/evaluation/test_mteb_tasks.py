@@ -21,7 +21,7 @@ from qwen3emb_train.evaluation.mteb_tasks import (
     format_scores,
     run_tasks,
 )
-from qwen3emb_train.models.embedders import Embedder, EmbeddingSettings, load_embedder
+from qwen3emb_train.index.embedders import Embedder, EmbeddingSettings, load_embedder
 from qwen3emb_train.models.precision import Precision
 from tests.evaluation.test_evaluate import _write_random_set
 from tests.tiny import make_tiny_model_directory
@@ -102,7 +102,7 @@ class Recorder:
 def test_a_local_set_has_the_figures_of_evaluate(
     models: list[Path], beir: Path, tmp_path: Path, instruction: str | None, dim: int | None
 ) -> None:
-    """Also at a prefix of the vectors; mteb rounds its figures to five decimals."""
+    """Also at a prefix of the vectors; mteb rounds nDCG and recall to five decimals, MRR not."""
     chosen = LocalSetConfig(str(beir), instruction=instruction)
     config = config_of(models[0], beir, tmp_path / "mteb", local_sets={"Words": chosen}, dim=dim)
     (row,) = evaluate_mteb(config)
@@ -119,9 +119,9 @@ def test_a_local_set_has_the_figures_of_evaluate(
     assert 0.05 < row.score < 0.95
     for found, name in (
         (row.score, "ndcg@10"), (stored["ndcg_at_10"], "ndcg@10"), (stored["recall_at_10"], "recall@10"),
-        (stored["mrr_at_10"], "mrr@10"),
     ):  # fmt: skip
         assert found == pytest.approx(round(expected.scores[name], 5), abs=1e-6)
+    assert stored["mrr_at_10"] == pytest.approx(expected.scores["mrr@10"], abs=1e-6)
 
 
 def test_mteb_reads_the_files_back_and_runs_no_finished_task_again(

@@ -15,11 +15,11 @@ from qwen3emb_train.evaluation import evaluate as evaluate_module
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, ResultRow, SetConfig, evaluate, format_table
 from qwen3emb_train.evaluation.reranking import PairScores, rerank, score_candidates
 from qwen3emb_train.evaluation.search import Hit, SearchConfig, format_hits, search
-from qwen3emb_train.models.embedders import EmbeddingSettings, load_embedder
-from qwen3emb_train.models.lexical import rank_with_bm25
+from qwen3emb_train.index.bm25 import rank_with_bm25
+from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.rerankers import TextReranker
-from tests.models.reranker_reference import PlainReranker
+from tests.index.reranker_reference import PlainReranker
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 
 TASK = "Find what holds the same words"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qwen3emb_train.evaluation.search import Hit, SearchConfig, format_hits, search
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.precision import Precision
 from tests.evaluation.tiny_set import write_tiny_set
 from tests.tiny import make_tiny_model_directory

@@ -15,7 +15,7 @@ from qwen3emb_train.evaluation.config import SetConfig, TaskKind
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, ResultRow, evaluate
 from qwen3emb_train.evaluation.stored_vectors import StoredAs
 from qwen3emb_train.evaluation.tasks import clustering
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.precision import Precision
 from tests.tiny import make_tiny_model_directory
 
@@ -97,7 +97,7 @@ def test_every_set_has_a_row_in_every_form_and_systems_with_all_sets_a_mean(
 
 def test_units_hold_the_values_whose_mean_is_the_score(everything: tuple[Path, list[ResultRow]]) -> None:
     output, rows = everything
-    lines = [json.loads(line) for line in (output / "units.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (output / "per_query.jsonl").read_text().splitlines()]
     single = [row for row in rows if row.set != "mean"]
     assert len(lines) == len(single)
     for line, row in zip(lines, single, strict=True):

@@ -1,4 +1,4 @@
-"""A GGUF file gives our vectors in llama.cpp: the pooling, the closing token and the tokenizer are in the file."""
+"""A GGUF file gives our vectors in llama.cpp: the pooling, the EOS token and the tokenizer are in the file."""
 
 import importlib.util
 import os
@@ -65,7 +65,7 @@ def test_the_file_says_how_vectors_are_made(tmp_path: Path) -> None:
     assert fields["qwen3.context_length"] == 100
     assert fields["tokenizer.ggml.add_eos_token"] is True
     assert fields["tokenizer.ggml.add_bos_token"] is False
-    closing = load_tokenizer(str(model)).closing_token_id
+    closing = load_tokenizer(str(model)).eos_token_id
     assert fields["tokenizer.ggml.eos_token_id"] == closing
     assert fields["tokenizer.ggml.tokens"][closing] == "<|endoftext|>"
     assert fields["tokenizer.ggml.pre"] == "qwen2"

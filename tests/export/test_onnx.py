@@ -10,7 +10,7 @@ import pytest
 from qwen3emb_train import lineage
 from qwen3emb_train.export import onnx
 from qwen3emb_train.export.onnx import ExportOnnxConfig, embed_with_onnxruntime, export_onnx
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from tests.export.folders import edit, export, least_cosine
 from tests.tiny import make_tiny_model_directory
 

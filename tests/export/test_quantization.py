@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qwen3emb_train.export.quantization import Int8Quantizer, format_quality, quality_table
-from qwen3emb_train.models.vector_bytes import quantize_binary, restore_binary
+from qwen3emb_train.index.vector_bytes import quantize_binary, restore_binary
 
 
 def _unit(rows: int, dim: int, seed: int) -> np.ndarray:

@@ -10,11 +10,11 @@ import torch
 
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
 from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, RerankerDtype, export_reranker
+from qwen3emb_train.index.rerankers import TextReranker, is_yes_no_reranker
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_reranker, save_model
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.rerankers import TextReranker, is_yes_no_reranker
 from tests.export.folders import edit
-from tests.models.reranker_reference import PlainReranker
+from tests.index.reranker_reference import PlainReranker
 from tests.tiny import make_tiny_causal_lm_directory
 
 TASK = "Judge by topic"

@@ -13,7 +13,7 @@ from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
 from qwen3emb_train.export import backbone
 from qwen3emb_train.export.sentence_transformers import ExportConfig, ExportDtype
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from tests.export.folders import export, least_cosine, read
 from tests.tiny import make_tiny_model_directory
 
@@ -53,7 +53,7 @@ def test_weights_are_the_bare_backbone_and_the_embedding_keeps_its_rows(model: P
     assert all(torch.equal(written[name], tensor) for name, tensor in source.items())
 
 
-def test_the_tokenizer_appends_the_closing_token_and_names_the_base_class(exported: Path) -> None:
+def test_the_tokenizer_appends_the_eos_token_and_names_the_base_class(exported: Path) -> None:
     from transformers import AutoTokenizer
 
     settings = read(exported / "tokenizer_config.json")

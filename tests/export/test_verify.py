@@ -109,7 +109,7 @@ def _lose_the_pooling_file(folder: Path) -> None:
 
 
 BROKEN = [
-    (_drop_eos, "closing token", "The closing token (EOS) is lost"),
+    (_drop_eos, "EOS token", "The EOS token (EOS) is lost"),
     (_pool_by_mean, "pooling", "pools by mean_tokens"),
     (_drop_query_prompt, "prompts applied once", "the prompt 'query' is missing"),
     (_double_query_prompt, "prompts applied once", "instead of"),
@@ -170,7 +170,7 @@ def _other_rope(folder: Path) -> None:
     edit(folder / "config.json", lambda config: config["rope_parameters"].update(rope_theta=3.0))
 
 
-def _other_closing_token(folder: Path) -> None:
+def _other_eos_token(folder: Path) -> None:
     text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     post_processor = json.dumps(json.loads(text)["post_processor"])
     changed = json.loads(post_processor.replace("<|endoftext|>", "<|im_end|>").replace('"ids": [0]', '"ids": [2]'))
@@ -182,7 +182,7 @@ def _other_closing_token(folder: Path) -> None:
     [
         (_other_weights, "vectors of the reference", "'transformers': 0."),
         (_other_rope, "vectors of the reference", "'Sentence-Transformers': "),
-        (_other_closing_token, "closing token", "with the reference"),
+        (_other_eos_token, "EOS token", "with the reference"),
     ],
 )
 def test_against_its_reference(
@@ -245,7 +245,7 @@ def test_an_adapter_merged_twice_is_noticed(model: Path, adapter: Path, tmp_path
 
 def test_a_model_directory_without_modules_is_looked_at_as_far_as_it_goes(model: Path) -> None:
     checks = verify(VerifyConfig(path=str(model)))
-    assert list(failures(checks)) == ["closing token", "card"], "its tokenizer appends nothing, as Qwen3's"
+    assert list(failures(checks)) == ["EOS token", "card"], "its tokenizer appends nothing, as Qwen3's"
     skipped = {check.name: check.detail for check in checks if check.status is Status.skipped}
     assert skipped["Sentence-Transformers = transformers"] == "no modules.json: not a Sentence-Transformers folder"
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, InfoNCE, WeightedNegatives
+from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, HardnessMode, InfoNCE
 from tests.losses.infonce_reference import Row
 from tests.losses.rows import random_batch
 
@@ -35,9 +35,9 @@ def losses(draw: st.DrawFn) -> InfoNCE:
             document_document_threshold=draw(st.sampled_from(DocumentDocumentThreshold)),
             mask_identical=draw(flags),
             mask_same_query=draw(flags),
-            others_negatives=draw(flags),
-            hardness=draw(st.sampled_from([0.0, 0.0, 5.0])),
-            hardness_of=draw(st.sampled_from(WeightedNegatives)),
+            gather_hard_negatives=draw(flags),
+            hardness_strength=draw(st.sampled_from([0.0, 0.0, 5.0])),
+            hardness_mode=draw(st.sampled_from(HardnessMode)),
             tile_elements=draw(st.sampled_from([1, 17, 40, 2**24])),
         )
 

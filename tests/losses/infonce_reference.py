@@ -45,9 +45,9 @@ def reference_infonce(
     document_document_threshold: str,
     mask_identical: bool,
     mask_same_query: bool,
-    others_negatives: bool,
-    hardness: float,
-    hardness_of: str,
+    gather_hard_negatives: bool,
+    hardness_strength: float,
+    hardness_mode: str,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss of the queries ``local`` (all if None) against the whole batch, and its metrics."""
     local = range(len(batch)) if local is None else local
@@ -87,7 +87,7 @@ def reference_infonce(
                     masked = too_similar(score) or same_query or (mask_identical and shares_positive)
                     cells.append((score, masked, False))
                 documents = [(document, same_query) for document in other.positives]
-                if others_negatives:
+                if gather_hard_negatives:
                     documents += [(document, False) for document in other.negatives]
                 for document, is_answer in documents:
                     known = is_answer or (mask_identical and document.text in positive_texts)
@@ -105,8 +105,11 @@ def reference_infonce(
             kept = [score for score, masked, _ in cells if not masked]
             z = []
             for number, (score, masked, _) in enumerate(cells):
-                weighted = hardness_of in ("all", "hard" if number < num_own else "in_batch")
-                weight = math.exp(hardness * score.item()) if weighted else 1.0
+                weighted = hardness_mode in (
+                    "all_negatives",
+                    "hard_negatives" if number < num_own else "in_batch_negatives",
+                )
+                weight = math.exp(hardness_strength * score.item()) if weighted else 1.0
                 if not masked:
                     z.append(weight * torch.exp(score / temperature))
             if positive_in_denominator:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen3emb_train.losses.judgements import Judgements, Targets
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 
 YES, NO, VOCABULARY = 5, 2, 11
 
@@ -20,9 +20,9 @@ class Judged:
     logits: Tensor
     targets: Targets
 
-    def judgements(self, documents: slice = slice(None)) -> Judgements:
+    def reranker_logits(self, documents: slice = slice(None)) -> RerankerLogits:
         logits = self.logits[documents]
-        return Judgements(self.targets.select(documents), logits[:, YES], logits[:, NO], logits.logsumexp(1))
+        return RerankerLogits(self.targets.select(documents), logits[:, YES], logits[:, NO], logits.logsumexp(1))
 
     def queries(self) -> list[list[int]]:
         """The documents of each query."""
@@ -111,7 +111,7 @@ def list_net(temperature: float) -> Reference:
     return by_query(loss)
 
 
-def teacher_answers(form: str, temperature: float, teacher_temperature: float) -> Reference:
+def reranker_distillation(form: str, temperature: float, teacher_temperature: float) -> Reference:
     def reference(judged: Judged) -> tuple[Tensor, float]:
         score = judged.logits[:, YES] - judged.logits[:, NO]
         assert judged.targets.scores is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 from tests.losses.infonce_reference import Row, Text
 
 
@@ -73,7 +73,7 @@ def text(number: int, *components: float) -> Text:
     return Text(torch.tensor(components, dtype=torch.float64, requires_grad=True), number)
 
 
-def represent(batch: Sequence[Row]) -> Representations:
+def embeddings_by_role(batch: Sequence[Row]) -> Embeddings:
     """The rows' vectors by role, differentiable with respect to the leaves; owners count from 0."""
     queries = [row.query for row in batch]
     positives = [document for row in batch for document in row.positives]
@@ -93,15 +93,15 @@ def represent(batch: Sequence[Row]) -> Representations:
     def numbers(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long)
 
-    return Representations(
+    return Embeddings(
         queries=vectors(queries),
         positives=vectors(positives),
         negatives=vectors(negatives),
-        positive_owner=numbers([i for i, row in enumerate(batch) for _ in row.positives]),
-        negative_owner=numbers([i for i, row in enumerate(batch) for _ in row.negatives]),
-        query_identity=numbers([t.text for t in queries]),
-        positive_identity=numbers([t.text for t in positives]),
-        negative_identity=numbers([t.text for t in negatives]),
+        positive_query_idx=numbers([i for i, row in enumerate(batch) for _ in row.positives]),
+        negative_query_idx=numbers([i for i, row in enumerate(batch) for _ in row.negatives]),
+        query_hash=numbers([t.text for t in queries]),
+        positive_hash=numbers([t.text for t in positives]),
+        negative_hash=numbers([t.text for t in negatives]),
         positive_scores=scores(lambda row, found: found[: len(row.positives)]),
         negative_scores=scores(lambda row, found: found[len(row.positives) :]),
     )

@@ -14,7 +14,7 @@ from qwen3emb_train.losses.label_contrast import LabelContrast
 from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.losses.spread_out import SpreadOut
 from qwen3emb_train.losses.weighted_sum import WeightedSum
-from tests.losses.rows import assert_same, random_batch, represent
+from tests.losses.rows import assert_same, embeddings_by_role, random_batch
 
 RUN = InfoNCE(temperature=0.07)
 EIGHT = random_batch(0, 8, most_positives=2, num_texts=30, dim=6, score_levels=4)
@@ -33,7 +33,7 @@ def test_three_tasks_have_their_own() -> None:
 
 
 def test_a_task_can_be_given_to_the_run_s_loss() -> None:
-    losses = TaskLosses(by_run_loss=["retrieval", "sts", "summarization"])
+    losses = TaskLosses(tasks_with_main_loss=["retrieval", "sts", "summarization"])
     assert loss_of_task("sts", RUN, losses) is RUN
     assert loss_of_task("summarization", RUN, losses) is RUN
     assert loss_of_task("clustering", RUN, losses) is losses.clustering
@@ -42,15 +42,15 @@ def test_a_task_can_be_given_to_the_run_s_loss() -> None:
 def test_an_unheard_of_task_is_refused_with_the_known_ones_and_the_remedy() -> None:
     expected = (
         r"'stss' has no loss\. Known: retrieval, bitext, code, unknown, sts, classification, clustering\. "
-        r".*task_losses\.by_run_loss"
+        r".*task_losses\.tasks_with_main_loss"
     )
     with pytest.raises(ValueError, match=expected):
         loss_of_task("stss", RUN, TaskLosses())
 
 
 def test_distillation_joins_the_run_s_loss_only_and_never_sts() -> None:
-    """STS scores are people's judgements of similarity, which CoSENT uses; they are no teacher's logits."""
-    losses = TaskLosses(distillation_weight=0.5, by_run_loss=["retrieval", "sts", "clustering"])
+    """STS scores are people's logits of similarity, which CoSENT uses; they are no teacher's logits."""
+    losses = TaskLosses(distillation_weight=0.5, tasks_with_main_loss=["retrieval", "sts", "clustering"])
     assert loss_of_task("retrieval", RUN, losses) == WeightedSum(RUN, {"distillation": (0.5, losses.distillation)})
     assert loss_of_task("clustering", RUN, losses) == WeightedSum(RUN, {"distillation": (0.5, losses.distillation)})
     assert loss_of_task("sts", RUN, losses) is RUN
@@ -65,7 +65,7 @@ def test_spread_out_joins_every_task(task: str) -> None:
 
 
 def test_the_sum_is_the_weighted_sum_with_metrics_by_name() -> None:
-    rows = represent(EIGHT)
+    rows = embeddings_by_role(EIGHT)
     parts = {"distillation": (0.5, Distillation(DistillationForm.margin_mse)), "spread_out": (3.0, SpreadOut())}
     output = WeightedSum(RUN, {**parts})(rows)
     main, distillation, spread_out = RUN(rows), parts["distillation"][1](rows), SpreadOut()(rows)
@@ -85,26 +85,26 @@ def test_the_sum_is_the_weighted_sum_with_metrics_by_name() -> None:
 
 
 def test_a_sum_passes_ranks_on_and_needs_what_its_parts_need() -> None:
-    rows, columns = represent(EIGHT[2:4]), represent(EIGHT)
+    local, gathered = embeddings_by_role(EIGHT[2:4]), embeddings_by_role(EIGHT)
     addition: dict[str, tuple[float, EmbeddingLoss]] = {"spread_out": (1.0, SpreadOut())}
-    output = WeightedSum(Clustering(), addition)(rows, columns, 2)
-    expected = Clustering()(rows, columns, 2).loss + SpreadOut()(rows, columns, 2).loss
+    output = WeightedSum(Clustering(), addition)(local, gathered, 2)
+    expected = Clustering()(local, gathered, 2).loss + SpreadOut()(local, gathered, 2).loss
     torch.testing.assert_close(output.loss, expected)
     own: dict[str, tuple[float, EmbeddingLoss]] = {"distillation": (1.0, Distillation())}
-    assert not WeightedSum(LabelContrast(), own).needs_columns
-    assert WeightedSum(LabelContrast(), addition).needs_columns
-    assert WeightedSum(InfoNCE(others_negatives=True), own).needs_negative_columns
-    assert not WeightedSum(InfoNCE(), own).needs_negative_columns
-    assert WeightedSum(LabelContrast(), {"sts": (1.0, CoSENT())}).needs_negative_columns
+    assert not WeightedSum(LabelContrast(), own).needs_gathered
+    assert WeightedSum(LabelContrast(), addition).needs_gathered
+    assert WeightedSum(InfoNCE(gather_hard_negatives=True), own).needs_gathered_negatives
+    assert not WeightedSum(InfoNCE(), own).needs_gathered_negatives
+    assert WeightedSum(LabelContrast(), {"sts": (1.0, CoSENT())}).needs_gathered_negatives
 
 
 @pytest.mark.parametrize("task", ["retrieval", *OWN_LOSS])
 def test_matryoshka_works_over_every_task(task: str) -> None:
     """Every loss, with every addition: the weighted mean over the prefixes, rows against columns."""
     loss = loss_of_task(task, RUN, TaskLosses(distillation_weight=0.5, spread_out_weight=0.1))
-    rows, columns = represent(EIGHT[4:]), represent(EIGHT)
-    found = matryoshka(loss, rows, columns, [2, 6], [1.0, 3.0], first_query=4)
-    parts = [loss(rows.truncated(dim), columns.truncated(dim), 4).loss for dim in (2, 6)]
+    local, gathered = embeddings_by_role(EIGHT[4:]), embeddings_by_role(EIGHT)
+    found = matryoshka(loss, local, gathered, [2, 6], [1.0, 3.0], first_query=4)
+    parts = [loss(local.truncated(dim), gathered.truncated(dim), 4).loss for dim in (2, 6)]
     assert_same(found.loss, (parts[0] + 3 * parts[1]) / 4, EIGHT)
     assert not torch.equal(parts[0], parts[1])
 
@@ -125,11 +125,11 @@ def test_the_dataclass_is_its_own_schema() -> None:
             "sts": {"temperature": 0.1},
             "distillation": {"form": "margin_mse"},
             "distillation_weight": 0.5,
-            "by_run_loss": ["retrieval"],
+            "tasks_with_main_loss": ["retrieval"],
         }
     )
     assert OmegaConf.to_object(OmegaConf.merge(schema, given)) == TaskLosses(
-        by_run_loss=["retrieval"],
+        tasks_with_main_loss=["retrieval"],
         sts=CoSENT(0.1),
         distillation=Distillation(DistillationForm.margin_mse),
         distillation_weight=0.5,

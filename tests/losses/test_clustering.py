@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qwen3emb_train.losses.clustering import Clustering
 from tests.losses.infonce_reference import Row
-from tests.losses.rows import assert_same, gradients, random_batch, represent, text
+from tests.losses.rows import assert_same, embeddings_by_role, gradients, random_batch, text
 from tests.losses.task_references import reference_clustering
 
 
@@ -27,7 +27,7 @@ def test_equals_the_formula(
 ) -> None:
     """Value, gradient, metrics: clusters by name or by member, repeated queries, hard negatives of the own cluster."""
     batch = random_batch(seed, num_queries, most_positives=most_positives, num_texts=num_texts)
-    output = Clustering(temperature, tile_elements)(represent(batch))
+    output = Clustering(temperature, tile_elements)(embeddings_by_role(batch))
     expected, metrics = reference_clustering(batch, temperature)
     assert_same(output.loss, expected, batch)
     assert {name: value.item() for name, value in output.metrics.items()} == pytest.approx(metrics, abs=1e-10)
@@ -38,7 +38,9 @@ def test_equals_the_formula(
 def test_ranks_together_are_the_whole(seed: int, sizes: list[int]) -> None:
     batch, first = random_batch(seed, 6, num_texts=12), 0
     for size in sizes:
-        output = Clustering(tile_elements=30)(represent(batch[first : first + size]), represent(batch), first)
+        output = Clustering(tile_elements=30)(
+            embeddings_by_role(batch[first : first + size]), embeddings_by_role(batch), first
+        )
         assert_same(output.loss, reference_clustering(batch, 0.05, range(first, first + size))[0], batch)
         first += size
 
@@ -51,7 +53,7 @@ def test_by_hand() -> None:
         Row(text(1, *axes[1]), [text(10, *axes[2])]),
         Row(text(2, *axes[3]), [text(11, *axes[4])]),
     ]
-    output = Clustering(temperature=1.0)(represent(batch[:1]), represent(batch))
+    output = Clustering(temperature=1.0)(embeddings_by_role(batch[:1]), embeddings_by_role(batch))
     # positives of row 0: its label (cosine 1), row 1 (0), row 1's copy of the label (0); negatives: row 2, label 11 (0)
     expected = (math.log1p(2 / math.e) + 2 * math.log1p(2)) / 3
     assert output.loss.item() == pytest.approx(expected, abs=1e-12)
@@ -61,14 +63,14 @@ def test_by_hand() -> None:
 
 def test_one_cluster_has_nothing_to_be_told_from() -> None:
     batch = [Row(text(n, 1, n), [text(10, n, 1)]) for n in range(3)]
-    output = Clustering()(represent(batch))
+    output = Clustering()(embeddings_by_role(batch))
     assert output.loss.item() == 0
     assert not gradients(output.loss, batch).any()
 
 
 def test_needs_all_columns_but_no_hard_negatives() -> None:
-    assert Clustering().needs_columns
-    assert not Clustering().needs_negative_columns
+    assert Clustering().needs_gathered
+    assert not Clustering().needs_gathered_negatives
 
 
 @pytest.mark.parametrize(("key", "value"), [("temperature", 0.0), ("tile_elements", 0)])

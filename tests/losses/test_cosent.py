@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from qwen3emb_train.losses.cosent import CoSENT, order_loss, spearman
 from tests.losses.infonce_reference import Row
-from tests.losses.rows import assert_same, gradients, random_batch, represent, text
+from tests.losses.rows import assert_same, embeddings_by_role, gradients, random_batch, text
 from tests.losses.task_references import pairs_with_scores, reference_cosent
 
 
@@ -32,7 +32,7 @@ def test_equals_the_double_sum(
         seed, num_queries, most_positives=most_positives, score_levels=levels, unscored=unscored, most_negatives=2
     )
     batch[0].scores = [0.0, *(batch[0].scores or [])[1:]]  # one pair at least has a score
-    output = CoSENT(temperature)(represent(batch))
+    output = CoSENT(temperature)(embeddings_by_role(batch))
     assert_same(output.loss, reference_cosent(batch, temperature), batch)
     assert output.metrics["scored_pairs"].item() == len(pairs_with_scores(batch))
     mean = sum(c.item() for c, _ in pairs_with_scores(batch)) / len(pairs_with_scores(batch))
@@ -47,7 +47,7 @@ def test_three_pairs_by_hand() -> None:
         Row(text(2, 1, 0), [text(3, 3, 4)], scores=[3.0]),
         Row(text(4, 1, 0), [text(5, 0, 1)], scores=[2.0]),
     ]
-    output = CoSENT(temperature=1.0)(represent(batch))
+    output = CoSENT(temperature=1.0)(embeddings_by_role(batch))
     expected = math.log(1 + math.exp(1 - 0.6) + math.exp(1 - 0) + math.exp(0 - 0.6))
     assert output.loss.item() == pytest.approx(expected, abs=1e-12)
     assert output.metrics["spearman"].item() == pytest.approx(-0.5)
@@ -55,7 +55,7 @@ def test_three_pairs_by_hand() -> None:
 
 def test_pairs_of_one_score_teach_nothing() -> None:
     batch = random_batch(0, 5, score_levels=1)
-    output = CoSENT()(represent(batch))
+    output = CoSENT()(embeddings_by_role(batch))
     assert output.loss.item() == 0
     assert not gradients(output.loss, batch).any()
     assert output.metrics["spearman"].item() == 0
@@ -76,23 +76,25 @@ def test_gradient_is_exact_where_logits_are_far_apart() -> None:
 def test_all_columns_count_on_every_rank() -> None:
     """Whatever rows are this rank's, the loss is that of all columns."""
     batch = random_batch(1, 6, score_levels=4)
-    whole = CoSENT()(represent(batch)).loss
+    whole = CoSENT()(embeddings_by_role(batch)).loss
     for first in (0, 2, 4):
-        assert torch.equal(CoSENT()(represent(batch[first : first + 2]), represent(batch), first).loss, whole)
-    assert CoSENT().needs_columns
-    assert CoSENT().needs_negative_columns
+        assert torch.equal(
+            CoSENT()(embeddings_by_role(batch[first : first + 2]), embeddings_by_role(batch), first).loss, whole
+        )
+    assert CoSENT().needs_gathered
+    assert CoSENT().needs_gathered_negatives
 
 
 def test_without_scores_it_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"'scores' field.*task_losses\.by_run_loss"):
-        CoSENT()(represent(random_batch(0, 3)))
+    with pytest.raises(ValueError, match=r"'scores' field.*task_losses\.tasks_with_main_loss"):
+        CoSENT()(embeddings_by_role(random_batch(0, 3)))
     with pytest.raises(ValueError, match="no row of this step brings any"):
-        CoSENT()(represent(random_batch(0, 3, score_levels=2, unscored=1.0)))
+        CoSENT()(embeddings_by_role(random_batch(0, 3, score_levels=2, unscored=1.0)))
 
 
 def test_scores_of_positives_alone_suffice() -> None:
     batch = random_batch(2, 5, score_levels=3)
-    some = replace(represent(batch), negative_scores=None)
+    some = replace(embeddings_by_role(batch), negative_scores=None)
     for row in batch:
         row.scores = [s if n < len(row.positives) else math.nan for n, s in enumerate(row.scores or [])]
     torch.testing.assert_close(CoSENT()(some).loss, reference_cosent(batch, 0.05))
@@ -114,7 +116,7 @@ def test_spearman_is_the_correlation_of_mean_ranks(levels: int) -> None:
 
 def test_lower_precision_and_autocast_are_computed_in_float32() -> None:
     batch = random_batch(3, 12, dim=16, dtype=torch.bfloat16, score_levels=5)
-    vectors = represent(batch)
+    vectors = embeddings_by_role(batch)
     exact = replace(
         vectors,
         queries=vectors.queries.double(),

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from qwen3emb_train.losses.distillation import Distillation, DistillationForm
 from tests.losses.infonce_reference import Row
-from tests.losses.rows import assert_same, gradients, random_batch, represent, text
+from tests.losses.rows import assert_same, embeddings_by_role, gradients, random_batch, text
 from tests.losses.task_references import reference_kl, reference_margin_mse
 
 KL, MARGIN_MSE = DistillationForm.kl, DistillationForm.margin_mse
@@ -48,7 +48,7 @@ def test_equals_the_formulas(
         KL: reference_kl(batch, temperature, teacher_temperature),
         MARGIN_MSE: reference_margin_mse(batch, cosine_per_score),
     }.items():
-        output = Distillation(form, temperature, teacher_temperature, cosine_per_score)(represent(batch))
+        output = Distillation(form, temperature, teacher_temperature, cosine_per_score)(embeddings_by_role(batch))
         torch.testing.assert_close(output.metrics["scored_share"].item(), share)
         assert_same(output.loss, expected, batch)
 
@@ -62,7 +62,7 @@ def test_agreement_is_zero_and_stays() -> None:
     """Scores that are 20 times the cosines: both losses and their gradients vanish at the scale that says so."""
     for loss in (Distillation(KL, temperature=0.05), Distillation(MARGIN_MSE, cosine_per_score=0.05)):
         batch = [agreeing_row()]
-        output = loss(represent(batch))
+        output = loss(embeddings_by_role(batch))
         assert output.loss.item() == pytest.approx(0, abs=1e-12)
         assert gradients(output.loss, batch).abs().max() < 1e-12
 
@@ -72,17 +72,19 @@ def test_by_hand() -> None:
     batch = [Row(text(0, 1, 0), [text(1, 1, 0)], [text(2, 0, 1)], scores=[5.0, -5.0])]
     p, q = 1 / (1 + math.exp(-10)), 1 / (1 + math.exp(-1))
     expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-    assert Distillation(KL, temperature=1.0)(represent(batch)).loss.item() == pytest.approx(expected, abs=1e-7)
-    assert Distillation(MARGIN_MSE)(represent(batch)).loss.item() == pytest.approx((1 - 0.05 * 10) ** 2, abs=1e-12)
+    assert Distillation(KL, temperature=1.0)(embeddings_by_role(batch)).loss.item() == pytest.approx(expected, abs=1e-7)
+    assert Distillation(MARGIN_MSE)(embeddings_by_role(batch)).loss.item() == pytest.approx(
+        (1 - 0.05 * 10) ** 2, abs=1e-12
+    )
 
 
 def test_a_score_of_each_query_may_be_shifted() -> None:
     """Only differences within a query count, so a teacher's bias does not."""
     batch = random_batch(0, 4, most_positives=2, score_levels=9)
-    before = [Distillation(form)(represent(batch)).loss for form in DistillationForm]
+    before = [Distillation(form)(embeddings_by_role(batch)).loss for form in DistillationForm]
     for number, row in enumerate(batch):
         row.scores = [score + 2.0 * number for score in row.scores or []]
-    after = [Distillation(form)(represent(batch)).loss for form in DistillationForm]
+    after = [Distillation(form)(embeddings_by_role(batch)).loss for form in DistillationForm]
     torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-6)
 
 
@@ -90,8 +92,8 @@ def test_a_score_of_each_query_may_be_shifted() -> None:
 def test_without_scores_it_says_what_to_do(form: DistillationForm) -> None:
     batch = random_batch(0, 3)
     with pytest.raises(ValueError, match=r"'scores' field.*require_scores=false.*distillation_weight=0"):
-        Distillation(form)(represent(batch))
-    output = Distillation(form, require_scores=False)(represent(batch))
+        Distillation(form)(embeddings_by_role(batch))
+    output = Distillation(form, require_scores=False)(embeddings_by_role(batch))
     assert output.loss.item() == 0
     assert output.metrics["scored_share"].item() == 0
     assert not gradients(output.loss, batch).any()
@@ -101,24 +103,24 @@ def test_unscored_queries_stay_in_the_mean() -> None:
     """Ranks have different numbers of scored queries: a mean over those only would not average to the whole."""
     batch = random_batch(1, 2, most_positives=3, score_levels=6)
     batch[0].scores = None
-    alone = Distillation()(represent(batch[1:])).loss
-    torch.testing.assert_close(Distillation()(represent(batch)).loss, alone / 2)
+    alone = Distillation()(embeddings_by_role(batch[1:])).loss
+    torch.testing.assert_close(Distillation()(embeddings_by_role(batch)).loss, alone / 2)
     assert alone > 0.01
 
 
 def test_columns_are_not_looked_at_and_scores_carry_no_gradient() -> None:
     batch = random_batch(2, 4, score_levels=5)
-    rows, columns = represent(batch[2:]), represent(batch)
-    assert torch.equal(Distillation()(rows, columns, 2).loss, Distillation()(rows).loss)
-    assert not Distillation().needs_columns
-    assert rows.positive_scores is not None
-    teacher = rows.positive_scores.requires_grad_()
-    loss = Distillation()(replace(rows, positive_scores=teacher)).loss
+    local, gathered = embeddings_by_role(batch[2:]), embeddings_by_role(batch)
+    assert torch.equal(Distillation()(local, gathered, 2).loss, Distillation()(local).loss)
+    assert not Distillation().needs_gathered
+    assert local.positive_scores is not None
+    teacher = local.positive_scores.requires_grad_()
+    loss = Distillation()(replace(local, positive_scores=teacher)).loss
     assert torch.autograd.grad(loss, teacher, allow_unused=True)[0] is None
 
 
 def test_lower_precision_is_computed_in_float32() -> None:
-    vectors = represent(random_batch(3, 8, dim=16, dtype=torch.bfloat16, score_levels=5))
+    vectors = embeddings_by_role(random_batch(3, 8, dim=16, dtype=torch.bfloat16, score_levels=5))
     with torch.autocast("cpu", torch.bfloat16):
         assert all(Distillation(form)(vectors).loss.dtype == torch.float32 for form in DistillationForm)
 

@@ -12,23 +12,23 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
-from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, InfoNCE, WeightedNegatives
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
+from qwen3emb_train.losses.infonce import DocumentDocumentThreshold, HardnessMode, InfoNCE
 from tests.losses.drawn import ONLY, batches, losses
 from tests.losses.infonce_reference import Row, Text, reference_infonce
-from tests.losses.rows import gradients, random_batch, represent, text
+from tests.losses.rows import embeddings_by_role, gradients, random_batch, text
 
 
 def reference(loss: InfoNCE, batch: list[Row], local: range | None = None) -> tuple[Tensor, dict[str, float]]:
     options = asdict(loss) | {
         "document_document_threshold": loss.document_document_threshold.value,
-        "hardness_of": loss.hardness_of.value,
+        "hardness_mode": loss.hardness_mode.value,
     }
     del options["tile_elements"]
     return reference_infonce(batch, local, **options)
 
 
-def converted(vectors: Representations, dtype: torch.dtype) -> Representations:
+def converted(vectors: Embeddings, dtype: torch.dtype) -> Embeddings:
     return replace(
         vectors,
         queries=vectors.queries.to(dtype),
@@ -42,7 +42,7 @@ def converted(vectors: Representations, dtype: torch.dtype) -> Representations:
 def test_equals_the_brute_force_sum_for_every_setting(loss: InfoNCE, batch: list[Row]) -> None:
     """Value, gradient of every vector, and metrics equal the loops of infonce_reference.py to 1e-10 in float64."""
     expected, expected_metrics = reference(loss, batch)
-    output = loss(represent(batch))
+    output = loss(embeddings_by_role(batch))
     torch.testing.assert_close(output.loss, expected, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(gradients(output.loss, batch), gradients(expected, batch), atol=1e-10, rtol=1e-10)
     assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected_metrics, abs=1e-10)
@@ -54,14 +54,14 @@ def test_equals_the_brute_force_sum_for_every_setting(loss: InfoNCE, batch: list
 def test_ranks_together_are_the_whole(loss: InfoNCE, seed: int, sizes: list[int]) -> None:
     """Rank by rank against all columns: local losses weighted by their queries have value and gradient of the whole."""
     batch = random_batch(seed, 6, most_positives=2, num_texts=8)
-    columns = represent(batch)
+    columns = embeddings_by_role(batch)
     mean, first = torch.zeros((), dtype=torch.float64), 0
     for size in sizes:
         local = range(first, first + size)
-        output = loss(represent(batch[first : first + size]), columns, first_query=first)
+        output = loss(embeddings_by_role(batch[first : first + size]), columns, first_query=first)
         torch.testing.assert_close(output.loss, reference(loss, batch, local)[0], atol=1e-10, rtol=1e-10)
         mean, first = mean + output.loss * size / 6, first + size
-    whole = loss(represent(batch)).loss
+    whole = loss(embeddings_by_role(batch)).loss
     torch.testing.assert_close(mean, whole, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(gradients(mean, batch), gradients(whole, batch), atol=1e-10, rtol=1e-10)
 
@@ -75,7 +75,7 @@ def test_two_queries_by_hand() -> None:
     # query 0: s+ = 1; own negative 0; q-q 0; d-d 0; q-d 0.    query 1: s+ = 0.6; q-q 0; d-d 0; q-d 0.
     first = -math.log(math.e / (math.e + 1 + 1 + 1 + 1))
     second = -math.log(math.exp(0.6) / (math.exp(0.6) + 1 + 1 + 1))
-    output = InfoNCE(temperature=1.0)(represent(batch))
+    output = InfoNCE(temperature=1.0)(embeddings_by_role(batch))
     assert output.loss.item() == pytest.approx((first + second) / 2, abs=1e-12)
     assert output.metrics["effective_negatives"].item() == 3.5
     assert output.metrics["masked_share"].item() == 0
@@ -117,14 +117,14 @@ def dirty_batch() -> list[Row]:
         ({"query_document": True, "mask_same_query": False}, 3),
         ({"document_document": True, "mask_identical": False}, 3),
         # and their negatives: 21 is a negative of the same question and stays, 10 is a positive of query 0
-        ({"query_document": True, "others_negatives": True}, 3),
-        ({"document_document": True, "others_negatives": True, "mask_identical": False}, 5),
+        ({"query_document": True, "gather_hard_negatives": True}, 3),
+        ({"document_document": True, "gather_hard_negatives": True, "mask_identical": False}, 5),
     ],
 )
 def test_a_dirty_batch_masks_exactly_the_right_cells(option: dict[str, bool], kept: int) -> None:
     """All negatives are orthogonal to query 0, so Z counts them: (d_j == d_i+) and same-query masks, cell by cell."""
     batch = dirty_batch()
-    output = InfoNCE(**(ONLY | option), temperature=1.0)(represent(batch[:1]), represent(batch))
+    output = InfoNCE(**(ONLY | option), temperature=1.0)(embeddings_by_role(batch[:1]), embeddings_by_role(batch))
     # s+ = 0 and every other cosine is 0 too: each cell of Z is exp(0) = 1.
     assert output.loss.item() == pytest.approx(math.log(1 + kept), abs=1e-12)
     assert output.metrics["effective_negatives"].item() == kept
@@ -133,7 +133,7 @@ def test_a_dirty_batch_masks_exactly_the_right_cells(option: dict[str, bool], ke
 def test_a_masked_cell_gets_no_gradient() -> None:
     batch = dirty_batch()
     loss = InfoNCE(**(ONLY | {"query_document": True}), temperature=1.0)
-    value = loss(represent(batch[:1]), represent(batch)).loss
+    value = loss(embeddings_by_role(batch[:1]), embeddings_by_role(batch)).loss
     wanted = [row.positives[0].vector for row in batch[1:]]
     norms = [g.norm().item() for g in torch.autograd.grad(value, wanted)]
     assert norms[:2] == [0, 0]
@@ -156,7 +156,7 @@ def test_the_margin_is_strict_and_in_units_of_cosine(term: str) -> None:
         option["document_document_threshold"] = DocumentDocumentThreshold.document_document
     for margin, kept in ((0.5, 1), (0.5 - 2**-52, 0)):
         loss = InfoNCE(**option, false_negative_margin=margin)
-        output = loss(represent(batch[:1]), represent(batch))
+        output = loss(embeddings_by_role(batch[:1]), embeddings_by_role(batch))
         assert output.metrics["effective_negatives"].item() == kept, margin
         assert output.metrics["masked_share"].item() == 1 - kept
 
@@ -170,7 +170,7 @@ def test_the_document_document_threshold_compares_the_score_it_names(threshold: 
     loss = InfoNCE(
         **(ONLY | {"document_document": True}), document_document_threshold=DocumentDocumentThreshold[threshold]
     )
-    assert loss(represent(batch[:1]), represent(batch)).metrics["effective_negatives"].item() == kept
+    assert loss(embeddings_by_role(batch[:1]), embeddings_by_role(batch)).metrics["effective_negatives"].item() == kept
 
 
 def test_the_margin_carries_no_gradient() -> None:
@@ -181,10 +181,10 @@ def test_the_margin_carries_no_gradient() -> None:
         Row(text(4, -0.3, 0.2, 1), [text(5, 1, 0.1, 0.2)]),
     ]
     loss = InfoNCE(**(ONLY | {"query_document": True}), temperature=0.5)
-    by_margin = loss(represent(batch[:1]), represent(batch))
+    by_margin = loss(embeddings_by_role(batch[:1]), embeddings_by_role(batch))
     assert by_margin.metrics["masked_share"].item() == 0.5  # guard: document 5 is masked, and only it
     batch[2].positives[0].text = batch[0].positives[0].text
-    by_text = replace(loss, false_negative_margin=None)(represent(batch[:1]), represent(batch))
+    by_text = replace(loss, false_negative_margin=None)(embeddings_by_role(batch[:1]), embeddings_by_role(batch))
     assert by_text.metrics["masked_share"].item() == 0.5
     assert torch.equal(gradients(by_margin.loss, batch), gradients(by_text.loss, batch))
 
@@ -192,7 +192,7 @@ def test_the_margin_carries_no_gradient() -> None:
 def test_hardness_weights_by_the_cosine_without_gradient() -> None:
     """One negative at cosine 0.5, temperature 1: Z has exp(0.5) * exp(2 * 0.5); the gradient sees exp(0.5) alone."""
     batch = [Row(text(0, 1, 0), [text(1, 1, 0)], [text(2, 1, 3**0.5)])]
-    output = InfoNCE(temperature=1.0, hardness=2.0, false_negative_margin=None)(represent(batch))
+    output = InfoNCE(temperature=1.0, hardness_strength=2.0, false_negative_margin=None)(embeddings_by_role(batch))
     assert output.loss.item() == pytest.approx(math.log1p(math.exp(0.5 + 1 - 1)), abs=1e-12)
     weighted = math.exp(0.5) / (1 + math.exp(0.5))  # d loss / d cosine of the negative, for a constant weight
     (found,) = torch.autograd.grad(output.loss, batch[0].negatives[0].vector)
@@ -201,26 +201,26 @@ def test_hardness_weights_by_the_cosine_without_gradient() -> None:
 
 
 def test_columns_it_does_not_need_may_be_missing() -> None:
-    """needs_columns and needs_negative_columns tell the truth: without what they disclaim nothing changes."""
+    """needs_gathered and needs_gathered_negatives tell the truth: without what they disclaim nothing changes."""
     batch = random_batch(4, 6)
-    rows, columns = represent(batch[2:4]), represent(batch)
+    local, gathered = embeddings_by_role(batch[2:4]), embeddings_by_role(batch)
     nobody = replace(
-        columns,
-        negatives=columns.negatives[:0],
-        negative_owner=columns.negative_owner[:0],
-        negative_identity=columns.negative_identity[:0],
+        gathered,
+        negatives=gathered.negatives[:0],
+        negative_query_idx=gathered.negative_query_idx[:0],
+        negative_hash=gathered.negative_hash[:0],
     )
-    assert not InfoNCE().needs_negative_columns
-    assert torch.equal(InfoNCE()(rows, nobody, 2).loss, InfoNCE()(rows, columns, 2).loss)
-    others = InfoNCE(others_negatives=True)
-    assert others.needs_negative_columns
-    assert not torch.equal(others(rows, nobody, 2).loss, others(rows, columns, 2).loss)
-    assert InfoNCE(**(ONLY | {"query_query": True})).needs_columns
+    assert not InfoNCE().needs_gathered_negatives
+    assert torch.equal(InfoNCE()(local, nobody, 2).loss, InfoNCE()(local, gathered, 2).loss)
+    others = InfoNCE(gather_hard_negatives=True)
+    assert others.needs_gathered_negatives
+    assert not torch.equal(others(local, nobody, 2).loss, others(local, gathered, 2).loss)
+    assert InfoNCE(**(ONLY | {"query_query": True})).needs_gathered
     own = InfoNCE(**(ONLY | {"hard_negatives": True}))
-    assert not own.needs_columns
-    assert torch.equal(own(rows).loss, own(rows, columns, 2).loss)
-    with pytest.warns(UserWarning, match="others_negatives"):
-        assert not InfoNCE(**(ONLY | {"query_query": True}), others_negatives=True).needs_negative_columns
+    assert not own.needs_gathered
+    assert torch.equal(own(local).loss, own(local, gathered, 2).loss)
+    with pytest.warns(UserWarning, match="gather_hard_negatives"):
+        assert not InfoNCE(**(ONLY | {"query_query": True}), gather_hard_negatives=True).needs_gathered_negatives
 
 
 @pytest.mark.parametrize("positive_in_denominator", [True, False])
@@ -230,7 +230,7 @@ def test_a_pair_without_negatives_contributes_nothing(positive_in_denominator: b
     alone = random_batch(0, 1, most_negatives=0)
     twins = [Row(text(0, 1, 0), [text(1, 0.5, 1)], [text(1, 0.5, 1)]), Row(text(0, 1, 0), [text(1, 0.5, 1)])]
     for batch in (alone, twins):
-        output = loss(represent(batch))
+        output = loss(embeddings_by_role(batch))
         assert output.loss.item() == 0
         assert not gradients(output.loss, batch).any()
         assert output.metrics["hardest_negative_cosine"].item() == -1
@@ -241,7 +241,7 @@ def test_a_pair_without_negatives_contributes_nothing(positive_in_denominator: b
 @pytest.mark.parametrize("temperature", [0.02, 0.001])
 def test_lower_precision_is_computed_in_float32(dtype: torch.dtype, temperature: float) -> None:
     """The result is that of float64 on the same (rounded) numbers, even where exp(1 / temperature) overflows."""
-    vectors = represent(random_batch(1, 16, dim=8, dtype=dtype))
+    vectors = embeddings_by_role(random_batch(1, 16, dim=8, dtype=dtype))
     loss = InfoNCE(temperature=temperature)
     output, expected = loss(vectors), loss(converted(vectors, torch.float64))
     assert output.loss.dtype == torch.float32
@@ -251,10 +251,10 @@ def test_lower_precision_is_computed_in_float32(dtype: torch.dtype, temperature:
 
 def test_autocast_changes_nothing() -> None:
     batch = random_batch(2, 8, dim=8, dtype=torch.float32)
-    plain = InfoNCE()(represent(batch)).loss
+    plain = InfoNCE()(embeddings_by_role(batch)).loss
     with torch.autocast("cpu", torch.bfloat16):
-        guard = (represent(batch).queries @ represent(batch).queries.T).dtype
-        mixed = InfoNCE()(represent(batch)).loss
+        guard = (embeddings_by_role(batch).queries @ embeddings_by_role(batch).queries.T).dtype
+        mixed = InfoNCE()(embeddings_by_role(batch)).loss
         mixed_gradients = gradients(mixed, batch)
     assert guard == torch.bfloat16  # autocast was on
     assert torch.equal(plain, mixed)
@@ -264,7 +264,7 @@ def test_autocast_changes_nothing() -> None:
 def test_a_small_loss_keeps_its_digits_in_float32() -> None:
     """The positive leads by 0.5 in cosine: the loss is 4e-11, which log(Z) - s+ / t would round to 0."""
     batch = [Row(text(0, 1, 0), [text(1, 1, 0)], [text(2, 1, 3**0.5)])]
-    value = InfoNCE()(converted(represent(batch), torch.float32)).loss
+    value = InfoNCE()(converted(embeddings_by_role(batch), torch.float32)).loss
     assert value.item() == pytest.approx(math.exp(-0.5 / 0.02), rel=1e-4)
 
 
@@ -276,7 +276,7 @@ def test_a_small_loss_keeps_its_digits_in_float32() -> None:
         ({"temperature": math.nan}, "temperature=nan"),
         ({"false_negative_margin": -0.1}, "false_negative_margin=-0.1"),
         ({"tile_elements": 0}, "tile_elements=0"),
-        ({"hardness": -1.0}, "hardness=-1.0"),
+        ({"hardness_strength": -1.0}, "hardness_strength=-1.0"),
         (ONLY, "at least one of hard_negatives"),
     ],
 )
@@ -286,34 +286,34 @@ def test_bad_settings_are_refused_with_key_and_value(setting: dict[str, float], 
 
 
 def test_settings_without_effect_warn_and_the_default_does_not() -> None:
-    with pytest.warns(UserWarning, match="others_negatives"):
-        InfoNCE(others_negatives=True, query_document=False, document_document=False)
+    with pytest.warns(UserWarning, match="gather_hard_negatives"):
+        InfoNCE(gather_hard_negatives=True, query_document=False, document_document=False)
     with pytest.warns(UserWarning, match="document_document_threshold=none"):
         InfoNCE(document_document_threshold=DocumentDocumentThreshold.none, document_document=False)
-    with pytest.warns(UserWarning, match="hardness_of=hard with hardness=5"):
-        InfoNCE(hard_negatives=False, hardness=5.0, hardness_of=WeightedNegatives.hard)
-    with pytest.warns(UserWarning, match="hardness_of=in_batch with hardness=0"):
-        InfoNCE(hardness_of=WeightedNegatives.in_batch)
+    with pytest.warns(UserWarning, match="hardness_mode=hard_negatives with hardness_strength=5"):
+        InfoNCE(hard_negatives=False, hardness_strength=5.0, hardness_mode=HardnessMode.hard_negatives)
+    with pytest.warns(UserWarning, match="hardness_mode=in_batch_negatives with hardness_strength=0"):
+        InfoNCE(hardness_mode=HardnessMode.in_batch_negatives)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         InfoNCE()
-        InfoNCE(hardness=5.0, hardness_of=WeightedNegatives.hard)
+        InfoNCE(hardness_strength=5.0, hardness_mode=HardnessMode.hard_negatives)
         InfoNCE(query_query=False, document_document=False)  # stage 2 of arXiv 2601.04720
 
 
 def test_columns_that_do_not_hold_the_local_queries_are_refused() -> None:
     batch = random_batch(0, 4)
-    with pytest.raises(ValueError, match=r"Local queries 3\.\.4 are not among the 4 queries"):
-        InfoNCE()(represent(batch[:2]), represent(batch), first_query=3)
+    with pytest.raises(ValueError, match=r"Local queries 3\.\.4 are not among the 4 gathered queries"):
+        InfoNCE()(embeddings_by_role(batch[:2]), embeddings_by_role(batch), first_query=3)
     with pytest.raises(ValueError, match="Pass all ranks' vectors"):
-        InfoNCE()(represent(batch), first_query=1)
+        InfoNCE()(embeddings_by_role(batch), first_query=1)
 
 
 def test_a_query_without_positive_is_refused() -> None:
     batch = random_batch(0, 3)
     batch[1].positives.clear()
     with pytest.raises(ValueError, match="Query 1 of the batch has no positive"):
-        InfoNCE()(represent(batch))
+        InfoNCE()(embeddings_by_role(batch))
 
 
 def test_the_dataclass_is_its_own_schema() -> None:

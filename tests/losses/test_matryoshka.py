@@ -14,7 +14,7 @@ from qwen3emb_train.losses.spread_out import SpreadOut
 from qwen3emb_train.losses.weighted_sum import WeightedSum
 from tests.losses.drawn import batches, losses
 from tests.losses.infonce_reference import Row, Text
-from tests.losses.rows import gradients, leaves, random_batch, represent, text
+from tests.losses.rows import embeddings_by_role, gradients, leaves, random_batch, text
 
 LOSS = InfoNCE(temperature=0.1)
 
@@ -38,8 +38,8 @@ def cut(batch: list[Row], dim: int) -> list[Row]:
 def test_is_the_weighted_mean_of_the_loss_on_prefixes_cut_before_normalising() -> None:
     """In value and gradient, against batches whose vectors are short to begin with."""
     batch = random_batch(0, 5, most_positives=2, dim=6)
-    output = matryoshka(LOSS, represent(batch), None, [2, 6, 3], [1.0, 2.0, 5.0])
-    parts = {dim: LOSS(represent(cut(batch, dim))) for dim in (2, 6, 3)}
+    output = matryoshka(LOSS, embeddings_by_role(batch), None, [2, 6, 3], [1.0, 2.0, 5.0])
+    parts = {dim: LOSS(embeddings_by_role(cut(batch, dim))) for dim in (2, 6, 3)}
     expected = (parts[2].loss + 2 * parts[6].loss + 5 * parts[3].loss) / 8
     torch.testing.assert_close(output.loss, expected, atol=1e-12, rtol=1e-12)
     for found, wanted in zip(
@@ -60,9 +60,9 @@ def test_all_prefixes_in_one_sweep_equal_one_by_one(
 ) -> None:
     """Value, gradient of every vector and metrics of each prefix, for every setting, on ranks too."""
     first = min(first, len(batch) - 1)
-    rows, columns = represent(batch[first:]), represent(batch)
-    found = loss.on_prefixes(rows, columns, dims, first)
-    wanted = EmbeddingLoss.on_prefixes(loss, rows, columns, dims, first)
+    local, gathered = embeddings_by_role(batch[first:]), embeddings_by_role(batch)
+    found = loss.on_prefixes(local, gathered, dims, first)
+    wanted = EmbeddingLoss.on_prefixes(loss, local, gathered, dims, first)
     for output, expected in zip(found, wanted, strict=True):
         assert_close(output.loss, expected.loss)
         assert output.metrics.keys() == expected.metrics.keys()
@@ -80,17 +80,17 @@ def test_each_prefix_has_masks_of_its_own() -> None:
         Row(text(2, -1, 1), [text(3, 1, -0.5)]),
     ]
     loss = InfoNCE(query_query=False, document_document=False, false_negative_margin=0.0)
-    short, full = loss.on_prefixes(represent(batch[:1]), represent(batch), [1, 2])
+    short, full = loss.on_prefixes(embeddings_by_role(batch[:1]), embeddings_by_role(batch), [1, 2])
     assert (short.metrics["masked_share"].item(), full.metrics["masked_share"].item()) == (0, 0)
     batch[0].positives[0] = text(1, -0.2, 1)
-    short, full = loss.on_prefixes(represent(batch[:1]), represent(batch), [1, 2])
+    short, full = loss.on_prefixes(embeddings_by_role(batch[:1]), embeddings_by_role(batch), [1, 2])
     assert (short.metrics["masked_share"].item(), full.metrics["masked_share"].item()) == (1, 0)
 
 
 def test_a_prefix_of_zeros_has_cosine_zero_and_a_finite_gradient() -> None:
     batch = [Row(text(0, 0, 0, 1), [text(1, 0, 0, 2)]), Row(text(2, 1, 1, 1), [text(3, 2, 0, 1)])]
-    output = matryoshka(LOSS, represent(batch), None, [2, 3])
-    one_by_one = EmbeddingLoss.on_prefixes(LOSS, represent(batch), None, [2, 3])
+    output = matryoshka(LOSS, embeddings_by_role(batch), None, [2, 3])
+    one_by_one = EmbeddingLoss.on_prefixes(LOSS, embeddings_by_role(batch), None, [2, 3])
     assert_close(output.loss, (one_by_one[0].loss + one_by_one[1].loss) / 2)
     assert gradients(output.loss, batch).isfinite().all()
 
@@ -98,11 +98,11 @@ def test_a_prefix_of_zeros_has_cosine_zero_and_a_finite_gradient() -> None:
 def test_what_is_added_to_a_loss_is_added_on_every_prefix() -> None:
     batch = random_batch(3, 5, dim=4, score_levels=4)
     loss = WeightedSum(LOSS, {"distillation": (0.3, Distillation()), "spread_out": (2.0, SpreadOut())})
-    found = loss.on_prefixes(represent(batch), None, [4, 2])
+    found = loss.on_prefixes(embeddings_by_role(batch), None, [4, 2])
     for dim, output in zip([4, 2], found, strict=True):
-        expected = loss(represent(cut(batch, dim)))
-        parts = {name: part(represent(cut(batch, dim))).loss for name, (_, part) in loss.additions.items()}
-        total = LOSS(represent(cut(batch, dim))).loss + 0.3 * parts["distillation"] + 2 * parts["spread_out"]
+        expected = loss(embeddings_by_role(cut(batch, dim)))
+        parts = {name: part(embeddings_by_role(cut(batch, dim))).loss for name, (_, part) in loss.additions.items()}
+        total = LOSS(embeddings_by_role(cut(batch, dim))).loss + 0.3 * parts["distillation"] + 2 * parts["spread_out"]
         assert_close(output.loss, total)
         assert_close(gradients(output.loss, batch), gradients(total, batch))
         assert output.metrics.keys() == expected.metrics.keys()
@@ -112,12 +112,12 @@ def test_what_is_added_to_a_loss_is_added_on_every_prefix() -> None:
 def test_a_prefix_is_normalised_anew() -> None:
     """Cut after normalising, cosines of the prefix would be too small: here they are 1 however small the prefix is."""
     batch = [Row(Text(torch.tensor([0.1, 5.0]), 0), [Text(torch.tensor([0.2, -3.0]), 1)])]
-    assert matryoshka(LOSS, represent(batch), None, [1]).metrics["positive_cosine"].item() == pytest.approx(1)
+    assert matryoshka(LOSS, embeddings_by_role(batch), None, [1]).metrics["positive_cosine"].item() == pytest.approx(1)
 
 
 def test_dims_are_exactly_those_given_and_none_means_the_full_vector() -> None:
     batch = random_batch(1, 4, dim=4)
-    rows = represent(batch)
+    rows = embeddings_by_role(batch)
     assert torch.equal(matryoshka(LOSS, rows, None, []).loss, LOSS(rows).loss)
     assert torch.equal(matryoshka(LOSS, rows, None, [2]).loss, LOSS(rows.truncated(2)).loss)
     equal = matryoshka(LOSS, rows, None, [2, 4])
@@ -126,8 +126,10 @@ def test_dims_are_exactly_those_given_and_none_means_the_full_vector() -> None:
 
 def test_columns_and_first_query_reach_the_loss() -> None:
     batch = random_batch(2, 6, dim=4)
-    columns = represent(batch)
-    halves = [matryoshka(LOSS, represent(batch[i : i + 3]), columns, [2, 4], first_query=i).loss for i in (0, 3)]
+    columns = embeddings_by_role(batch)
+    halves = [
+        matryoshka(LOSS, embeddings_by_role(batch[i : i + 3]), columns, [2, 4], first_query=i).loss for i in (0, 3)
+    ]
     torch.testing.assert_close(torch.stack(halves).mean(), matryoshka(LOSS, columns, None, [2, 4]).loss)
 
 
@@ -143,4 +145,4 @@ def test_columns_and_first_query_reach_the_loss() -> None:
 )
 def test_senseless_dims_and_weights_are_refused(dims: list[int], weights: list[float] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        matryoshka(LOSS, represent(random_batch(0, 2, dim=4)), None, dims, weights)
+        matryoshka(LOSS, embeddings_by_role(random_batch(0, 2, dim=4)), None, dims, weights)

@@ -12,12 +12,12 @@ from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.label_contrast import LabelContrast
 from qwen3emb_train.losses.spread_out import SpreadOut
-from tests.losses.rows import random_batch, represent
+from tests.losses.rows import embeddings_by_role, random_batch
 
 TILE = 1024
 LOSSES: dict[str, EmbeddingLoss] = {
-    "infonce": InfoNCE(others_negatives=True, tile_elements=TILE),
-    "infonce with hardness": InfoNCE(hardness=5.0, tile_elements=TILE),
+    "infonce": InfoNCE(gather_hard_negatives=True, tile_elements=TILE),
+    "infonce with hardness": InfoNCE(hardness_strength=5.0, tile_elements=TILE),
     "clustering": Clustering(tile_elements=TILE),
     "cosent": CoSENT(),
     "label contrast": LabelContrast(),
@@ -47,7 +47,7 @@ def memory_of(loss: EmbeddingLoss, num_rows: int, num_columns: int) -> tuple[int
     """
     batch = random_batch(0, num_columns, most_negatives=1, dim=2, score_levels=9)
     first = (num_columns - num_rows) // 2
-    rows, columns = represent(batch[first : first + num_rows]), represent(batch)
+    local, gathered = embeddings_by_role(batch[first : first + num_rows]), embeddings_by_role(batch)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def memory_of(loss: EmbeddingLoss, num_rows: int, num_columns: int) -> tuple[int
 
     with LargestTensor() as seen:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            value = loss(rows, columns, first).loss
+            value = loss(local, gathered, first).loss
         value.backward()
     return seen.largest, sum(kept.values())
 
@@ -78,7 +78,7 @@ def test_with_one_tile_the_matrix_would_be_seen(loss: EmbeddingLoss) -> None:
 
 def test_a_tile_holds_all_terms_and_prefixes_together() -> None:
     """q-d and d-d share a tile: of 1920 elements 960 each, 30 rows of 32; on 3 prefixes of 7680 a sixth, 35 of 36."""
-    batch = represent(random_batch(0, 64, most_negatives=0, dim=3))
+    batch = embeddings_by_role(random_batch(0, 64, most_negatives=0, dim=3))
 
     def tile(loss: InfoNCE, dims: list[int]) -> int:
         with LargestTensor() as seen:

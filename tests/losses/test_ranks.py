@@ -17,25 +17,25 @@ from qwen3emb_train.losses.clustering import Clustering
 from qwen3emb_train.losses.cosent import CoSENT
 from qwen3emb_train.losses.distillation import Distillation, DistillationForm
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
-from qwen3emb_train.losses.infonce import InfoNCE, WeightedNegatives
+from qwen3emb_train.losses.embeddings import Embeddings
+from qwen3emb_train.losses.infonce import HardnessMode, InfoNCE
 from qwen3emb_train.losses.label_contrast import LabelContrast
 from qwen3emb_train.losses.matryoshka import matryoshka
-from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.losses.spread_out import SpreadOut
-from tests.losses.rows import random_batch, represent
+from tests.losses.rows import embeddings_by_role, random_batch
 from tests.ranks import run_on_ranks
 
 NUM_QUERIES, DIM = 8, 6
 ALL = TaskLosses(distillation_weight=0.5, spread_out_weight=0.3)
 LOSSES: dict[str, EmbeddingLoss] = {
     "infonce": InfoNCE(tile_elements=40),
-    "infonce, others' negatives": InfoNCE(others_negatives=True, hardness=2.0),
+    "infonce, others' negatives": InfoNCE(gather_hard_negatives=True, hardness_strength=2.0),
     "infonce, own negatives": InfoNCE(
         query_query=False,
         document_document=False,
         query_document=False,
-        hardness=5.0,
-        hardness_of=WeightedNegatives.hard,
+        hardness_strength=5.0,
+        hardness_mode=HardnessMode.hard_negatives,
     ),
     "cosent": CoSENT(),
     "label contrast": LabelContrast(),
@@ -50,16 +50,16 @@ LOSSES: dict[str, EmbeddingLoss] = {
 class WrongCoSENT(CoSENT):
     """What would be wrong: each rank orders its own pairs only."""
 
-    def __call__(self, rows, columns=None, first_query=0):  # type: ignore[no-untyped-def]
-        return super().__call__(rows)
+    def __call__(self, local, gathered=None, first_query=0):  # type: ignore[no-untyped-def]
+        return super().__call__(local)
 
 
-def vectors(weight: Tensor) -> Representations:
+def vectors(weight: Tensor) -> Embeddings:
     """All vectors, encoded by a matrix. Ranks differ in documents and scored documents; they share texts."""
     batch = random_batch(5, NUM_QUERIES, most_positives=2, num_texts=14, dim=4, score_levels=4, unscored=0.25)
     for row in batch[:3]:
         row.scores = None  # the first rank has one scored row, the second four
-    inputs = represent(batch)
+    inputs = embeddings_by_role(batch)
     return replace(
         inputs,
         queries=inputs.queries.detach() @ weight,
@@ -68,46 +68,48 @@ def vectors(weight: Tensor) -> Representations:
     )
 
 
-def share_of(whole: Representations, first: int, last: int) -> Representations:
+def share_of(whole: Embeddings, first: int, last: int) -> Embeddings:
     """The queries first..last and their documents, with owners counted from 0."""
-    positive = (whole.positive_owner >= first) & (whole.positive_owner < last)
-    negative = (whole.negative_owner >= first) & (whole.negative_owner < last)
+    positive = (whole.positive_query_idx >= first) & (whole.positive_query_idx < last)
+    negative = (whole.negative_query_idx >= first) & (whole.negative_query_idx < last)
     assert whole.positive_scores is not None
     assert whole.negative_scores is not None
-    return Representations(
+    return Embeddings(
         queries=whole.queries[first:last],
         positives=whole.positives[positive],
         negatives=whole.negatives[negative],
-        positive_owner=whole.positive_owner[positive] - first,
-        negative_owner=whole.negative_owner[negative] - first,
-        query_identity=whole.query_identity[first:last],
-        positive_identity=whole.positive_identity[positive],
-        negative_identity=whole.negative_identity[negative],
+        positive_query_idx=whole.positive_query_idx[positive] - first,
+        negative_query_idx=whole.negative_query_idx[negative] - first,
+        query_hash=whole.query_hash[first:last],
+        positive_hash=whole.positive_hash[positive],
+        negative_hash=whole.negative_hash[negative],
         positive_scores=whole.positive_scores[positive],
         negative_scores=whole.negative_scores[negative],
     )
 
 
-def gathered(rows: Representations, loss: EmbeddingLoss, first_query: int) -> Representations | None:
+def gathered(local: Embeddings, loss: EmbeddingLoss, first_query: int) -> Embeddings | None:
     """All ranks' vectors, as far as the loss needs them."""
-    if not loss.needs_columns:
+    if not loss.needs_gathered:
         return None
-    rows = replace(
-        rows, positive_owner=rows.positive_owner + first_query, negative_owner=rows.negative_owner + first_query
+    local = replace(
+        local,
+        positive_query_idx=local.positive_query_idx + first_query,
+        negative_query_idx=local.negative_query_idx + first_query,
     )
-    if not loss.needs_negative_columns:
-        rows = replace(
-            rows,
-            negatives=rows.negatives[:0],
-            **{name: getattr(rows, name)[:0] for name in ("negative_owner", "negative_identity", "negative_scores")},
+    if not loss.needs_gathered_negatives:
+        local = replace(
+            local,
+            negatives=local.negatives[:0],
+            **{name: getattr(local, name)[:0] for name in ("negative_query_idx", "negative_hash", "negative_scores")},
         )
-    names = [f"{role}_{kind}" for role in ("positive", "negative") for kind in ("owner", "identity", "scores")]
+    names = [f"{role}_{kind}" for role in ("positive", "negative") for kind in ("query_idx", "hash", "scores")]
     return replace(
-        rows,
-        queries=all_gather_with_grad(rows.queries),
-        positives=all_gather_with_grad(rows.positives),
-        negatives=all_gather_with_grad(rows.negatives),
-        **{name: torch.cat(all_gather_rows(getattr(rows, name))) for name in [*names, "query_identity"]},
+        local,
+        queries=all_gather_with_grad(local.queries),
+        positives=all_gather_with_grad(local.positives),
+        negatives=all_gather_with_grad(local.negatives),
+        **{name: torch.cat(all_gather_rows(getattr(local, name))) for name in [*names, "query_hash"]},
     )
 
 
@@ -117,8 +119,8 @@ def step(loss: EmbeddingLoss, dims: list[int]) -> tuple[float, Tensor]:
     each = NUM_QUERIES // world_size()
     first = rank() * each
     rows = share_of(vectors(weight), first, first + each)
-    columns = gathered(rows, loss, first) if world_size() > 1 else None
-    value = matryoshka(loss, rows, columns, dims, first_query=0 if columns is None else first).loss
+    all_ranks = gathered(rows, loss, first) if world_size() > 1 else None
+    value = matryoshka(loss, rows, all_ranks, dims, first_query=0 if all_ranks is None else first).loss
     (gradient,) = torch.autograd.grad(value, weight)
     found = torch.cat([value.detach()[None], gradient.flatten()])
     if world_size() > 1:

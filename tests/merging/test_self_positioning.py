@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwen3emb_train.data.records import TrainingExample, write_examples
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.merging import self_positioning
 from qwen3emb_train.merging.inputs import open_model
 from qwen3emb_train.merging.self_positioning import ProbeConfig, position_by_gradient, read_probe
-from qwen3emb_train.models.inference import TextEncoder
 from tests.tiny import make_tiny_model_directory
 
 WORDS = ["list", "number", "items", "lazy dog", "quick fox", "Hauptstadt", "北京", "canapé"]
@@ -42,20 +42,20 @@ def _encoder(directory: Path) -> TextEncoder:
 
 
 def test_the_first_step_goes_down_the_losss_slope(directories: list[Path]) -> None:
-    """The shares' gradient <G, W_i> against finite differences of the probe loss.
+    """The weights' gradient <G, W_i> against finite differences of the probe loss.
 
     Small steps: the margin mask of the loss jumps. Adam's first step has the size lr and the gradient's sign.
     """
     models, text_encoder = [open_model(path) for path in directories], _encoder(directories[0])
     encoder, config = text_encoder.encoder, ProbeConfig(temperature=0.1, steps=1)
     path = position_by_gradient(encoder, text_encoder.tokenizer, models, EXAMPLES, config)
-    self_positioning._load_mean(encoder, models, path[0].shares)
+    self_positioning._load_mean(encoder, models, path[0].weights)
     self_positioning._probe_loss(encoder, text_encoder.tokenizer, EXAMPLES, config).backward()
     gradient = self_positioning._share_gradient(encoder, models)
 
     @torch.no_grad()
-    def loss_at(shares: torch.Tensor) -> float:
-        self_positioning._load_mean(encoder, models, shares.tolist())
+    def loss_at(weights: torch.Tensor) -> float:
+        self_positioning._load_mean(encoder, models, weights.tolist())
         return float(self_positioning._probe_loss(encoder, text_encoder.tokenizer, EXAMPLES, config))
 
     equal, step = torch.full((3,), 1 / 3, dtype=torch.float64), 5e-4
@@ -65,7 +65,7 @@ def test_the_first_step_goes_down_the_losss_slope(directories: list[Path]) -> No
         slope = (loss_at(equal + step * direction) - loss_at(equal - step * direction)) / (2 * step)
         assert gradient[position].item() == pytest.approx(slope, rel=0.02, abs=2e-3)
     assert gradient.abs().max() > 0.05
-    moved = torch.tensor(path[1].shares).log() - torch.tensor(path[0].shares).log()
+    moved = torch.tensor(path[1].weights).log() - torch.tensor(path[0].weights).log()
     assert torch.equal((moved - moved.mean()).sign(), -(gradient - gradient.mean()).sign().to(moved))
 
 
@@ -74,10 +74,10 @@ def test_the_descent_lowers_the_loss_and_leaves_equal_shares(directories: list[P
     config = ProbeConfig(steps=8, lr=0.3, temperature=0.1)
     path = position_by_gradient(text_encoder.encoder, text_encoder.tokenizer, models, EXAMPLES, config)
     assert len(path) == 9
-    assert path[0].shares == pytest.approx([1 / 3] * 3)
+    assert path[0].weights == pytest.approx([1 / 3] * 3)
     assert path[-1].loss < path[0].loss
-    assert max(abs(share - 1 / 3) for share in path[-1].shares) > 0.05
-    assert all(sum(position.shares) == pytest.approx(1.0) for position in path)
+    assert max(abs(weight - 1 / 3) for weight in path[-1].weights) > 0.05
+    assert all(sum(position.weights) == pytest.approx(1.0) for position in path)
     again = _encoder(directories[0])
     assert position_by_gradient(again.encoder, again.tokenizer, models, EXAMPLES, config) == path
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.mining.config import MiningConfig, Sampling, WrittenScores
 from qwen3emb_train.mining.negatives import mine_negatives
-from qwen3emb_train.mining.pool import identity
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.mining.pool import normalized_text
 from qwen3emb_train.models.precision import Precision
 from tests.mining.children import run_killed, run_ranks
 from tests.tiny import make_tiny_model_directory
@@ -101,7 +101,7 @@ def test_positives_of_other_examples_with_the_same_query_are_no_negatives(model:
     rows.append(TrainingExample("else", ("SECOND ", "other")))  # the same document as "second"
     mined = _mine(model, tmp_path, rows, num_negatives=20)
     for example in mined[10:12]:
-        assert {identity(text) for text in example.negatives}.isdisjoint({"first", "second", "third"})
+        assert {normalized_text(text) for text in example.negatives}.isdisjoint({"first", "second", "third"})
         assert len(example.negatives) == 11  # ten positives of the others, and "other"
 
 
@@ -133,7 +133,7 @@ def test_a_negative_that_is_kept_is_not_mined_again(model: Path, tmp_path: Path)
     nearest = _mine(model, tmp_path, [first, *rest])[0].negatives
     brought = TrainingExample(first.query, first.positives, (nearest[0].upper(),))
     kept = _mine(model, tmp_path, [brought, *rest], keep_negatives=True)[0].negatives
-    assert [identity(text) for text in kept] == [identity(text) for text in nearest]
+    assert [normalized_text(text) for text in kept] == [normalized_text(text) for text in nearest]
 
 
 def test_scores_are_written_on_demand_only(model: Path, tmp_path: Path) -> None:
@@ -253,9 +253,12 @@ def test_no_positive_is_ever_a_negative(
     assert len(mined) == len(rows)
     for example in mined:
         relevant = {
-            identity(text) for row in rows if identity(row.query) == identity(example.query) for text in row.positives
+            normalized_text(text)
+            for row in rows
+            if normalized_text(row.query) == normalized_text(example.query)
+            for text in row.positives
         }
-        found = [identity(text) for text in example.negatives]
+        found = [normalized_text(text) for text in example.negatives]
         assert relevant.isdisjoint(found)
         assert len(set(found)) == len(found)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.gguf import ConvertGgufConfig, convert, convert_gguf, find_packaged_gguf
-from qwen3emb_train.models.inference import TextEncoder
 
 _TEXTS = (
     "", " a", "  leading", "trailing  ", "\n\ttabs\n\n", "\r\nwindows\r\n", "Hello, world!", "don't can't I'll",

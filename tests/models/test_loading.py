@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, save_model
 from qwen3emb_train.models.precision import Precision
 from tests.tiny import make_tiny_model_directory
@@ -40,7 +40,7 @@ def test_num_layers_keeps_the_first_layers(tiny_qwen3: Path, tmp_path: Path) -> 
         load_encoder(ModelConfig(path=str(tiny_qwen3), num_layers=3))
 
 
-def test_the_closing_token_s_row_is_trained_although_it_is_the_padding_token(tiny_qwen3: Path) -> None:
+def test_the_eos_token_s_row_is_trained_although_it_is_the_padding_token(tiny_qwen3: Path) -> None:
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
     assert encoder.config.pad_token_id == 0
     encoder(TOKENS).sum().backward()
@@ -103,5 +103,5 @@ def test_text_encoder_keeps_order_normalises_and_truncates_before_the_norm(tiny_
     torch.testing.assert_close(short, torch.nn.functional.normalize(together[:, :8], dim=1))
     with pytest.raises(ValueError, match="dim 33 is not within"):
         model.encode(texts, dim=33)
-    assert load_tokenizer(str(tiny_qwen3)).closing_token_id == model.tokenizer.closing_token_id
+    assert load_tokenizer(str(tiny_qwen3)).eos_token_id == model.tokenizer.eos_token_id
     assert model.precision is Precision.fp32

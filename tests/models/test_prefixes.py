@@ -15,7 +15,7 @@ OTHER = [*range(60, 95)]
 TEXTS = [
     [*INSTRUCTION, 5, 6, 7, 0],
     [9, 0],
-    [*INSTRUCTION, 0],  # nothing of its own but the closing token
+    [*INSTRUCTION, 0],  # nothing of its own but the EOS token
     [*OTHER, 3, 0],
     [*INSTRUCTION, *range(100, 140), 0],
     [*INSTRUCTION, 5, 6, 7, 0],  # equal to the first

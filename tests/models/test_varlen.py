@@ -30,7 +30,7 @@ from tests.tiny import make_tiny_model_directory
 WINDOW = 16
 INSTRUCTION = [*range(20, 44)]  # longer than the window
 TEXTS = [
-    [0],  # nothing but the closing token
+    [0],  # nothing but the EOS token
     [*INSTRUCTION, 5, 6, 7, 0],
     [9, 0],
     [*INSTRUCTION, 0],

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from qwen3emb_train.cli.front_door import main
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
-from qwen3emb_train.models.inference import TextEncoder
+from qwen3emb_train.index.inference import TextEncoder
 from tests.tiny import make_tiny_model_directory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -88,7 +88,7 @@ def test_mined_examples_hold_negatives_that_are_no_positives(results: Path) -> N
 
 
 def test_the_export_gives_the_trainers_vectors(results: Path) -> None:
-    """What a user loads is what was trained: same pooling, closing token, normalisation and query prompt."""
+    """What a user loads is what was trained: same pooling, EOS token, normalisation and query prompt."""
     from sentence_transformers import SentenceTransformer
 
     exported = SentenceTransformer(str(results / "export"), device="cpu")

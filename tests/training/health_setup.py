@@ -10,16 +10,16 @@ import torch
 
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.losses.representations import Representations
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.training.health import NonFiniteGuard
+from qwen3emb_train.training.health.alerts import Alert, Alerts
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to
 from qwen3emb_train.training.health.non_finite import bad_queries
-from qwen3emb_train.training.health.vectors import vector_figures, vector_health
-from qwen3emb_train.training.health.verdict import Remark, Verdicts
-from qwen3emb_train.training.health.weights import WeightWatch, lora_figures
-from qwen3emb_train.training.objectives import represent
+from qwen3emb_train.training.health.vectors import vector_health, vector_metrics
+from qwen3emb_train.training.health.weights import WeightWatch, lora_metrics
+from qwen3emb_train.training.objectives import embeddings_by_role
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
 from tests.training.setup import write_rows
 
@@ -34,16 +34,16 @@ def usual_rows(directory: Path) -> list[Row]:
 
 @dataclass
 class Outcome:
-    """What a run left: figures by step, everything said, the last step's vectors, the model."""
+    """What a run left: metrics by step, everything said, the last step's vectors, the model."""
 
-    verdicts: Verdicts
-    figures: list[dict[str, object]] = field(default_factory=list)
-    remarks: list[Remark] = field(default_factory=list)
-    vectors: Representations | None = None
+    monitor_alerts: Alerts
+    metrics: list[dict[str, object]] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    vectors: Embeddings | None = None
     encoder: torch.nn.Module | None = None
 
     def said(self) -> set[str]:
-        return {remark.name for remark in self.remarks if remark.begins}
+        return {alert.name for alert in self.alerts if alert.begins}
 
 
 def train(
@@ -68,13 +68,13 @@ def train(
     optimizer = build_optimizer(encoder, OptimizerConfig())
     trained = [(name, weight) for name, weight in encoder.named_parameters() if weight.requires_grad]
     watch, guard = WeightWatch(trained), NonFiniteGuard()
-    outcome = Outcome(Verdicts(steps, max_grad_norm), encoder=encoder)
+    outcome = Outcome(Alerts(steps, max_grad_norm), encoder=encoder)
     batches = Batches(base, rows, batch_size)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr_now = lr(step) if callable(lr) else lr
         batch = batches(step)
-        outcome.vectors = vectors = represent(batch, encoder(batch.texts))
+        outcome.vectors = vectors = embeddings_by_role(batch, encoder(batch.texts))
         result = loss(vectors)
         result.loss.backward()
         gradients = [(name, weight.grad) for name, weight in trained if weight.grad is not None]
@@ -82,18 +82,18 @@ def train(
         guard.check(
             step, batch, float(result.loss.detach()), norm < float("inf"), partial(bad_queries, vectors), gradients
         )
-        figures: dict[str, object] = {"loss": float(result.loss.detach()), "grad_norm": norm, "lr": lr_now}
-        figures["temperature"] = loss.temperature
+        metrics: dict[str, object] = {"loss": float(result.loss.detach()), "grad_norm": norm, "lr": lr_now}
+        metrics["temperature"] = loss.temperature
         if (step + 1) % every == 0:
-            figures |= {name: float(value) for name, value in result.metrics.items()}
-            figures |= vector_figures(vector_health(vectors, false_negative_margin=loss.false_negative_margin))
-            figures |= scaled_to(gradient_norms_by_group(gradients, num_layers=2), norm)
+            metrics |= {name: float(value) for name, value in result.metrics.items()}
+            metrics |= vector_metrics(vector_health(vectors, false_negative_margin=loss.false_negative_margin))
+            metrics |= scaled_to(gradient_norms_by_group(gradients, num_layers=2), norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % every == 0:
-            figures |= watch.figures(watch.movement(trained), step + 1) | lora_figures(encoder)
-        outcome.figures.append(figures)
-        outcome.remarks += outcome.verdicts.see(step + 1, figures, source="rows", task=task)
+            metrics |= watch.metrics(watch.movement(trained), step + 1) | lora_metrics(encoder)
+        outcome.metrics.append(metrics)
+        outcome.alerts += outcome.monitor_alerts.see(step + 1, metrics, source="rows", task=task)
     return outcome
 
 
@@ -115,23 +115,23 @@ class Batches:
             self.numbers.setdefault(text, len(self.numbers))
             return texts.setdefault(text, len(texts))
 
-        queries, positives, negatives, positive_owner, negative_owner = [], [], [], [], []
+        queries, positives, negatives, positive_query_idx, negative_query_idx = [], [], [], [], []
         for number, row in enumerate(chosen):
             query, right, wrong = self.rows[row]
             queries.append(place(query))
             positives += [place(text) for text in right]
-            positive_owner += [number] * len(right)
+            positive_query_idx += [number] * len(right)
             negatives += [place(text) for text in wrong]
-            negative_owner += [number] * len(wrong)
+            negative_query_idx += [number] * len(wrong)
         long = torch.long
         return EmbeddingBatch(
             texts=PackedTokens.from_lists(self.tokenizer.tokenize(list(texts), 64)),
-            query_rows=torch.tensor(queries, dtype=long),
-            positive_rows=torch.tensor(positives, dtype=long),
-            positive_owner=torch.tensor(positive_owner, dtype=long),
-            negative_rows=torch.tensor(negatives, dtype=long),
-            negative_owner=torch.tensor(negative_owner, dtype=long),
-            identity=torch.tensor([self.numbers[text] for text in texts], dtype=long),
+            query_idx=torch.tensor(queries, dtype=long),
+            positive_idx=torch.tensor(positives, dtype=long),
+            positive_query_idx=torch.tensor(positive_query_idx, dtype=long),
+            negative_idx=torch.tensor(negatives, dtype=long),
+            negative_query_idx=torch.tensor(negative_query_idx, dtype=long),
+            text_hash=torch.tensor([self.numbers[text] for text in texts], dtype=long),
             source="rows",
             source_names=("rows",),
             row_source=torch.zeros(len(chosen), dtype=long),

@@ -15,7 +15,7 @@ from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.gradient_cache import GradientCache
-from qwen3emb_train.training.objectives import EmbeddingObjective, represent
+from qwen3emb_train.training.objectives import EmbeddingObjective, embeddings_by_role
 
 TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 40), 0], [3, 4, 0], [8, 0], [12, 13, 14, 15, 0], [16, 0], [17, 18, 0]]
 
@@ -24,12 +24,12 @@ def batch() -> EmbeddingBatch:
     index = torch.tensor
     return EmbeddingBatch(
         texts=PackedTokens.from_lists(TEXTS),
-        query_rows=index([0, 1, 4]),
-        positive_rows=index([2, 3, 5, 6]),
-        positive_owner=index([0, 1, 1, 2]),
-        negative_rows=index([7, 2, 3]),  # two of them are other queries' positives: encoded once, used twice
-        negative_owner=index([0, 1, 2]),
-        identity=torch.arange(len(TEXTS)),
+        query_idx=index([0, 1, 4]),
+        positive_idx=index([2, 3, 5, 6]),
+        positive_query_idx=index([0, 1, 1, 2]),
+        negative_idx=index([7, 2, 3]),  # two of them are other queries' positives: encoded once, used twice
+        negative_query_idx=index([0, 1, 2]),
+        text_hash=torch.arange(len(TEXTS)),
     )
 
 
@@ -45,21 +45,27 @@ def plain(encoder: Encoder, dims: list[int]) -> tuple[torch.Tensor, dict[str, to
     """One graph over one forward pass: the reference."""
     encoder.zero_grad()
     rows = batch()
-    result = matryoshka(InfoNCE(), represent(rows, encoder(rows.texts)), None, dims)
+    result = matryoshka(InfoNCE(), embeddings_by_role(rows, encoder(rows.texts)), None, dims)
     result.loss.backward()
     return result.loss.detach(), gradients(encoder)
 
 
 @pytest.mark.parametrize("dims", [[], [32, 8]])
-@pytest.mark.parametrize(("tokens_per_chunk", "tokens_with_graph"), [(1000, 0), (1, 0), (12, 0), (12, 15), (12, 10**6)])
+@pytest.mark.parametrize(
+    ("tokens_per_chunk", "retained_graph_tokens"), [(1000, 0), (1, 0), (12, 0), (12, 15), (12, 10**6)]
+)
 def test_chunked_equals_plain_in_loss_and_gradient(
-    tiny_qwen3: Path, dims: list[int], tokens_per_chunk: int, tokens_with_graph: int
+    tiny_qwen3: Path, dims: list[int], tokens_per_chunk: int, retained_graph_tokens: int
 ) -> None:
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3))).double()
     expected_loss, expected = plain(encoder, dims)
     encoder.zero_grad()
     objective = EmbeddingObjective(
-        engine_of(encoder), InfoNCE(), dims, tokens_per_chunk=tokens_per_chunk, tokens_with_graph=tokens_with_graph
+        engine_of(encoder),
+        InfoNCE(),
+        dims,
+        tokens_per_chunk=tokens_per_chunk,
+        retained_graph_tokens=retained_graph_tokens,
     )
     metrics = objective.forward_backward(batch())
     torch.testing.assert_close(metrics["loss"], expected_loss, rtol=1e-9, atol=0)
@@ -81,10 +87,10 @@ def test_a_replay_draws_the_same_dropout_and_the_dropout_is_real(tiny_qwen3: Pat
     tokens = PackedTokens.from_lists(TEXTS)
     assert (encoder(tokens) - encoder(tokens)).abs().max() > 1e-3, "without dropout this test would be vacuous"
     results = []
-    for tokens_with_graph in (10**6, 0):
+    for retained_graph_tokens in (10**6, 0):
         torch.manual_seed(7)
         encoder.zero_grad()
-        cache = GradientCache(engine_of(encoder), tokens_per_chunk=12, tokens_with_graph=tokens_with_graph)
+        cache = GradientCache(engine_of(encoder), tokens_per_chunk=12, retained_graph_tokens=retained_graph_tokens)
         vectors = cache.encode(tokens)
         direction = torch.linspace(-1, 1, vectors.numel(), dtype=torch.float64).view_as(vectors)
         cache.backward(direction)

@@ -1,4 +1,4 @@
-"""Health of a reranker's answers: figures against plain loops; every rule fires on its trouble and on nothing else."""
+"""Health of a reranker's answers: metrics against plain loops; every rule fires on its problem and on nothing else."""
 
 import itertools
 import math
@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwen3emb_train.losses.judgements import Judgements, Targets
 from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
+from qwen3emb_train.training.health.alerts import Alerts
 from qwen3emb_train.training.health.answer_rules import ANSWER_RULES
 from qwen3emb_train.training.health.answers import (
     NUM_CALIBRATION_BINS,
     NUM_PROBABILITY_BINS,
     PROBABILITY_EDGES,
-    answer_figures,
     answer_health,
+    answer_metrics,
     calibration_table,
 )
-from qwen3emb_train.training.health.verdict import Verdicts
 
 
 def make_documents(num_queries: int = 40, seed: int = 0, step: float = 0.5) -> tuple[Tensor, Targets]:
@@ -65,42 +65,42 @@ def by_loops(score: Tensor, targets: Targets) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_figures_are_their_definitions(seed: int) -> None:
+def test_metrics_are_their_definitions(seed: int) -> None:
     score, targets = make_documents(seed=seed)
-    figures = answer_figures(answer_health(score, targets))
+    metrics = answer_metrics(answer_health(score, targets))
     expected = by_loops(score, targets)
     for name, value in expected.items():
-        assert figures.pop(name) == pytest.approx(value, abs=1e-5), name
-    assert set(figures) == {"health/auc_error", "health/relevant_histogram", "health/other_histogram"}
+        assert metrics.pop(name) == pytest.approx(value, abs=1e-5), name
+    assert set(metrics) == {"health/auc_error", "health/relevant_histogram", "health/other_histogram"}
 
 
 def test_histograms_count_probabilities_by_class() -> None:
     score = torch.tensor([-100.0, -1.0, -1.0, 0.1, 1.0, 100.0])
     targets = Targets(torch.tensor([0.0, 0, 1, 1, 0, 1]), torch.arange(6))
-    figures = answer_figures(answer_health(score, targets))
+    metrics = answer_metrics(answer_health(score, targets))
     expected = {"relevant": [0.0] * NUM_PROBABILITY_BINS, "other": [0.0] * NUM_PROBABILITY_BINS}
     for s, label in zip(score.tolist(), targets.labels.tolist(), strict=True):
         probability = 1 / (1 + math.exp(-s))
         bin_ = max(i for i in range(NUM_PROBABILITY_BINS) if PROBABILITY_EDGES[i] <= probability)
         expected["relevant" if label else "other"][bin_] += 1
-    assert {name: figures[f"health/{name}_histogram"] for name in expected} == expected
+    assert {name: metrics[f"health/{name}_histogram"] for name in expected} == expected
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0, 400.0])
 def test_auc_is_within_its_error_at_any_scale_of_scores(scale: float) -> None:
     """Scores of a tiny model's first steps or of a huge one's logits; without ties."""
     score, targets = make_documents(num_queries=60, step=1e-6)
-    figures = answer_figures(answer_health(scale * score, targets))
-    error = abs(figures["health/auc"] - by_loops(score, targets)["health/auc"])  # type: ignore[operator]
-    assert error <= figures["health/auc_error"] + 1e-6  # type: ignore[operator]
-    assert figures["health/auc_error"] < 0.01  # type: ignore[operator]
+    metrics = answer_metrics(answer_health(scale * score, targets))
+    error = abs(metrics["health/auc"] - by_loops(score, targets)["health/auc"])  # type: ignore[operator]
+    assert error <= metrics["health/auc_error"] + 1e-6  # type: ignore[operator]
+    assert metrics["health/auc_error"] < 0.01  # type: ignore[operator]
 
 
 def test_auc_says_so_where_it_cannot_see() -> None:
     """All scores in one bin: half of all pairs at most, and half of all pairs is the error."""
     score, targets = make_documents()
-    figures = answer_figures(answer_health(score * 1e-9 + 3.0, targets))
-    assert (figures["health/auc"], figures["health/auc_error"]) == (0.5, 0.5)
+    metrics = answer_metrics(answer_health(score * 1e-9 + 3.0, targets))
+    assert (metrics["health/auc"], metrics["health/auc_error"]) == (0.5, 0.5)
 
 
 def test_sums_of_ranks_and_batches_add_up() -> None:
@@ -121,21 +121,21 @@ def test_sums_of_ranks_and_batches_add_up() -> None:
 def test_the_calibration_table_holds_every_document_once() -> None:
     score, targets = make_documents()
     sums = answer_health(score, targets)
-    table, figures = calibration_table(sums), answer_figures(sums)
+    table, metrics = calibration_table(sums), answer_metrics(sums)
     assert sum(row.documents for row in table) == len(score)
     assert all(row.lowest - 1e-6 <= row.probability <= row.highest + 1e-6 for row in table)
     error = sum(row.documents * abs(row.probability - row.relevant_share) for row in table) / len(score)
-    assert error == pytest.approx(figures["health/calibration_error"])
+    assert error == pytest.approx(metrics["health/calibration_error"])
     assert sum(row.documents * row.relevant_share for row in table) == pytest.approx(float(targets.labels.sum()))
 
 
 def test_of_what_there_is_nothing_nothing_is_said() -> None:
     score, targets = make_documents()
     for label, missing in ((1.0, "other"), (0.0, "relevant")):
-        figures = answer_figures(answer_health(score, Targets(torch.full_like(score, label), targets.query)))
-        assert not {"health/auc", "health/best_is_relevant", f"health/{missing}_probability"} & set(figures)
-        assert all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
-    assert answer_figures(answer_health(score[:0], targets.select(slice(0, 0)))) == {}
+        metrics = answer_metrics(answer_health(score, Targets(torch.full_like(score, label), targets.query)))
+        assert not {"health/auc", "health/best_is_relevant", f"health/{missing}_probability"} & set(metrics)
+        assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
+    assert answer_metrics(answer_health(score[:0], targets.select(slice(0, 0)))) == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
@@ -158,20 +158,20 @@ def features_of(relevant: int, others: int, signal: float) -> Features:
 def train(batch: Features, *, loss: PointWise | None = None, lr: float = 0.3, bias: float = 0.0) -> list[str]:
     """A linear yes/no model learns for 100 steps, looked at every fifth; what was said of its answers when."""
     loss = loss or PointWise(Answers.two_way)
-    generator, verdicts = torch.Generator().manual_seed(0), Verdicts(steps=100)
+    generator, monitor_alerts = torch.Generator().manual_seed(0), Alerts(steps=100)
     weight = torch.tensor([0.0, 0.0, 0.0, 0.0, bias], requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=lr)
     said = []
     for step in range(1, 101):
         features, targets = batch(generator)
         yes = features @ weight[:4] + weight[4]
-        value = loss.share(Judgements(targets, yes, torch.zeros_like(yes)), loss.total_weights(targets)).sum()
+        value = loss.share(RerankerLogits(targets, yes, torch.zeros_like(yes)), loss.total_weights(targets)).sum()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         if step == 1 or step % 5 == 0:
-            figures = answer_figures(answer_health(yes.detach(), targets))
-            said += [f"{r.step} {r.name}" for r in verdicts.see(step, figures) if r.begins]
+            metrics = answer_metrics(answer_health(yes.detach(), targets))
+            said += [f"{r.step} {r.name}" for r in monitor_alerts.see(step, metrics) if r.begins]
     return said
 
 
@@ -199,8 +199,8 @@ def test_a_troubled_training_is_told_what_ails_it(name: str) -> None:
     if "one_class" in expected:
         assert said == [expected], "at once"
     else:
-        assert expected in {remark.split()[1] for remark in said}
-        assert all(int(remark.split()[0]) > 20 for remark in said), "not before it has settled"
+        assert expected in {alert.split()[1] for alert in said}
+        assert all(int(alert.split()[0]) > 20 for alert in said), "not before it has settled"
 
 
 def test_every_rule_about_answers_is_provoked() -> None:
@@ -208,10 +208,10 @@ def test_every_rule_about_answers_is_provoked() -> None:
     assert provoked == {rule.name for rule in ANSWER_RULES}
 
 
-def said_of(figures: dict[str, float], looks: int = 4) -> dict[str, str]:
-    """What settled verdicts say of figures that stay as they are."""
-    verdicts = Verdicts(steps=100)
-    return {r.name: r.text for step in range(40, 40 + looks) for r in verdicts.see(step, figures)}
+def said_of(metrics: dict[str, float], looks: int = 4) -> dict[str, str]:
+    """What settled monitor_alerts say of metrics that stay as they are."""
+    monitor_alerts = Alerts(steps=100)
+    return {r.name: r.text for step in range(40, 40 + looks) for r in monitor_alerts.see(step, metrics)}
 
 
 def answers(relevant: float, other: float, share: float = 0.1) -> dict[str, float]:
@@ -222,7 +222,7 @@ def answers(relevant: float, other: float, share: float = 0.1) -> dict[str, floa
 
 
 @pytest.mark.parametrize(
-    ("figures", "expected"),
+    ("metrics", "expected"),
     [
         (answers(0.97, 0.96), {"all_yes"}),
         (answers(0.97, 0.94), set()),
@@ -234,9 +234,9 @@ def answers(relevant: float, other: float, share: float = 0.1) -> dict[str, floa
         (answers(0.01, 0.005, share=0.03), {"all_no"}),
     ],
 )
-def test_the_bounds_of_saying_one_thing(figures: dict[str, float], expected: set[str]) -> None:
+def test_the_bounds_of_saying_one_thing(metrics: dict[str, float], expected: set[str]) -> None:
     """0.95 and 0.05, unless the labels' own mixture is beyond: who knows nothing else rightly answers with that."""
-    assert set(said_of(figures)) == expected
+    assert set(said_of(metrics)) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,16 +245,16 @@ def test_the_bounds_of_saying_one_thing(figures: dict[str, float], expected: set
 )
 def test_separation_is_judged_by_several_looks(auc: float, noise: float, expected: bool) -> None:
     """Four looks halve the noise; a run that stands upside down does not separate either."""
-    figures = {"health/auc": auc, "health/auc_noise": noise}
-    assert ("no_separation" in said_of(figures)) == expected
-    assert said_of(figures, looks=3) == {}, "three looks make one judgement, and it takes two"
+    metrics = {"health/auc": auc, "health/auc_noise": noise}
+    assert ("no_separation" in said_of(metrics)) == expected
+    assert said_of(metrics, looks=3) == {}, "three looks make one judgement, and it takes two"
 
 
 def test_one_lucky_look_is_no_separation() -> None:
-    verdicts = Verdicts(steps=100)
+    monitor_alerts = Alerts(steps=100)
     said = []
     for step, auc in enumerate([0.45, 0.55, 0.5, 0.58, 0.44, 0.5, 0.56], start=40):
-        said += verdicts.see(step, {"health/auc": auc, "health/auc_noise": 0.06})
+        said += monitor_alerts.see(step, {"health/auc": auc, "health/auc_noise": 0.06})
     assert [(r.step, r.name, r.begins) for r in said] == [(43, "no_separation", True)]
 
 
@@ -262,22 +262,22 @@ def test_one_lucky_look_is_no_separation() -> None:
     ("share", "documents", "first_look"), [(1.0, 16.0, 1), (1.0, 4.0, 4), (0.0, 128.0, 1), (0.0, 50.0, 3)]
 )
 def test_one_class_is_said_as_soon_as_it_is_no_accident(share: float, documents: float, first_look: int) -> None:
-    verdicts = Verdicts(steps=100)
-    figures = {"health/relevant_share": share, "health/documents": documents}
-    said = [remark for step in range(1, 9) for remark in verdicts.see(step, figures, source="mine")]
-    assert [(remark.step, remark.name, remark.source) for remark in said] == [(first_look, "one_class", "mine")]
+    monitor_alerts = Alerts(steps=100)
+    metrics = {"health/relevant_share": share, "health/documents": documents}
+    said = [alert for step in range(1, 9) for alert in monitor_alerts.see(step, metrics, source="mine")]
+    assert [(alert.step, alert.name, alert.source) for alert in said] == [(first_look, "one_class", "mine")]
     mixed = {"health/relevant_share": 0.2, "health/documents": documents}
-    ended = [remark for step in (9, 10) for remark in verdicts.see(step, mixed, source="mine")]
-    assert [remark.begins for remark in ended] == [False]
+    ended = [alert for step in (9, 10) for alert in monitor_alerts.see(step, mixed, source="mine")]
+    assert [alert.begins for alert in ended] == [False]
 
 
 def test_a_mixed_batch_in_between_is_enough_not_to_be_one_class() -> None:
-    verdicts = Verdicts(steps=100)
+    monitor_alerts = Alerts(steps=100)
     for step, share in enumerate([1.0, 1.0, 0.9, 1.0, 1.0], start=1):
-        assert verdicts.see(step, {"health/relevant_share": share, "health/documents": 5.0}) == []
+        assert monitor_alerts.see(step, {"health/relevant_share": share, "health/documents": 5.0}) == []
 
 
-def test_remarks_name_figure_cause_and_remedy() -> None:
+def test_alerts_name_figure_cause_and_remedy() -> None:
     every = {"health/relevant_share": 1.0, "health/documents": 64.0}
     assert (
         "nothing teaches the model to say no. Add negatives (max_negatives, mine_negatives;"

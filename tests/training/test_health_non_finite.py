@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.training.health import (
     NonFinite,
     NonFiniteAction,
@@ -24,12 +24,12 @@ def make_batch(first_row: int = 0) -> EmbeddingBatch:
     """Three rows; the second has two positives, the third a hard negative."""
     return EmbeddingBatch(
         texts=PackedTokens.from_lists([[1], [2], [3], [4], [5], [6], [7], [8]]),
-        query_rows=torch.tensor([0, 1, 2]),
-        positive_rows=torch.tensor([3, 4, 5, 6]),
-        positive_owner=torch.tensor([0, 1, 1, 2]),
-        negative_rows=torch.tensor([7]),
-        negative_owner=torch.tensor([2]),
-        identity=torch.arange(8),
+        query_idx=torch.tensor([0, 1, 2]),
+        positive_idx=torch.tensor([3, 4, 5, 6]),
+        positive_query_idx=torch.tensor([0, 1, 1, 2]),
+        negative_idx=torch.tensor([7]),
+        negative_query_idx=torch.tensor([2]),
+        text_hash=torch.arange(8),
         source="nq",
         source_names=("nq",),
         row_source=torch.zeros(3, dtype=torch.long),
@@ -37,11 +37,11 @@ def make_batch(first_row: int = 0) -> EmbeddingBatch:
     )
 
 
-def make_rows() -> Representations:
+def make_rows() -> Embeddings:
     vectors = torch.randn(8, 4)
     batch = make_batch()
-    return Representations(
-        vectors[:3], vectors[3:7], vectors[7:], batch.positive_owner, batch.negative_owner,
+    return Embeddings(
+        vectors[:3], vectors[3:7], vectors[7:], batch.positive_query_idx, batch.negative_query_idx,
         torch.arange(3), torch.arange(4), torch.arange(1),
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_a_bad_vector_of_any_role_leads_to_its_row(role: str, number: int, query
     assert bad_queries(rows) == [query]
 
 
-def test_finite_figures_pass_and_forget_earlier_skips() -> None:
+def test_finite_metrics_pass_and_forget_earlier_skips() -> None:
     guard = NonFiniteGuard(NonFinitePolicy(NonFiniteAction.skip, max_skipped=1))
     for _ in range(3):
         assert guard.check(4, make_batch(), NAN, True, list, []) is not None

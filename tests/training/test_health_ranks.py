@@ -1,4 +1,4 @@
-"""Two ranks: the figures are those of the whole batch, and a NaN on one rank stops both in the same words."""
+"""Two ranks: the metrics are those of the whole batch, and a NaN on one rank stops both in the same words."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from qwen3emb_train.distributed import rank
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.training.health import NonFiniteAction, NonFiniteError, NonFiniteGuard, NonFinitePolicy
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group
 from qwen3emb_train.training.health.non_finite import bad_queries, gather_texts
-from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_figures, vector_health
+from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_health, vector_metrics
 from qwen3emb_train.training.health.weights import WeightWatch
 from tests.ranks import run_on_ranks
 from tests.training import test_health_non_finite as non_finite
@@ -19,22 +19,22 @@ from tests.training.test_health_vectors import MARGIN, make_rows
 NAN = float("nan")
 
 
-def half(rows: Representations, first: bool) -> Representations:
+def half(rows: Embeddings, first: bool) -> Embeddings:
     """Queries 0..5 or 6..11, owners counted from 0."""
 
     def part(owner: torch.Tensor) -> torch.Tensor:
         return (owner < 6) if first else (owner >= 6)
 
     start = 0 if first else 6
-    positives, negatives = part(rows.positive_owner), part(rows.negative_owner)
-    return Representations(
+    positives, negatives = part(rows.positive_query_idx), part(rows.negative_query_idx)
+    return Embeddings(
         rows.queries[start : start + 6], rows.positives[positives], rows.negatives[negatives],
-        rows.positive_owner[positives] - start, rows.negative_owner[negatives] - start,
-        rows.query_identity[start : start + 6], rows.positive_identity[positives], rows.negative_identity[negatives],
+        rows.positive_query_idx[positives] - start, rows.negative_query_idx[negatives] - start,
+        rows.query_hash[start : start + 6], rows.positive_hash[positives], rows.negative_hash[negatives],
     )  # fmt: skip
 
 
-def figures_of_halves() -> tuple[dict[str, object], dict[str, float], dict[str, float]]:
+def metrics_of_halves() -> tuple[dict[str, object], dict[str, float], dict[str, float]]:
     """Vectors by halves; a gradient and a weight by halves, and one that only rank 1 holds."""
     rows = make_rows()
     local = half(rows, first=rank() == 0)
@@ -47,7 +47,7 @@ def figures_of_halves() -> tuple[dict[str, object], dict[str, float], dict[str, 
     watch = WeightWatch([("layers.0.mlp.up_proj.weight", weight)])
     moved = weight + (rank() == 1)
     movement = sum_over_ranks(watch.movement([("layers.0.mlp.up_proj.weight", moved)]))
-    return dict(vector_figures(sums)), norms, watch.figures(movement, 4)
+    return dict(vector_metrics(sums)), norms, watch.metrics(movement, 4)
 
 
 def message_of_a_bad_step(action: NonFiniteAction) -> tuple[str, list[float]]:
@@ -72,7 +72,7 @@ def on_one_of_two_ranks() -> dict[str, Any]:
         5, non_finite.make_batch(), 1.0, rank() == 0, list, []
     )
     return {
-        "figures": figures_of_halves(),
+        "metrics": metrics_of_halves(),
         "texts": gather_texts("größer" if rank() else ""),
         "one_sided": str(one_sided),
         **{action.value: message_of_a_bad_step(action) for action in NonFiniteAction},
@@ -88,11 +88,11 @@ def found() -> dict[str, Any]:
 
 
 def test_two_ranks_say_what_one_says_of_the_whole_batch(found: dict[str, Any]) -> None:
-    one = vector_figures(vector_health(make_rows(), false_negative_margin=MARGIN))
-    figures, norms, movement = found["figures"]
-    assert figures.keys() == one.keys()
+    one = vector_metrics(vector_health(make_rows(), false_negative_margin=MARGIN))
+    metrics, norms, movement = found["metrics"]
+    assert metrics.keys() == one.keys()
     for name, value in one.items():
-        assert figures[name] == pytest.approx(value, abs=1e-5), name
+        assert metrics[name] == pytest.approx(value, abs=1e-5), name
     assert norms == pytest.approx(
         {
             "gradient_norm/mlp": 91**0.5,

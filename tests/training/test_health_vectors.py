@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.training.health import vectors
 from qwen3emb_train.training.health.vectors import (
     HISTOGRAM_EDGES,
@@ -14,51 +14,51 @@ from qwen3emb_train.training.health.vectors import (
     effective_rank,
     evenly_spaced,
     histogram,
-    vector_figures,
     vector_health,
+    vector_metrics,
 )
 
 MARGIN = 0.05
 
 
-def make_rows(num_queries: int = 12, dim: int = 8, seed: int = 0) -> Representations:
+def make_rows(num_queries: int = 12, dim: int = 8, seed: int = 0) -> Embeddings:
     """Ragged: query i has 1 + i % 2 positives and i % 3 negatives; some texts repeat, in every role."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.arange(num_queries)
-    positive_owner = numbers.repeat_interleave(1 + numbers % 2)
-    negative_owner = numbers.repeat_interleave(numbers % 3)
+    positive_query_idx = numbers.repeat_interleave(1 + numbers % 2)
+    negative_query_idx = numbers.repeat_interleave(numbers % 3)
     queries = torch.randn(num_queries, dim, generator=generator)
-    positives = queries[positive_owner] + 1.5 * torch.randn(len(positive_owner), dim, generator=generator)
-    negatives = torch.randn(len(negative_owner), dim, generator=generator)
-    negatives[-1] = queries[negative_owner[-1]]  # one that beats its positive
-    query_identity, positive_identity = numbers.clone(), 100 + torch.arange(len(positive_owner))
-    negative_identity = 200 + torch.arange(len(negative_owner))
-    query_identity[3] = query_identity[1]
-    positive_identity[5], negative_identity[4] = positive_identity[2], positive_identity[0]
-    own = int((positive_owner == negative_owner[2]).nonzero()[0])
-    negative_identity[2] = positive_identity[own]  # a query's own negative with the text of its positive
-    negatives[2] = queries[negative_owner[2]]
-    return Representations(
-        3 * queries, positives, negatives, positive_owner, negative_owner,
-        query_identity, positive_identity, negative_identity,
+    positives = queries[positive_query_idx] + 1.5 * torch.randn(len(positive_query_idx), dim, generator=generator)
+    negatives = torch.randn(len(negative_query_idx), dim, generator=generator)
+    negatives[-1] = queries[negative_query_idx[-1]]  # one that beats its positive
+    query_hash, positive_hash = numbers.clone(), 100 + torch.arange(len(positive_query_idx))
+    negative_hash = 200 + torch.arange(len(negative_query_idx))
+    query_hash[3] = query_hash[1]
+    positive_hash[5], negative_hash[4] = positive_hash[2], positive_hash[0]
+    own = int((positive_query_idx == negative_query_idx[2]).nonzero()[0])
+    negative_hash[2] = positive_hash[own]  # a query's own negative with the text of its positive
+    negatives[2] = queries[negative_query_idx[2]]
+    return Embeddings(
+        3 * queries, positives, negatives, positive_query_idx, negative_query_idx,
+        query_hash, positive_hash, negative_hash,
     )  # fmt: skip
 
 
-def by_loops(rows: Representations) -> dict[str, float]:
+def by_loops(rows: Embeddings) -> dict[str, float]:
     """The definitions, one pair at a time."""
     cosine = torch.nn.functional.cosine_similarity
     documents = torch.cat([rows.positives, rows.negatives])
-    owner = torch.cat([rows.positive_owner, rows.negative_owner]).tolist()
-    identity = torch.cat([rows.positive_identity, rows.negative_identity]).tolist()
+    owner = torch.cat([rows.positive_query_idx, rows.negative_query_idx]).tolist()
+    text_hash = torch.cat([rows.positive_hash, rows.negative_hash]).tolist()
     num_positives = len(rows.positives)
     positive, hardest, negatives, wins, masked = [], [], [], 0, 0
-    for pair, query in enumerate(rows.positive_owner.tolist()):
-        own_texts = {identity[d] for d in range(num_positives) if owner[d] == query}
-        same = [q for q in range(len(rows.queries)) if rows.query_identity[q] == rows.query_identity[query]]
+    for pair, query in enumerate(rows.positive_query_idx.tolist()):
+        own_texts = {text_hash[d] for d in range(num_positives) if owner[d] == query}
+        same = [q for q in range(len(rows.queries)) if rows.query_hash[q] == rows.query_hash[query]]
         false = own_texts | {d for d in range(num_positives) if owner[d] in same}
         others, rivals = [], []
         for d in range(len(documents)):
-            if identity[d] in own_texts or (d < num_positives and owner[d] in same):
+            if text_hash[d] in own_texts or (d < num_positives and owner[d] in same):
                 continue
             score = float(cosine(rows.queries[query], documents[d], dim=0))
             rivals.append(score)
@@ -73,7 +73,7 @@ def by_loops(rows: Representations) -> dict[str, float]:
         masked += max(others) > score + MARGIN
     own = [
         float(cosine(rows.queries[q], negative, dim=0))
-        for q, negative in zip(rows.negative_owner.tolist(), rows.negatives, strict=True)
+        for q, negative in zip(rows.negative_query_idx.tolist(), rows.negatives, strict=True)
     ]
     norms = torch.cat([rows.queries, documents]).norm(dim=1)
 
@@ -95,38 +95,39 @@ def by_loops(rows: Representations) -> dict[str, float]:
     }
 
 
-def test_the_figures_are_those_of_the_definitions_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metrics_are_those_of_the_definitions_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_rows()
     expected = by_loops(rows)
     assert 0 < expected["accuracy_at_1"] < 1
     assert 0 < expected["hardest_masked_share"] < 1
     for scores_at_once in (2**22, 1):
         monkeypatch.setattr(vectors, "_SCORES_AT_ONCE", scores_at_once)
-        figures = vector_figures(vector_health(rows, false_negative_margin=MARGIN))
+        metrics = vector_metrics(vector_health(rows, false_negative_margin=MARGIN))
         for name, value in expected.items():
-            assert figures[f"health/{name}"] == pytest.approx(value, abs=2e-5), name
+            assert metrics[f"health/{name}"] == pytest.approx(value, abs=2e-5), name
     for name, count in (("positive", 18), ("hardest", 18), ("own_negative", 12)):
-        counts = figures[f"health/{name}_histogram"]
+        counts = metrics[f"health/{name}_histogram"]
         assert isinstance(counts, list)
         assert len(counts) == NUM_BINS
         assert sum(counts) == count
 
 
-def test_without_negatives_or_margin_their_figures_are_left_out() -> None:
+def test_without_negatives_or_margin_their_metrics_are_left_out() -> None:
     rows = make_rows()
-    bare = Representations(
-        rows.queries, rows.positives, rows.negatives[:0], rows.positive_owner, rows.negative_owner[:0],
-        rows.query_identity, rows.positive_identity, rows.negative_identity[:0],
+    bare = Embeddings(
+        rows.queries, rows.positives, rows.negatives[:0], rows.positive_query_idx, rows.negative_query_idx[:0],
+        rows.query_hash, rows.positive_hash, rows.negative_hash[:0],
     )  # fmt: skip
-    figures = vector_figures(vector_health(bare))
+    metrics = vector_metrics(vector_health(bare))
     left_out = {"health/own_negative_cosine", "health/own_negative_histogram", "health/hardest_masked_share"}
-    assert not left_out & figures.keys()
-    assert "health/accuracy_at_1" in figures
-    lonely = Representations(
-        rows.queries[:1], rows.positives[:1], rows.negatives[:0], rows.positive_owner[:1], rows.negative_owner[:0],
-        rows.query_identity[:1], rows.positive_identity[:1], rows.negative_identity[:0],
+    assert not left_out & metrics.keys()
+    assert "health/accuracy_at_1" in metrics
+    lonely = Embeddings(
+        rows.queries[:1], rows.positives[:1], rows.negatives[:0],
+        rows.positive_query_idx[:1], rows.negative_query_idx[:0],
+        rows.query_hash[:1], rows.positive_hash[:1], rows.negative_hash[:0],
     )  # fmt: skip
-    assert not {"health/hardest_cosine", "health/accuracy_at_1"} & vector_figures(vector_health(lonely)).keys()
+    assert not {"health/hardest_cosine", "health/accuracy_at_1"} & vector_metrics(vector_health(lonely)).keys()
 
 
 def test_health_carries_no_graph_and_leaves_the_vectors_alone() -> None:
@@ -151,11 +152,11 @@ def test_uniformity_and_alignment_are_wang_and_isolas() -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     turn = torch.tensor([[0.5, -(3**0.5) / 2], [3**0.5 / 2, 0.5]])
     numbers, none = torch.arange(4), torch.arange(0)
-    rows = Representations(queries, queries @ turn.T, queries[:0], numbers, none, numbers, numbers, none)
-    figures = vector_figures(vector_health(rows))
-    assert figures["health/uniformity"] == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6), abs=1e-5)
-    assert figures["health/alignment"] == pytest.approx(1.0, abs=1e-5)
-    assert figures["health/query_cosine"] == pytest.approx(-1 / 3, abs=1e-6)
+    rows = Embeddings(queries, queries @ turn.T, queries[:0], numbers, none, numbers, numbers, none)
+    metrics = vector_metrics(vector_health(rows))
+    assert metrics["health/uniformity"] == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6), abs=1e-5)
+    assert metrics["health/alignment"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["health/query_cosine"] == pytest.approx(-1 / 3, abs=1e-6)
 
 
 def test_histogram_counts_every_cosine_once_edges_and_rounding_included() -> None:

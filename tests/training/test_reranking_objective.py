@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from qwen3emb_train.data.batches import PackedTokens, RerankingBatch
 from qwen3emb_train.losses.list_wise import ListNet, RankNet
 from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.losses.reranker_distillation import RerankerDistillation, TeacherForm
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 from qwen3emb_train.losses.reranking_sum import RerankingSum
-from qwen3emb_train.losses.teacher_answers import TeacherAnswers, TeacherForm
 from qwen3emb_train.models.loading import LM_HEAD, Attention, LoraConfig, ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.reranker import YesNoReranker
@@ -154,10 +154,10 @@ LOSSES: dict[str, tuple[RerankingLoss, Formula]] = {
     "two_way": (PointWise(Answers.two_way), two_way),
     "rank_net": (RankNet(), rank_net),
     "list_net": (ListNet(), list_net),
-    "distilled": (TeacherAnswers(), distilled),
-    "matched_lists": (TeacherAnswers(TeacherForm.kl), matched_lists),
+    "distilled": (RerankerDistillation(), distilled),
+    "matched_lists": (RerankerDistillation(TeacherForm.kl), matched_lists),
     "several": (
-        RerankingSum(point_wise_weight=0.5, teacher_answers_weight=2.0, rank_net_weight=0.3),
+        RerankingSum(point_wise_weight=0.5, reranker_distillation_weight=2.0, rank_net_weight=0.3),
         several,
     ),
 }
@@ -235,7 +235,7 @@ def test_parts_of_a_sum_are_named_and_add_up(directories: dict[str, Path]) -> No
     loss = LOSSES["several"][0]
     objective = RerankingObjective(Spy(reranker_of(directories["qwen3"], loss)), loss, 60)
     metrics = objective.forward_backward(batch_of(0, with_scores=True))
-    assert set(metrics) == {"loss", "point_wise_loss", "teacher_answers_loss", "rank_net_loss"}
+    assert set(metrics) == {"loss", "point_wise_loss", "reranker_distillation_loss", "rank_net_loss"}
     assert float(metrics["loss"]) == pytest.approx(sum(float(v) for n, v in metrics.items() if n != "loss"))
 
 
@@ -273,7 +273,7 @@ def test_adapters_alone_learn_and_dropout_by_text_shares_nothing(directories: di
         torch.testing.assert_close(gradient, other[1][name], rtol=1e-8, atol=1e-12)
 
 
-def test_held_out_figures_are_those_of_all_batches_together(directories: dict[str, Path]) -> None:
+def test_held_out_metrics_are_those_of_all_batches_together(directories: dict[str, Path]) -> None:
     """The loss of each batch weighs by its queries; MRR by counting; nothing keeps a graph."""
     engine = Spy(reranker_of(directories["qwen3"], PointWise()))
     objective = RerankingObjective(engine, PointWise(), 60)
@@ -292,11 +292,11 @@ def test_held_out_figures_are_those_of_all_batches_together(directories: dict[st
         found = objective.evaluate(batch)
         assert not any(value.requires_grad for value in found.values())
         sums = {name: value.double() + sums.get(name, 0.0) for name, value in found.items()}
-    figures = objective.held_out(sums)
-    assert figures["loss"] == pytest.approx(sum(losses) / 8, rel=1e-5)
-    assert figures["mrr"] == pytest.approx(sum(reciprocal) / len(reciprocal))
-    assert set(figures) == {"loss", "mrr", "auc", "accuracy_at_1", "calibration_error"}
-    assert 0 < figures["accuracy_at_1"] < figures["mrr"] < 1
+    metrics = objective.held_out(sums)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 8, rel=1e-5)
+    assert metrics["mrr"] == pytest.approx(sum(reciprocal) / len(reciprocal))
+    assert set(metrics) == {"loss", "mrr", "auc", "accuracy_at_1", "calibration_error"}
+    assert 0 < metrics["accuracy_at_1"] < metrics["mrr"] < 1
 
 
 def test_equal_scores_are_no_first_place(directories: dict[str, Path]) -> None:
@@ -304,10 +304,10 @@ def test_equal_scores_are_no_first_place(directories: dict[str, Path]) -> None:
     reranker = reranker_of(directories["qwen3_untied"], PointWise())
     nn.init.zeros_(reranker.lm_head.weight)
     objective = RerankingObjective(Spy(reranker), PointWise())
-    figures = objective.held_out(objective.evaluate(batch_of(0, 0, 1)))
+    metrics = objective.held_out(objective.evaluate(batch_of(0, 0, 1)))
     others = int((batch_of(0, 0, 1).labels == 0).sum())
-    assert figures["mrr"] == pytest.approx(1 / (1 + others))
-    assert figures["accuracy_at_1"] == 0
+    assert metrics["mrr"] == pytest.approx(1 / (1 + others))
+    assert metrics["accuracy_at_1"] == 0
 
 
 def test_the_queries_of_bad_documents_are_named(directories: dict[str, Path]) -> None:

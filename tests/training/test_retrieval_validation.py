@@ -1,4 +1,4 @@
-"""Retrieval sets during training: ``evaluate``'s figures on the same checkpoint, whatever engine runs and however the
+"""Retrieval sets during training: ``evaluate``'s metrics on the same checkpoint, whatever engine runs and however the
 texts fall on the ranks; the best checkpoint by nDCG is kept; a signal is heeded."""
 
 import json
@@ -24,7 +24,7 @@ from qwen3emb_train.training.retrieval_validation import (
     ValidationSetConfig,
     chosen_documents,
     open_validation_set,
-    retrieval_figures,
+    retrieval_metrics,
 )
 from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
 from qwen3emb_train.training.train_embedding import TrainEmbeddingConfig, train_embedding
@@ -74,14 +74,14 @@ def config_of(
     chosen = {name: ValidationSetConfig(str(path)) for name, path in sets.items()}
     chosen["one"] = ValidationSetConfig(str(sets["one"]), instruction="Find it")
     settings: dict[str, Any] = {
-        "validation_sets": chosen, "validation": ValidationConfig(every=1, best_by=BestBy.ndcg), "steps": 2,
+        "eval_sets": chosen, "validation": ValidationConfig(every=1, best_by=BestBy.ndcg), "steps": 2,
         "tokens_per_chunk": 120, "keep_last": None,
     }  # fmt: skip
     return make_config(base, rows, output_dir, **(settings | changes))
 
 
 def tracked(output_dir: Path) -> dict[int, dict[str, float]]:
-    """The validation figures by step."""
+    """The validation metrics by step."""
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     return {
         line["step"]: {name: value for name, value in line.items() if name.startswith("validation/")}
@@ -91,18 +91,18 @@ def tracked(output_dir: Path) -> dict[int, dict[str, float]]:
 
 
 def evaluated(model: Path, sets: dict[str, Path], output_dir: Path) -> dict[str, float]:
-    """What ``evaluate`` says, under the names of the validation's figures."""
+    """What ``evaluate`` says, under the names of the validation's metrics."""
     chosen = {"wide": SetConfig(str(sets["wide"])), "one": SetConfig(str(sets["one"]), instruction="Find it")}
     config = EvaluateConfig(models={"m": str(model)}, sets=chosen, output_dir=str(output_dir), precision=Precision.fp32)
-    figures = {}
+    metrics = {}
     for row in (row for row in evaluate(config) if row.set in chosen):
-        figures |= {f"validation/{row.set}/{name}": row.scores[name] for name in ("ndcg@10", "recall@100")}
+        metrics |= {f"validation/{row.set}/{name}": row.scores[name] for name in ("ndcg@10", "recall@100")}
     for name in ("ndcg@10", "recall@100"):
-        figures[f"validation/{name}"] = sum(figures[f"validation/{s}/{name}"] for s in chosen) / 2
-    return figures
+        metrics[f"validation/{name}"] = sum(metrics[f"validation/{s}/{name}"] for s in chosen) / 2
+    return metrics
 
 
-def test_the_figures_are_those_of_evaluate_on_the_checkpoint(
+def test_the_metrics_are_those_of_evaluate_on_the_checkpoint(
     tiny_qwen3: Path, rows: Path, sets: dict[str, Path], tmp_path: Path
 ) -> None:
     """At each step, beside those of held-out rows, with dropout in training."""
@@ -131,9 +131,9 @@ def on_this_rank(cases: list[tuple[dict[str, str], TrainEmbeddingConfig]]) -> li
         given: list[dict[str, float]] = []
 
         def noted(self: Validation, stop: StopSignal, given: list[dict[str, float]] = given) -> dict[str, float] | None:
-            figures = original(self, stop)
-            given.append(figures or {})
-            return figures
+            metrics = original(self, stop)
+            given.append(metrics or {})
+            return metrics
 
         os.environ.clear()
         os.environ.update(before | environment)
@@ -143,7 +143,7 @@ def on_this_rank(cases: list[tuple[dict[str, str], TrainEmbeddingConfig]]) -> li
     return outcomes
 
 
-def test_on_two_ranks_of_every_engine_the_figures_are_the_same_and_evaluates(
+def test_on_two_ranks_of_every_engine_the_metrics_are_the_same_and_evaluates(
     tiny_qwen3: Path, rows: Path, sets: dict[str, Path], tmp_path: Path
 ) -> None:
     """Shares of uneven size and length, one rank without any query; training goes on after each validation."""
@@ -164,7 +164,7 @@ def test_best_by_ndcg_keeps_the_checkpoint_with_the_highest_mean(
         tiny_qwen3, rows, tmp_path / "run", sets, steps=4, keep_last=1, optimizer=OptimizerConfig(lr=1e-2)
     )
     train_embedding(config)
-    found = {step: figures["validation/ndcg@10"] for step, figures in tracked(tmp_path / "run").items()}
+    found = {step: metrics["validation/ndcg@10"] for step, metrics in tracked(tmp_path / "run").items()}
     best = max(found, key=lambda step: (found[step], -step))
     assert 1 < best < 4, f"{found}: the first or the last: vacuous"
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
@@ -200,10 +200,10 @@ def test_chunks_change_no_figure_and_leave_no_graph_and_texts_are_tokenised_once
         return vectors
 
     monkeypatch.setattr(SingleEngine, "forward", counted)
-    whole = retrieval_figures(data, engine, 10**6, StopSignal())
+    whole = retrieval_metrics(data, engine, 10**6, StopSignal())
     assert len(most) == 2
     most.clear()
-    assert retrieval_figures(data, engine, 200, StopSignal()) == pytest.approx(whole, abs=1e-12)
+    assert retrieval_metrics(data, engine, 200, StopSignal()) == pytest.approx(whole, abs=1e-12)
     assert 100 < max(most) <= 200
 
 
@@ -222,7 +222,7 @@ def test_a_signal_ends_it_before_the_next_forward(
         return forward(self, tokens, last=last)
 
     monkeypatch.setattr(SingleEngine, "forward", forward_then_ask)
-    assert retrieval_figures(data, engine, 100, stop) is None
+    assert retrieval_metrics(data, engine, 100, stop) is None
     assert len(calls) == 1
 
 
@@ -236,9 +236,9 @@ def test_a_run_stopped_during_it_validates_again_and_ends_as_if_unbroken(
 
         def asked(data: Any, engine: Any, tokens: int, stop: StopSignal) -> dict[str, float] | None:
             stop.requested = True
-            return retrieval_figures(data, engine, tokens, stop)
+            return retrieval_metrics(data, engine, tokens, stop)
 
-        context.setattr(module, "retrieval_figures", asked)
+        context.setattr(module, "retrieval_metrics", asked)
         with pytest.raises(StoppedBySignal):
             train_embedding(config)
     assert tracked(tmp_path / "cut") == {}
@@ -255,8 +255,8 @@ def test_vectors_that_are_not_finite_are_refused_by_name(
     )
     forward = SingleEngine.forward
     monkeypatch.setattr(SingleEngine, "forward", lambda self, tokens, last=False: forward(self, tokens) * torch.nan)
-    with pytest.raises(ValueError, match=r"validation_sets\.one: .*NaN"):
-        retrieval_figures(data, engine, 100, StopSignal())
+    with pytest.raises(ValueError, match=r"eval_sets\.one: .*NaN"):
+        retrieval_metrics(data, engine, 100, StopSignal())
 
 
 def test_max_documents_keeps_what_is_judged_and_always_the_same_others(sets: dict[str, Path]) -> None:
@@ -283,7 +283,7 @@ def test_max_documents_is_the_figure_of_the_smaller_corpus(
     (smaller / "corpus.jsonl").write_text("\n".join(line for line in lines if json.loads(line)["_id"] in kept))
     tokenizer = load_tokenizer(str(tiny_qwen3))
     found = [
-        retrieval_figures(open_validation_set("s", chosen, tokenizer, LengthConfig()), engine, 500, StopSignal())
+        retrieval_metrics(open_validation_set("s", chosen, tokenizer, LengthConfig()), engine, 500, StopSignal())
         for chosen in (
             ValidationSetConfig(str(sets["wide"]), max_documents=80),
             ValidationSetConfig(str(smaller)),
@@ -298,7 +298,7 @@ def test_max_documents_is_the_figure_of_the_smaller_corpus(
     ("changes", "message"),
     [
         ({"validation": ValidationConfig()}, "best_by is mrr.*validation.best_by=ndcg"),
-        ({"validation_sets": {}}, "best_by=ndcg needs a retrieval set"),
+        ({"eval_sets": {}}, "best_by=ndcg needs a retrieval set"),
         ({"validation_data": {"one": SourceConfig("x")}}, r"both have \['one'\]"),
     ],
 )

@@ -42,10 +42,10 @@ def test_training_lowers_the_loss_and_leaves_everything_a_next_stage_needs(
     tiny_qwen3: Path, rows: Path, tmp_path: Path
 ) -> None:
     model = train_embedding(make_config(tiny_qwen3, rows, tmp_path / "run", steps=20, log_every=1, save_every=8))
-    figures = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [f["step"] for f in figures] == list(range(1, 21))
-    assert figures[-1]["loss"] < 0.7 * figures[0]["loss"]
-    assert figures[-1]["examples_seen"] == 160
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [f["step"] for f in metrics] == list(range(1, 21))
+    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
+    assert metrics[-1]["examples_seen"] == 160
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [16, 20]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(record["inputs"]) == {"data.rows", "model"}

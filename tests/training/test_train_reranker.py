@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from qwen3emb_train.data.mixture import SourceConfig
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
+from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.losses.point_wise import Answers, PointWise
 from qwen3emb_train.models.loading import LM_HEAD, LoraConfig, ModelConfig
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.rerankers import TextReranker
 from qwen3emb_train.training import stage
 from qwen3emb_train.training.checkpoints import Checkpoints
 from qwen3emb_train.training.config import TrainRerankerConfig
@@ -22,11 +22,11 @@ from qwen3emb_train.training.loop import fit
 from qwen3emb_train.training.optimization import OptimizerConfig
 from qwen3emb_train.training.train_reranker import train_reranker
 from qwen3emb_train.training.validation import ValidationConfig
-from tests.models.reranker_reference import WEB_SEARCH, PlainReranker
+from tests.index.reranker_reference import WEB_SEARCH, PlainReranker
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 from tests.training.setup import WORDS
 
-ANSWER_TROUBLES = {"one_class", "all_yes", "all_no", "no_separation"}
+ANSWER_ALERTS = {"one_class", "all_yes", "all_no", "no_separation"}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 def troubles_of(run: Path) -> set[str]:
     """What health.json says has begun, over or not."""
-    return {remark["name"] for remark in json.loads((run / "health.json").read_text())["remarks"] if remark["begins"]}
+    return {alert["name"] for alert in json.loads((run / "health.json").read_text())["alerts"] if alert["begins"]}
 
 
 def scores_of(model: Path, query: str, documents: list[str]) -> list[float]:
@@ -117,10 +117,10 @@ def learned(tiny: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_training_teaches_and_leaves_everything_a_next_stage_needs(learned: tuple[TrainRerankerConfig, Path]) -> None:
     _, run = learned
-    figures = metrics_of(run)
-    losses = [line["loss"] for line in figures if "loss" in line]
+    metrics = metrics_of(run)
+    losses = [line["loss"] for line in metrics if "loss" in line]
     assert losses[-1] < 0.3 * losses[0]
-    assert figures[-1]["step"] == 40
+    assert metrics[-1]["step"] == 40
     record = json.loads((run / "run.json").read_text())
     assert record["program"] == "train_reranker"
     assert set(record["inputs"]) == {"data.rows", "model"}
@@ -138,7 +138,7 @@ def test_the_trained_model_scores_alike_in_transformers_and_here(learned: tuple[
     assert expected[0] > 1 > -1 > expected[1], "it has learned"
 
 
-def test_held_out_figures_are_those_of_the_saved_model(learned: tuple[TrainRerankerConfig, Path]) -> None:
+def test_held_out_metrics_are_those_of_the_saved_model(learned: tuple[TrainRerankerConfig, Path]) -> None:
     config, run = learned
     scored = []
     for line in Path(config.validation_data["held"].path).read_text().splitlines():
@@ -165,7 +165,7 @@ def test_a_healthy_run_is_met_with_silence(learned: tuple[TrainRerankerConfig, P
     looked = [line for line in metrics_of(run) if "health/auc" in line]
     assert len(looked) > 7
     assert looked[-1]["health/auc"] > 0.95
-    assert not troubles_of(run) & ANSWER_TROUBLES
+    assert not troubles_of(run) & ANSWER_ALERTS
 
 
 def test_a_finished_stage_is_up_to_date(
@@ -226,9 +226,9 @@ def test_a_set_without_negatives_is_called_out_at_once(tiny: Path, tmp_path: Pat
     run = tmp_path / "run"
     train_reranker(make_config(tiny, path, run, steps=4, batch_size=8, max_positives=2, health_every=2))
     health = json.loads((run / "health.json").read_text())
-    (remark,) = [remark for remark in health["active"] if remark["name"] in ANSWER_TROUBLES]
-    assert (remark["name"], remark["source"], remark["step"]) == ("one_class", "rows", 1)
-    assert "Add negatives" in remark["text"]
+    (alert,) = [alert for alert in health["active"] if alert["name"] in ANSWER_ALERTS]
+    assert (alert["name"], alert["source"], alert["step"]) == ("one_class", "rows", 1)
+    assert "Add negatives" in alert["text"]
 
 
 def test_a_model_that_says_yes_to_everything_is_called_out(tiny: Path, tmp_path: Path) -> None:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, Look, draw, label, legend_above, panels, rows_of
+from qwen3emb_train.evaluation.report.drawing import (
+    WIDTH,
+    Drawing,
+    LineStyle,
+    draw,
+    label,
+    legend_above,
+    panels,
+    rows_of,
+)
 from qwen3emb_train.evaluation.report.html import joined
 from qwen3emb_train.evaluation.report.inputs import TrainingRun
 from qwen3emb_train.evaluation.report.page import Section, figure_of
@@ -31,7 +40,7 @@ class Panel:
 
 
 def training_section(
-    runs: Sequence[TrainingRun], looks: Mapping[str, Look], metrics: Sequence[str], smoothing: int
+    runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle], metrics: Sequence[str], smoothing: int
 ) -> Section:
     """Loss, gradient norm, learning rate and speed, and the ``metrics`` that were asked for.
 
@@ -47,19 +56,19 @@ def training_section(
     drawings = []
     if loss:
         caption = f"Loss of the batch. Bold: mean over up to {smoothing} recorded steps; faint: as recorded."
-        drawings.append(curves("loss", caption, runs, looks, [Panel(loss, {"loss": None}, smoothing)]))
+        drawings.append(curves("loss", caption, runs, styles, [Panel(loss, {"loss": None}, smoothing)]))
     if shown:
         drawn = [Panel(title, {key: None}, 1 if key == "lr" else smoothing) for key, title in shown.items()]
         drawings.append(
-            curves("training", "The optimizer's figures and the speed, smoothed likewise.", runs, looks, drawn)
+            curves("training", "The optimizer's figures and the speed, smoothed likewise.", runs, styles, drawn)
         )
     if metrics:
         drawn = [Panel(key, {key: None}, smoothing) for key in metrics]
-        drawings.append(curves("metrics", "Figures that were asked for.", runs, looks, drawn))
+        drawings.append(curves("metrics", "Figures that were asked for.", runs, styles, drawn))
     return Section("training", "Training", joined(figure_of(drawing) for drawing in drawings), drawings)
 
 
-def validation_section(runs: Sequence[TrainingRun], looks: Mapping[str, Look]) -> Section | None:
+def validation_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle]) -> Section | None:
     """Figures on held-out rows, each the mean over sources; None where no run has any."""
     keys = dict.fromkeys(key for run in runs for key in keys_of(run) if key.startswith(_VALIDATION))
     means = [key for key in keys if key.count("/") == 1]
@@ -67,7 +76,7 @@ def validation_section(runs: Sequence[TrainingRun], looks: Mapping[str, Look]) -
         return None
     drawn = [Panel(key.removeprefix(_VALIDATION), {key: None}) for key in means]
     caption = "On held-out rows; with several sources, the mean over them."
-    drawings = [curves("validation", caption, runs, looks, drawn)]
+    drawings = [curves("validation", caption, runs, styles, drawn)]
     return Section("validation", "Validation", joined(figure_of(drawing) for drawing in drawings), drawings)
 
 
@@ -81,7 +90,7 @@ def curves(
     name: str,
     caption: str,
     runs: Sequence[TrainingRun],
-    looks: Mapping[str, Look],
+    styles: Mapping[str, LineStyle],
     drawn: Sequence[Panel],
 ) -> Drawing:
     """Small multiples over the steps, every run in each of them."""
@@ -94,7 +103,7 @@ def curves(
                 for key, style in panel.lines.items():
                     steps, values = run.series(key)
                     if steps:
-                        drawing = _line(axis, steps, values, looks[run.name], style, panel.smoothing)
+                        drawing = _line(axis, steps, values, styles[run.name], style, panel.smoothing)
                         handles.setdefault(run.name, drawing)
             axis.set_title(label(panel.title))
             axis.set_xlabel("step")
@@ -114,16 +123,18 @@ def moving_average(values: Sequence[float], window: int) -> list[float]:
     return [fmean(values[place - near : place + near + 1]) for place, near in enumerate(reach)]
 
 
-def _line(axis: Any, steps: list[int], values: list[float], look: Look, style: str | None, smoothing: int) -> Any:
-    marker = look.marker if len(steps) < 30 and smoothing == 1 else None  # a lone point is no line
-    line = style or look.line
+def _line(
+    axis: Any, steps: list[int], values: list[float], drawn_as: LineStyle, style: str | None, smoothing: int
+) -> Any:
+    marker = drawn_as.marker if len(steps) < 30 and smoothing == 1 else None  # a lone point is no line
+    line = style or drawn_as.line
     if smoothing == 1:
-        (drawn,) = axis.plot(steps, values, color=look.colour, linestyle=line, marker=marker)
+        (drawn,) = axis.plot(steps, values, color=drawn_as.colour, linestyle=line, marker=marker)
         return drawn
     window = max(1, min(smoothing, len(values) // 4))
-    axis.plot(steps, values, color=look.colour, linestyle=line, linewidth=0.8, alpha=0.35)
+    axis.plot(steps, values, color=drawn_as.colour, linestyle=line, linewidth=0.8, alpha=0.35)
     (drawn,) = axis.plot(
-        steps, moving_average(values, window), color=look.colour, linestyle=line, linewidth=2.0,
-        marker=look.marker if len(steps) == 1 else None,
+        steps, moving_average(values, window), color=drawn_as.colour, linestyle=line, linewidth=2.0,
+        marker=drawn_as.marker if len(steps) == 1 else None,
     )  # fmt: skip
     return drawn

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import FAINT, WIDTH, Drawing, Look, draw, label, panels, rows_of
+from qwen3emb_train.evaluation.report.drawing import FAINT, WIDTH, Drawing, LineStyle, draw, label, panels, rows_of
 from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, shortened, table
 from qwen3emb_train.evaluation.report.page import Section, figure_of, note
 from qwen3emb_train.evaluation.report.systems import Measured, Score, System, Units, interval_of
@@ -15,7 +15,7 @@ _MOST_IDS = 5  # named in a tooltip
 Pair = tuple[Units, Units]
 
 
-def differences_section(measured: Measured, looks: Mapping[str, Look]) -> Section | None:
+def differences_section(measured: Measured, styles: Mapping[str, LineStyle]) -> Section | None:
     """The table of differences, and scatter plots of the scores by query; None where there is only one system."""
     compared = [score for score in measured.scores if score.against is not None]
     pairs = _pairs(measured)
@@ -28,11 +28,11 @@ def differences_section(measured: Measured, looks: Mapping[str, Look]) -> Sectio
     else:
         parts.append(note("No differences with intervals: run evaluate with ", element("code", "baseline=NAME"), "."))
     if pairs:
-        drawings.append(_scatter(pairs, looks))
+        drawings.append(_scatter(pairs, styles))
         parts.append(figure_of(drawings[0]))
     if measured.without_units:
         names = ", ".join(measured.without_units)
-        parts.append(note(f"No scores by query in {names}: there is no units.jsonl. Run evaluate again to get it."))
+        parts.append(note(f"No scores by query in {names}: there is no per_query.jsonl. Run evaluate again to get it."))
     return Section("differences", "Differences", joined(parts), drawings)
 
 
@@ -87,7 +87,7 @@ def _pairs(measured: Measured) -> list[Pair]:
     return found
 
 
-def _scatter(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Drawing:
+def _scatter(pairs: Sequence[Pair], styles: Mapping[str, LineStyle]) -> Drawing:
     shown = pairs[:_MOST_PANELS]
     tooltips: dict[str, list[str]] = {}
     columns = 3 if len(shown) > 2 else 2
@@ -95,7 +95,7 @@ def _scatter(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Drawing:
     def paint(figure: Any) -> None:
         for number, (axis, (one, other)) in enumerate(zip(panels(figure, len(shown), columns), shown, strict=True)):
             points = _points(one, other)
-            colour = looks[other.system.model].colour
+            colour = styles[other.system.model].colour
             axis.axline((0, 0), slope=1, color=FAINT, linewidth=0.8, linestyle=":")
             for size, (low, high) in enumerate(((1, 2), (2, 5), (5, 20), (20, 10**9))):  # bigger where more coincide
                 chosen = {point: ids for point, ids in points.items() if low <= len(ids) < high}

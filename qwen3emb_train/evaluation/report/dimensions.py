@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Look, draw, label, legend_above, panels, rows_of
+from qwen3emb_train.evaluation.report.drawing import WIDTH, LineStyle, draw, label, legend_above, panels, rows_of
 from qwen3emb_train.evaluation.report.page import Section, figure_of
 from qwen3emb_train.evaluation.report.systems import MEAN, Measured
 
@@ -11,7 +11,7 @@ _MOST_PANELS = 6
 _STYLES = ("-", "--", ":", "-.")
 
 
-def dimensions_section(measured: Measured, looks: Mapping[str, Look]) -> Section | None:
+def dimensions_section(measured: Measured, styles: Mapping[str, LineStyle]) -> Section | None:
     """Main metric over dimensions, a panel a set; None where no model was measured at several."""
     curves: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
     for score in measured.scores:
@@ -33,7 +33,7 @@ def dimensions_section(measured: Measured, looks: Mapping[str, Look]) -> Section
         for axis, name in zip(panels(figure, len(shown), 2), shown, strict=True):
             axis.set_xscale("log", base=2)
             for (model, quantization), points in drawn[name].items():
-                one = looks[model]
+                one = styles[model]
                 (line,) = axis.plot(
                     sorted(points), [points[dim] for dim in sorted(points)], color=one.colour, marker=one.marker,
                     linestyle=_STYLES[quantizations.index(quantization) % len(_STYLES)],

@@ -54,7 +54,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How one run or model is drawn in all figures: distinct in colour, and beyond seven also in line."""
 
     colour: str
@@ -62,17 +62,19 @@ class Look:
     marker: str
 
 
-def look(number: int) -> Look:
+def line_style(number: int) -> LineStyle:
     """The ``number``-th of the looks, from 0."""
     cycle = len(_PALETTE)
-    return Look(_PALETTE[number % cycle], _LINES[number // cycle % len(_LINES)], _MARKERS[number % len(_MARKERS)])
+    return LineStyle(_PALETTE[number % cycle], _LINES[number // cycle % len(_LINES)], _MARKERS[number % len(_MARKERS)])
 
 
-def looks_for(names: Iterable[str], known: Mapping[str, Look] | None = None) -> dict[str, Look]:
+def line_styles(names: Iterable[str], known: Mapping[str, LineStyle] | None = None) -> dict[str, LineStyle]:
     """A look for each name: the known one where it has one, otherwise the next that none of them has."""
     distinct = list(dict.fromkeys(names))
     given = {name: (known or {})[name] for name in distinct if name in (known or {})}
-    free = (one for number in count() if (one := look(number)) not in given.values() or number >= 4 * len(_PALETTE))
+    free = (
+        one for number in count() if (one := line_style(number)) not in given.values() or number >= 4 * len(_PALETTE)
+    )
     return {name: given[name] if name in given else next(free) for name in distinct}
 
 

@@ -1,15 +1,24 @@
-"""Is the run well? What the close looks of training saw, and what they said."""
+"""Is the run well? What the diagnosticss of training saw, and what they said."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen3emb_train.evaluation.report.curves import Panel, curves, keys_of
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, Look, draw, label, legend_above, panels, rows_of
+from qwen3emb_train.evaluation.report.drawing import (
+    WIDTH,
+    Drawing,
+    LineStyle,
+    draw,
+    label,
+    legend_above,
+    panels,
+    rows_of,
+)
 from qwen3emb_train.evaluation.report.html import Html, element, joined
 from qwen3emb_train.evaluation.report.inputs import TrainingRun
 from qwen3emb_train.evaluation.report.page import Section, figure_of, note
 
-# Where a close look was taken only once or twice, what every recorded step holds draws the better line.
+# Where a diagnostics was taken only once or twice, what every recorded step holds draws the better line.
 _COSINES = {
     "positives": (("health/positive_cosine", "positive_cosine"), "-"),
     "hardest negatives": (("health/hardest_cosine", "hardest_negative_cosine"), "--"),
@@ -19,7 +28,7 @@ _PROBABILITIES = {
     "relevant": (("health/relevant_probability",), "-"),
     "others": (("health/other_probability",), "--"),
 }
-_FIGURES = {
+_METRICS = {
     "health/accuracy_at_1": "accuracy@1 in the batch",
     "health/effective_rank": "directions in use (effective rank)",
     "health/query_cosine": "cosine between different queries",
@@ -43,7 +52,7 @@ _HISTOGRAMS = {
 }
 
 
-def health_section(runs: Sequence[TrainingRun], looks: Mapping[str, Look]) -> Section | None:
+def health_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle]) -> Section | None:
     """Remarks, curves and the newest histograms; None where no run has any of it."""
     recorded = {key for run in runs for key in keys_of(run)}
     several = [
@@ -51,19 +60,19 @@ def health_section(runs: Sequence[TrainingRun], looks: Mapping[str, Look]) -> Se
         _several("P(yes)", _PROBABILITIES, runs),
     ]
     drawn = [panel for panel in several if panel is not None]
-    drawn += [Panel(title, {key: None}) for key, title in _FIGURES.items() if key in recorded]
+    drawn += [Panel(title, {key: None}) for key, title in _METRICS.items() if key in recorded]
     drawings = []
     if drawn:
         caption = (
-            "Close looks at the batch. Cosines: positives solid, hardest negatives dashed, all negatives dotted; "
+            "Diagnostics of the batch. Cosines: positives solid, hardest negatives dashed, all negatives dotted; "
             "P(yes): relevant documents solid, others dashed. What is learned is the gap, not the height."
         )
-        drawings.append(curves("health", caption, runs, looks, drawn))
+        drawings.append(curves("health", caption, runs, styles, drawn))
     if any(_histograms(run) for run in runs):
         drawings.append(_draw_histograms([run for run in runs if _histograms(run)]))
     if not drawings:
         return None
-    body = joined([joined(_remarks(run) for run in runs), *(figure_of(drawing) for drawing in drawings)])
+    body = joined([joined(_alerts(run) for run in runs), *(figure_of(drawing) for drawing in drawings)])
     return Section("health", "Health", body, drawings)
 
 
@@ -77,14 +86,14 @@ def _several(title: str, named: Mapping[str, tuple[tuple[str, ...], str]], runs:
     return Panel(title, lines) if lines else None
 
 
-def _remarks(run: TrainingRun) -> Html:
+def _alerts(run: TrainingRun) -> Html:
     if run.health is None:
         return note(element("b", run.name), ": no health.json. health_every=STEPS has a run looked at.")
-    active, said = run.health.get("active") or [], run.health.get("remarks") or []
+    active, said = run.health.get("active") or [], run.health.get("alerts") or []
     if not said and not active:
-        return note(element("b", run.name), f": nothing to remark, newest look after step {run.health.get('step')}.")
+        return note(element("b", run.name), f": no alert, newest diagnostics after step {run.health.get('step')}.")
     lines = joined(element("li", f"step {one.get('step')}: {one.get('text')}") for one in said or active)
-    lasting = f"{len(active)} trouble(s) last." if active else "All of it is over."
+    lasting = f"{len(active)} problem(s) last." if active else "All of it is over."
     return element(
         "div", element("b", run.name), f": {lasting}", element("ul", lines), class_="note warning" if active else "note"
     )
@@ -92,7 +101,7 @@ def _remarks(run: TrainingRun) -> Html:
 
 def _histograms(run: TrainingRun) -> dict[str, list[float]]:
     newest = {key: run.last(key) for key in _HISTOGRAMS} | {
-        key: value for key, value in ((run.health or {}).get("figures") or {}).items() if key in _HISTOGRAMS
+        key: value for key, value in ((run.health or {}).get("metrics") or {}).items() if key in _HISTOGRAMS
     }
     return {
         key: [float(count) for count in counts]
@@ -125,5 +134,5 @@ def _draw_histograms(runs: Sequence[TrainingRun]) -> Drawing:
             axis.set_ylabel("share")
         legend_above(figure, handles)
 
-    caption = "Distributions in the batch of the newest close look."
+    caption = "Distributions in the batch of the newest diagnostics."
     return draw("health_histograms", caption, (WIDTH, 0.3 + 2.5 * rows_of(len(runs), 2)), paint)

@@ -10,7 +10,7 @@ from qwen3emb_train.evaluation.report.fields import Entry
 from qwen3emb_train.lineage import RUN_FILE, RunRecord, read_record
 
 METRICS_FILE, HEALTH_FILE = "metrics.jsonl", "health.json"
-RESULTS_FILE, UNITS_FILE, LOOKS_FILE = "results.json", "units.jsonl", "looks.json"
+RESULTS_FILE, PER_QUERY_FILE, DIAGNOSTICS_FILE = "results.json", "per_query.jsonl", "diagnostics.json"
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Evaluation:
     Attributes:
         name: in the report.
         rows: entries of results.json.
-        units: entries of units.jsonl: scores by query; None without the file.
-        looks: entries of looks.json: histograms, maps, worst queries; None without the file.
+        units: entries of per_query.jsonl: scores by query; None without the file.
+        diagnostics: entries of diagnostics.json: histograms, maps, worst queries; None without the file.
         record: what run.json holds; None without one.
     """
 
     name: str
     rows: list[Entry]
     units: list[Entry] | None
-    looks: list[Entry] | None
+    diagnostics: list[Entry] | None
     record: RunRecord | None
 
 
@@ -80,7 +80,7 @@ def run_files(key: str, directory: Path) -> list[Path]:
 def evaluation_files(key: str, directory: Path) -> list[Path]:
     """The files of an evaluation that a report reads. Raises FileNotFoundError where results.json is missing."""
     _require(directory / RESULTS_FILE, key, "the output_dir of evaluate")
-    return _existing(directory, RESULTS_FILE, UNITS_FILE, LOOKS_FILE, RUN_FILE)
+    return _existing(directory, RESULTS_FILE, PER_QUERY_FILE, DIAGNOSTICS_FILE, RUN_FILE)
 
 
 def merge_files(key: str, directory: Path) -> list[Path]:
@@ -105,7 +105,7 @@ def load_run(name: str, directory: Path) -> TrainingRun:
 
 def load_evaluation(name: str, directory: Path) -> Evaluation:
     """Reads an evaluation."""
-    units, looks = directory / UNITS_FILE, directory / LOOKS_FILE
+    units, looks = directory / PER_QUERY_FILE, directory / DIAGNOSTICS_FILE
     return Evaluation(
         name,
         _entries(directory / RESULTS_FILE, _json(directory / RESULTS_FILE)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import INK, WIDTH, Drawing, draw, label, legend_above, look, panels
+from qwen3emb_train.evaluation.report.drawing import INK, WIDTH, Drawing, draw, label, legend_above, line_style, panels
 from qwen3emb_train.evaluation.report.drawing import rows_of as num_rows
 from qwen3emb_train.evaluation.report.fields import Entry
 from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, table
@@ -49,7 +49,7 @@ def _drawing(number: int, merge: MergeSearch) -> Drawing:
             ordered = sorted(points, key=lambda point: point.numbers("shares")[model])
             shares = [point.numbers("shares")[model] for point in ordered]
             for position, name in enumerate(sets):
-                one = look(position)
+                one = line_style(position)
                 values = [point.number(name) for point in ordered]
                 (handles[name],) = axis.plot(
                     shares, values, linestyle=line, marker=one.marker, color=one.colour, alpha=0.85

@@ -37,7 +37,7 @@ def figure_of(drawing: Drawing) -> Html:
 
 
 def note(*children: str, warning: bool = False) -> Html:
-    """A remark to the reader, set apart."""
+    """A note to the reader, set apart."""
     return element("p", *children, class_="note warning" if warning else "note")
 
 

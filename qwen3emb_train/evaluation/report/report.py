@@ -8,7 +8,7 @@ from qwen3emb_train import lineage
 from qwen3emb_train.evaluation.report.curves import training_section, validation_section
 from qwen3emb_train.evaluation.report.differences import differences_section
 from qwen3emb_train.evaluation.report.dimensions import dimensions_section
-from qwen3emb_train.evaluation.report.drawing import looks_for, require_matplotlib
+from qwen3emb_train.evaluation.report.drawing import line_styles, require_matplotlib
 from qwen3emb_train.evaluation.report.health import health_section
 from qwen3emb_train.evaluation.report.inputs import (
     Evaluation,
@@ -24,7 +24,7 @@ from qwen3emb_train.evaluation.report.inputs import (
 from qwen3emb_train.evaluation.report.merges import merges_section
 from qwen3emb_train.evaluation.report.page import FIGURES, Section, write_page
 from qwen3emb_train.evaluation.report.scores import scores_section
-from qwen3emb_train.evaluation.report.similarities import missing_looks, similarities_section
+from qwen3emb_train.evaluation.report.similarities import missing_diagnostics, similarities_section
 from qwen3emb_train.evaluation.report.summary import origin_section, summary_section
 from qwen3emb_train.evaluation.report.systems import put_together
 from qwen3emb_train.evaluation.report.worst import worst_section
@@ -45,7 +45,7 @@ class ReportConfig:
         title: of the page; None: made from the names.
         metrics: keys of metrics.jsonl to draw beyond the standard ones, e.g. "effective_negatives".
         smoothing: how many recorded steps the bold line of the loss is the mean of, at most.
-        num_worst: queries shown for each model and set, of those that looks.json has.
+        num_worst: queries shown for each model and set, of those that diagnostics.json has.
         max_characters: of a query's or document's text.
     """
 
@@ -104,30 +104,30 @@ def build_sections(
 ) -> list[Section]:
     """The sections that have something to show, in the order of the page."""
     measured = put_together(evaluations)
-    looks = looks_for(measured.models)
-    run_looks = looks_for((run.name for run in runs), looks)  # a run and a model of one name look alike
+    styles = line_styles(measured.models)
+    run_styles = line_styles((run.name for run in runs), styles)  # a run and a model of one name look alike
     sections: list[Section | None] = []
     if runs:
         sections.append(summary_section(runs))
     if measured.scores:
         sections += [
-            scores_section(measured, looks),
-            differences_section(measured, looks),
-            dimensions_section(measured, looks),
+            scores_section(measured, styles),
+            differences_section(measured, styles),
+            dimensions_section(measured, styles),
         ]
     if runs:
         sections += [
-            training_section(runs, run_looks, config.metrics, config.smoothing),
-            validation_section(runs, run_looks),
-            health_section(runs, run_looks),
+            training_section(runs, run_styles, config.metrics, config.smoothing),
+            validation_section(runs, run_styles),
+            health_section(runs, run_styles),
         ]
     sections.append(merges_section(merges))
     sections += [
-        similarities_section(measured.looks, config.max_characters),
-        worst_section(measured.looks, config.num_worst, config.max_characters),
+        similarities_section(measured.diagnostics, config.max_characters),
+        worst_section(measured.diagnostics, config.num_worst, config.max_characters),
     ]
-    if measured.without_looks:
-        sections.append(Section("looks", "Not shown", missing_looks(measured.without_looks)))
+    if measured.without_diagnostics:
+        sections.append(Section("diagnostics", "Not shown", missing_diagnostics(measured.without_diagnostics)))
     records = {f"run {run.name}": run.record for run in runs}
     records |= {f"evaluation {evaluation.name}": evaluation.record for evaluation in evaluations}
     records |= {f"merge {name}": lineage.read_record(Path(path)) for name, path in config.merges.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, Look, draw, label, legend_above
+from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, LineStyle, draw, label, legend_above
 from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, table, text_cell
 from qwen3emb_train.evaluation.report.page import Section, figure_of
 from qwen3emb_train.evaluation.report.systems import Measured, Score, System
@@ -11,9 +11,9 @@ from qwen3emb_train.evaluation.report.systems import Measured, Score, System
 _MOST_SETS = 24  # in the picture; the table has all
 
 
-def scores_section(measured: Measured, looks: Mapping[str, Look]) -> Section:
+def scores_section(measured: Measured, styles: Mapping[str, LineStyle]) -> Section:
     """The table of main metrics, the picture, and all metrics below a fold."""
-    drawings = [_picture(measured, looks)]
+    drawings = [_picture(measured, styles)]
     everything = element("details", element("summary", "All metrics"), _all_metrics(measured))
     body = joined([_main_metrics(measured), figure_of(drawings[0]), everything])
     return Section("scores", "Scores", body, drawings)
@@ -86,7 +86,7 @@ def _count(row: Any, field: str) -> Html:
     return number_cell(f"{value:,}", float(value))
 
 
-def _picture(measured: Measured, looks: Mapping[str, Look]) -> Drawing:
+def _picture(measured: Measured, styles: Mapping[str, LineStyle]) -> Drawing:
     systems, sets = measured.full(), measured.sets[-_MOST_SETS:]
     found = {(score.system, score.set): score for score in measured.scores}
     step = 1.0 / (len(systems) + 1)
@@ -95,7 +95,7 @@ def _picture(measured: Measured, looks: Mapping[str, Look]) -> Drawing:
         axis = figure.subplots()
         handles: dict[str, Any] = {}
         for number, system in enumerate(systems):
-            one = looks[system.model]
+            one = styles[system.model]
             for place, set_name in enumerate(sets):
                 score = found.get((system, set_name))
                 if score is None or score.value != score.value:

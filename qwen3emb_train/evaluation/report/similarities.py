@@ -14,10 +14,10 @@ _MOST_HISTOGRAMS, _MOST_MAPS = 12, 6
 _POSITIVE, _RANDOM = "#0072b2", "#d55e00"
 _KINDS = {"document": ("#e69f00", "o"), "query": ("#0072b2", "^")}
 
-Looked = Sequence[tuple[str, Entry]]  # (model, entry of looks.json)
+ModelDiagnostics = Sequence[tuple[str, Entry]]  # (model, entry of diagnostics.json)
 
 
-def similarities_section(looked: Looked, max_characters: int) -> Section | None:
+def similarities_section(looked: ModelDiagnostics, max_characters: int) -> Section | None:
     """Histograms and maps; None where no entry has either."""
     histograms = [(name, _histogram(entry)) for name, entry in _titled(looked) if entry.has("histogram")]
     maps = [(name, _map(entry)) for name, entry in _titled(looked) if entry.has("map")]
@@ -32,11 +32,12 @@ def similarities_section(looked: Looked, max_characters: int) -> Section | None:
     return Section("similarities", "Similarities", joined(parts), drawings) if drawings else None
 
 
-def missing_looks(names: Sequence[str]) -> Html:
-    """How to get what an evaluation without looks.json does not show."""
+def missing_diagnostics(names: Sequence[str]) -> Html:
+    """How to get what an evaluation without diagnostics.json does not show."""
     return note(
-        f"No histograms, maps and worst queries of {', '.join(names)}: there is no looks.json. Run evaluate with ",
-        element("code", "looks=true"), " on a retrieval set.",
+        f"No histograms, maps and worst queries of {', '.join(names)}: there is no diagnostics.json. ",
+        "Run evaluate with ",
+        element("code", "diagnostics=true"), " on a retrieval set.",
     )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def chance_above(positives: Sequence[float], others: Sequence[float]) -> float:
     return favourable / (sum(positives) * sum(others))
 
 
-def _titled(looked: Looked) -> list[tuple[str, Entry]]:
+def _titled(looked: ModelDiagnostics) -> list[tuple[str, Entry]]:
     several = len({entry.text("set") for _, entry in looked}) > 1
     return [(f"{model} on {entry.text('set')}" if several else model, entry) for model, entry in looked]
 

@@ -50,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Units:
-    """Scores by query (or pair, or text): a line of units.jsonl."""
+    """Scores by query (or pair, or text): a line of per_query.jsonl."""
 
     system: System
     set: str
@@ -64,15 +64,15 @@ class Measured:
 
     Attributes:
         scores, units: in the order of the evaluations.
-        looks: (model, entry of looks.json).
-        without: names of the evaluations that have no units.jsonl, and of those that have no looks.json.
+        diagnostics: (model, entry of diagnostics.json).
+        without: names of the evaluations that have no per_query.jsonl, and of those that have no diagnostics.json.
     """
 
     scores: list[Score]
     units: list[Units]
-    looks: list[tuple[str, Entry]]
+    diagnostics: list[tuple[str, Entry]]
     without_units: list[str]
-    without_looks: list[str]
+    without_diagnostics: list[str]
 
     @property
     def systems(self) -> list[System]:
@@ -124,16 +124,16 @@ def put_together(evaluations: Sequence[Evaluation]) -> Measured:
     repeated = {system.model for (system, _), names in places.items() if len(names) > 1}
     scores: list[Score] = []
     units: list[Units] = []
-    looks: list[tuple[str, Entry]] = []
+    diagnostics: list[tuple[str, Entry]] = []
     for evaluation in evaluations:
         named = {model: f"{evaluation.name}: {model}" for model in repeated}
         scores += [_score(row, named) for row in evaluation.rows]
         units += [_units(row, named) for row in evaluation.units or []]
-        looks += [(named.get(row.text("model"), row.text("model")), row) for row in evaluation.looks or []]
+        diagnostics += [(named.get(row.text("model"), row.text("model")), row) for row in evaluation.diagnostics or []]
     return Measured(
-        scores, units, looks,
+        scores, units, diagnostics,
         [evaluation.name for evaluation in evaluations if evaluation.units is None],
-        [evaluation.name for evaluation in evaluations if evaluation.looks is None],
+        [evaluation.name for evaluation in evaluations if evaluation.diagnostics is None],
     )  # fmt: skip
 
 

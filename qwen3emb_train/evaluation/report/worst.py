@@ -3,10 +3,10 @@
 from qwen3emb_train.evaluation.report.fields import Entry
 from qwen3emb_train.evaluation.report.html import Html, element, joined, shortened
 from qwen3emb_train.evaluation.report.page import Section
-from qwen3emb_train.evaluation.report.similarities import Looked
+from qwen3emb_train.evaluation.report.similarities import ModelDiagnostics
 
 
-def worst_section(looked: Looked, num_worst: int, max_characters: int) -> Section | None:
+def worst_section(looked: ModelDiagnostics, num_worst: int, max_characters: int) -> Section | None:
     """A card for each query, below a fold for each model and set; None where no entry has any."""
     chosen = [(model, entry, entry.entries("worst")[:num_worst]) for model, entry in looked if entry.has("worst")]
     if not num_worst or not any(worst for _, _, worst in chosen):

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train.evaluation.bootstrap import Mean
-from qwen3emb_train.evaluation.tasks.pairs import Pairs, read_pairs
+from qwen3emb_train.evaluation.tasks.pairs import TextPairs, read_pairs
 from qwen3emb_train.evaluation.tasks.task import TaskScores
-from qwen3emb_train.models.nearest import top_k_documents
+from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.models.pooling import truncate_and_normalize
 
 
@@ -25,7 +25,7 @@ from qwen3emb_train.models.pooling import truncate_and_normalize
 class BitextTask:
     """Sentences and their translations."""
 
-    pairs: Pairs
+    pairs: TextPairs
     instruction: str = "Retrieve parallel sentences."
 
     @property

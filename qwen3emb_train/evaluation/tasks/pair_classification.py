@@ -15,15 +15,15 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from qwen3emb_train.evaluation.bootstrap import AveragePrecision
-from qwen3emb_train.evaluation.tasks.pairs import DECIMALS, Pairs, cosines, halves, read_pairs
+from qwen3emb_train.evaluation.tasks.pairs import DECIMALS, TextPairs, cosines, halves, read_pairs
 from qwen3emb_train.evaluation.tasks.task import TaskScores
 
 
 @dataclass(frozen=True, eq=False)
 class PairClassificationTask:
-    """Pairs with labels 0 and 1."""
+    """TextPairs with labels 0 and 1."""
 
-    pairs: Pairs
+    pairs: TextPairs
     labels: Float64[np.ndarray, " pairs"]
     instruction: str = "Retrieve text that are semantically similar to the given text."  # (sic) mteb's
 

@@ -14,7 +14,7 @@ DECIMALS = 12  # pairs of equal texts are equally near, whatever the last bits s
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TextPairs:
     """Two columns of texts: row ``i`` of one belongs to row ``i`` of the other."""
 
     path: Path
@@ -32,7 +32,7 @@ class Pairs:
         return [str(line.number) for line in self.lines]
 
 
-def read_pairs(directory: Path, split: str, *more_columns: str) -> Pairs:
+def read_pairs(directory: Path, split: str, *more_columns: str) -> TextPairs:
     """``{split}.tsv`` or ``{split}.jsonl`` with sentence1, sentence2 and more columns.
 
     Raises:
@@ -41,7 +41,7 @@ def read_pairs(directory: Path, split: str, *more_columns: str) -> Pairs:
     path = find_file(directory, split, ".tsv", ".jsonl")
     lines = read_lines(path, *PAIR_COLUMNS, *more_columns)
     first, second = ([line.text(column) for line in lines] for column in PAIR_COLUMNS)
-    return Pairs(path, lines, first, second)
+    return TextPairs(path, lines, first, second)
 
 
 def cosines(
@@ -56,6 +56,6 @@ def cosines(
 def halves(
     vectors: Float[Tensor, "texts dim"],
 ) -> tuple[Float64[np.ndarray, "pairs dim"], Float64[np.ndarray, "pairs dim"]]:
-    """The vectors of ``Pairs.texts``, as float64: the first texts', the second texts'."""
+    """The vectors of ``TextPairs.texts``, as float64: the first texts', the second texts'."""
     first, second = vectors.double().numpy().reshape(2, -1, vectors.shape[1])
     return first, second

@@ -14,15 +14,15 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from qwen3emb_train.evaluation.bootstrap import RankCorrelation
-from qwen3emb_train.evaluation.tasks.pairs import Pairs, cosines, halves, read_pairs
+from qwen3emb_train.evaluation.tasks.pairs import TextPairs, cosines, halves, read_pairs
 from qwen3emb_train.evaluation.tasks.task import TaskScores
 
 
 @dataclass(frozen=True, eq=False)
 class StsTask:
-    """Pairs with scores."""
+    """TextPairs with scores."""
 
-    pairs: Pairs
+    pairs: TextPairs
     gold: Float64[np.ndarray, " pairs"]
     instruction: str = "Retrieve semantically similar text."
 

@@ -40,24 +40,24 @@ def karcher_mean(tensors: Sequence[Float[Tensor, "*shape"]], weights: Sequence[f
     cosines = (gram / norms.outer(norms)).clamp(-1.0, 1.0)
     if cosines.min() > PARALLEL_COSINE:
         return weighted_mean(tensors, weights)
-    shares = torch.tensor(list(weights), dtype=torch.float64)
-    direction = _mean_direction(cosines, shares)
-    coefficients = direction * float(shares @ norms) / norms
+    normalized_weights = torch.tensor(list(weights), dtype=torch.float64)
+    direction = _mean_direction(cosines, normalized_weights)
+    coefficients = direction * float(normalized_weights @ norms) / norms
     return weighted_sum(tensors, coefficients.tolist())
 
 
-def _mean_direction(cosines: Float[Tensor, "n n"], shares: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def _mean_direction(cosines: Float[Tensor, "n n"], normalized_weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Coefficients of the mean in terms of the unit vectors whose inner products are ``cosines``."""
     if cosines.min() < -PARALLEL_COSINE:
         raise opposite_directions(float(cosines.min()))
-    mean = _unit(shares, cosines)
+    mean = _unit(normalized_weights, cosines)
     for _ in range(_MAX_ITERATIONS):
         to_mean = (cosines @ mean).clamp(-1.0, 1.0)
         if to_mean.min() < -PARALLEL_COSINE:
             raise opposite_directions(float(to_mean.min()))
         angles = to_mean.acos()
         stretch = torch.where(angles > 1e-7, angles / angles.sin(), 1.0)  # of each vector's tangent at the mean
-        tangent = shares * stretch - (shares * stretch * to_mean).sum() * mean
+        tangent = normalized_weights * stretch - (normalized_weights * stretch * to_mean).sum() * mean
         length = math.sqrt(max(float(tangent @ cosines @ tangent), 0.0))
         if length < _TOLERANCE:
             break

@@ -78,16 +78,16 @@ def _merge(
     scale: float,
     elect_signs: bool,
 ) -> Float[Tensor, "*shape"]:
-    shares = torch.tensor([weight / sum(weights) for weight in weights]).unsqueeze(1)  # models x 1
+    normalized_weights = torch.tensor([weight / sum(weights) for weight in weights]).unsqueeze(1)  # models x 1
 
     def merged(entries: list[Tensor], room: Tensor) -> Tensor:
         start, *others = entries
         vectors = torch.stack([thin(position, block - start) for position, block in enumerate(others)])
-        weighted = vectors * shares  # models x entries
+        weighted = vectors * normalized_weights  # models x entries
         total = weighted.sum(dim=0)
         if elect_signs:
             agree = weighted * total.sign() > 0
-            total = (weighted * agree).sum(dim=0) / (agree * shares).sum(dim=0).clamp_min(1e-30)
+            total = (weighted * agree).sum(dim=0) / (agree * normalized_weights).sum(dim=0).clamp_min(1e-30)
         return torch.add(start, total, alpha=scale, out=room)
 
     return by_blocks(merged, [base, *models])

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from qwen3emb_train.index.bm25 import Bm25Index
+from qwen3emb_train.index.faiss_index import FaissIndex
+from qwen3emb_train.index.nearest import candidate_scores, rank_candidates, top_k_documents
+from qwen3emb_train.index.vector_rows import TensorRows, VectorRows
+from qwen3emb_train.index.vector_store import VectorStore
 from qwen3emb_train.mining.config import Backend, MiningConfig
 from qwen3emb_train.mining.queries import SearchProblem
 from qwen3emb_train.mining.search.blocks import QueryBlocks, blocks_for
-from qwen3emb_train.mining.search.faiss_index import FaissIndex
-from qwen3emb_train.models.lexical import Bm25Index
-from qwen3emb_train.models.nearest import candidate_scores, rank_candidates, top_k_documents
 from qwen3emb_train.models.precision import resolve_device
-from qwen3emb_train.models.vector_rows import TensorRows, VectorRows
-from qwen3emb_train.models.vector_store import VectorStore
 
 _RECALL_QUERIES = 100
 _IN_MEMORY = 2**27  # elements of vectors: 512 MiB

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.instructions import query_prompt
+from qwen3emb_train.index.embedders import model_identity
+from qwen3emb_train.index.rerankers import TextReranker, is_yes_no_reranker
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import Query, SearchProblem
 from qwen3emb_train.mining.rules import window
 from qwen3emb_train.mining.search.blocks import QueryBlocks, blocks_for
 from qwen3emb_train.mining.search.finding import own_device, pad_rows
-from qwen3emb_train.models.embedders import model_identity
 from qwen3emb_train.models.loading import quiet_transformers
-from qwen3emb_train.models.rerankers import TextReranker, is_yes_no_reranker
 
 # Queries and the documents of each -> their scores, query by query.
 Scorer = Callable[[Sequence[Query], Sequence[Sequence[str]]], list[float]]

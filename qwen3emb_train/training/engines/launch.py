@@ -81,7 +81,7 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
     return Launch(EngineKind.ddp, resolved)
 
 
-def leave() -> None:
+def close_process_group() -> None:
     """All ranks leave the group that ``start`` joined, together: one that goes while another still talks aborts it."""
     if _JOINED and dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""Is the run well? Figures on vectors, gradients and weights that a step has anyway, plain-language verdicts on them,
+"""Is the run well? Metrics of vectors, gradients and weights that a step has anyway, plain-language alerts on them,
 and the guard that lets nothing non-finite reach the weights."""
 
 from qwen3emb_train.training.health.non_finite import (

@@ -2,7 +2,7 @@
 
 from itertools import takewhile
 
-from qwen3emb_train.training.health.rules import Recent, Rule
+from qwen3emb_train.training.health.rules import AlertRule, Recent
 
 
 def one_class(run: Recent) -> str | None:
@@ -78,8 +78,8 @@ def _share(run: Recent) -> str:
 _BOTH = ("health/relevant_share", "health/relevant_probability", "health/other_probability")
 
 ANSWER_RULES = (
-    Rule("one_class", ("health/relevant_share", "health/documents"), one_class, by_source=True, begins_after=1),
-    Rule("all_yes", _BOTH, all_yes, settled=True),
-    Rule("all_no", _BOTH, all_no, settled=True),
-    Rule("no_separation", ("health/auc", "health/auc_noise"), no_separation, settled=True),
+    AlertRule("one_class", ("health/relevant_share", "health/documents"), one_class, by_source=True, begins_after=1),
+    AlertRule("all_yes", _BOTH, all_yes, settled=True),
+    AlertRule("all_no", _BOTH, all_no, settled=True),
+    AlertRule("no_separation", ("health/auc", "health/auc_noise"), no_separation, settled=True),
 )

@@ -1,7 +1,7 @@
 """The health of a reranker's answers: is P(yes) in use, does it tell relevant documents from others, can it be trusted?
 
 ``answer_health`` works on the scores a step has computed anyway. Everything it returns is a sum, so the sums of ranks
-and of batches may be added (``vectors.sum_over_ranks``); ``answer_figures`` turns them into figures a person can read.
+and of batches may be added (``vectors.sum_over_ranks``); ``answer_metrics`` turns them into metrics a person can read.
 """
 
 import math
@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train.losses import ragged
-from qwen3emb_train.losses.judgements import Targets
-from qwen3emb_train.training.health.vectors import Figures
+from qwen3emb_train.losses.reranker_logits import Targets
+from qwen3emb_train.training.health.vectors import ScalarMetrics
 
 NUM_PROBABILITY_BINS = 20
 PROBABILITY_EDGES = [i / NUM_PROBABILITY_BINS for i in range(NUM_PROBABILITY_BINS + 1)]
@@ -75,7 +75,7 @@ def answer_health(score: Float[Tensor, " documents"], targets: Targets) -> dict[
     return sums | _first_places(score, labels, targets)
 
 
-def answer_figures(sums: Mapping[str, Tensor]) -> Figures:
+def answer_metrics(sums: Mapping[str, Tensor]) -> ScalarMetrics:
     """What ``answer_health``'s sums say; a figure of which there is nothing is left out.
 
     ``health/auc`` is the probability that a relevant document of any query scores above another of any query, ties
@@ -91,7 +91,7 @@ def answer_figures(sums: Mapping[str, Tensor]) -> Figures:
     if not documents:
         return {}
     gap = (value["bin_probability"] - value["bin_relevant"]).abs().sum()
-    figures: Figures = {
+    metrics: ScalarMetrics = {
         "health/documents": documents,
         "health/relevant_share": relevant / documents,
         "health/yes_share": float(value["yes"]) / documents,
@@ -100,17 +100,17 @@ def answer_figures(sums: Mapping[str, Tensor]) -> Figures:
     }
     for name, count in (("relevant", relevant), ("other", other)):
         if count:
-            figures[f"health/{name}_probability"] = float(value[f"{name}_probability"]) / count
-            figures[f"health/{name}_histogram"] = value[f"{name}_histogram"].tolist()
+            metrics[f"health/{name}_probability"] = float(value[f"{name}_probability"]) / count
+            metrics[f"health/{name}_histogram"] = value[f"{name}_histogram"].tolist()
     if relevant and other:
         in_bin, others_below = value["other_scores"], value["other_scores"].cumsum(0) - value["other_scores"]
         pairs = relevant * other
-        figures["health/auc"] = float((value["relevant_scores"] * (others_below + in_bin / 2)).sum()) / pairs
-        figures["health/auc_error"] = float((value["relevant_scores"] * in_bin).sum()) / 2 / pairs
-        figures["health/auc_noise"] = math.sqrt((documents + 1) / (12 * pairs))
+        metrics["health/auc"] = float((value["relevant_scores"] * (others_below + in_bin / 2)).sum()) / pairs
+        metrics["health/auc_error"] = float((value["relevant_scores"] * in_bin).sum()) / 2 / pairs
+        metrics["health/auc_noise"] = math.sqrt((documents + 1) / (12 * pairs))
     if value["mixed_queries"]:
-        figures["health/best_is_relevant"] = float(value["first_places"] / value["mixed_queries"])
-    return figures
+        metrics["health/best_is_relevant"] = float(value["first_places"] / value["mixed_queries"])
+    return metrics
 
 
 def calibration_table(sums: Mapping[str, Tensor]) -> list[CalibrationBin]:

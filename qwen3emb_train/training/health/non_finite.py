@@ -9,10 +9,10 @@ import torch
 
 from qwen3emb_train.data.batches import TrainingBatch
 from qwen3emb_train.distributed import all_gather_rows, any_rank
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.training.health.gradients import NamedTensors, non_finite_groups
 
-_REMEDY = "Lower optimizer.lr, try precision=fp32, or look at the texts of these rows."
+_REMEDY = "Lower optimizer.lr, try precision=fp32, or look at the texts of these local."
 
 
 class NonFiniteError(RuntimeError):
@@ -105,11 +105,14 @@ class NonFiniteGuard:
         raise NonFiniteError(f"{found}. No update was applied and the last checkpoint is intact.{so_far} {_REMEDY}")
 
 
-def bad_queries(rows: Representations) -> list[int]:
+def bad_queries(local: Embeddings) -> list[int]:
     """This rank's queries of which a vector (their own, a positive's or a hard negative's) is not finite."""
-    bad = ~rows.queries.detach().isfinite().all(1)
-    for vectors, owner in ((rows.positives, rows.positive_owner), (rows.negatives, rows.negative_owner)):
-        bad[owner[~vectors.detach().isfinite().all(1)]] = True
+    bad = ~local.queries.detach().isfinite().all(1)
+    for vectors, query_idx in (
+        (local.positives, local.positive_query_idx),
+        (local.negatives, local.negative_query_idx),
+    ):
+        bad[query_idx[~vectors.detach().isfinite().all(1)]] = True
     return bad.nonzero().flatten().tolist()
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qwen3emb_train.lineage import write_text
+from qwen3emb_train.training.health.alerts import Alerts
 from qwen3emb_train.training.health.vectors import HISTOGRAM_EDGES
-from qwen3emb_train.training.health.verdict import Verdicts
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COSINES = (
@@ -42,22 +42,22 @@ _LINES = (
 )
 
 
-def format_health(step: int, figures: Mapping[str, object], verdicts: Verdicts) -> str:
-    """The figures that are there, a line each, and the troubles that last."""
+def format_health(step: int, metrics: Mapping[str, object], alerts: Alerts) -> str:
+    """The metrics that are there, a line each, and the problems that last."""
     lines = [f"health after step {step}"]
     for lowest, named in (("-1", _COSINES), ("0", _PROBABILITIES)):
         for label, name, counts in named:
-            value, histogram = figures.get(name), figures.get(counts)
+            value, histogram = metrics.get(name), metrics.get(counts)
             if isinstance(value, float) and isinstance(histogram, list):
                 lines.append(f"  {label:<32}{value:>8.3f}  {lowest:>2} |{sparkline(histogram)}| 1")
     for label, name, form in _LINES:
-        value = figures.get(name)
+        value = metrics.get(name)
         if isinstance(value, int | float):
             lines.append(f"  {label:<32}{value:>8{form}}")
-    norms = {name.removeprefix("gradient_norm/"): value for name, value in figures.items() if "gradient_norm/" in name}
+    norms = {name.removeprefix("gradient_norm/"): value for name, value in metrics.items() if "gradient_norm/" in name}
     if norms:
         lines.append("  gradient norms: " + ", ".join(f"{group} {norm:.2g}" for group, norm in norms.items()))
-    lines += [f"  ! {remark}" for remark in verdicts.active] or ["  nothing to remark"]
+    lines += [f"  ! {alert}" for alert in alerts.active] or ["  no alert"]
     return "\n".join(lines)
 
 
@@ -67,15 +67,15 @@ def sparkline(counts: list[float]) -> str:
     return "".join(_BLOCKS[-(-int(count * 1000) * 8 // int(highest * 1000))] for count in counts)
 
 
-def write_health(path: Path, step: int, figures: Mapping[str, object], verdicts: Verdicts) -> None:
-    """Replaces ``path``: the newest figures, the troubles that last, everything said so far."""
-    content = {"step": step, "figures": without_nan(figures), "histogram_edges": HISTOGRAM_EDGES} | verdicts.to_json()
+def write_health(path: Path, step: int, metrics: Mapping[str, object], alerts: Alerts) -> None:
+    """Replaces ``path``: the newest metrics, the problems that last, everything said so far."""
+    content = {"step": step, "metrics": without_nan(metrics), "histogram_edges": HISTOGRAM_EDGES} | alerts.to_json()
     write_text(path, json.dumps(content) + "\n")
 
 
-def without_nan(figures: Mapping[str, object]) -> dict[str, object]:
+def without_nan(metrics: Mapping[str, object]) -> dict[str, object]:
     """None for numbers that are not finite: JSON knows no NaN, and strict readers refuse it."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in figures.items()
+        for name, value in metrics.items()
     }

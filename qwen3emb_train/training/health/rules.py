@@ -1,7 +1,7 @@
-"""What a person would notice in a run's figures: a rule a trouble, with figure, likely cause and remedy.
+"""What a person would notice in a run's metrics: a rule a problem, with figure, likely cause and remedy.
 
 A rule looks at what is known at a step and says a sentence or nothing. Thresholds are meant to stay silent on a healthy
-run: each trouble here costs the whole run, while a small one shows in the figures anyway.
+run: each problem here costs the whole run, while a small one shows in the metrics anyway.
 """
 
 import math
@@ -15,7 +15,7 @@ class Recent:
     """What a rule may look at.
 
     Attributes:
-        now: the step's figures that are finite, and ``non_finite``: 1 if the loss is not, or the update was left out.
+        now: the step's metrics that are finite, and ``non_finite``: 1 if the loss is not, or the update was left out.
         before: by figure, its values at the steps before, oldest first, as far as they are remembered.
         first: by figure, the run's first values; empty for a run that was resumed.
         clipped_at: the norm above which gradients are clipped; infinity = never.
@@ -28,13 +28,13 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One trouble.
+class AlertRule:
+    """One problem.
 
     Attributes:
         name: for machines.
-        needs: the figures without which it is not judged; ``x/`` means any figure that begins so.
-        judge: a sentence while the trouble lasts, None while there is none.
+        needs: the metrics without which it is not judged; ``x/`` means any figure that begins so.
+        judge: a sentence while the problem lasts, None while there is none.
         by_source: judged for each data source apart.
         ranked: is about positives ranking above negatives: not judged where rows are graded or labelled.
         settled: not judged in a run's first steps, when vectors of a base model may well all look alike.
@@ -267,28 +267,32 @@ def _gap(run: Recent) -> float:
 _RANKING = ("loss", "health/positive_cosine", "health/hardest_cosine", "health/accuracy_at_1")
 
 RULES = (
-    Rule("non_finite", ("non_finite",), non_finite, by_source=True, begins_after=1, ends_after=1),
-    Rule("lr_zero", ("lr",), lr_zero, begins_after=3),
-    Rule("nothing_learned", ("weights/moved_share",), nothing_learned, begins_after=1),
-    Rule("few_weights_move", ("weights/moved_share",), few_weights_move),
-    Rule("loss_flat", ("loss",), loss_flat, by_source=True, settled=True, begins_after=10, ends_after=10),
-    Rule("lora_without_effect", ("lora/scaling", "weights/steps_watched"), lora_without_effect, begins_after=1),
-    Rule("no_gradient", ("grad_norm", "gradient_norm/"), no_gradient),
-    Rule("collapse", ("health/query_cosine", "health/effective_rank", "health/largest_rank"), collapse, settled=True),
-    Rule("mask_greedy", ("masked_share",), mask_greedy, by_source=True, ranked=True, settled=True),
-    Rule("few_negatives", ("effective_negatives",), few_negatives, by_source=True, ranked=True),
-    Rule("negatives_easy", _RANKING, negatives_easy, by_source=True, ranked=True),
-    Rule("temperature_saturates", ("temperature", *_RANKING), temperature_saturates, by_source=True, ranked=True),
-    Rule("temperature_flattens", ("temperature", "effective_negatives"), temperature_flattens, ranked=True),
-    Rule("positives_below", ("health/positive_cosine",), positives_below, by_source=True, ranked=True, settled=True),
-    Rule(
+    AlertRule("non_finite", ("non_finite",), non_finite, by_source=True, begins_after=1, ends_after=1),
+    AlertRule("lr_zero", ("lr",), lr_zero, begins_after=3),
+    AlertRule("nothing_learned", ("weights/moved_share",), nothing_learned, begins_after=1),
+    AlertRule("few_weights_move", ("weights/moved_share",), few_weights_move),
+    AlertRule("loss_flat", ("loss",), loss_flat, by_source=True, settled=True, begins_after=10, ends_after=10),
+    AlertRule("lora_without_effect", ("lora/scaling", "weights/steps_watched"), lora_without_effect, begins_after=1),
+    AlertRule("no_gradient", ("grad_norm", "gradient_norm/"), no_gradient),
+    AlertRule(
+        "collapse", ("health/query_cosine", "health/effective_rank", "health/largest_rank"), collapse, settled=True
+    ),
+    AlertRule("mask_greedy", ("masked_share",), mask_greedy, by_source=True, ranked=True, settled=True),
+    AlertRule("few_negatives", ("effective_negatives",), few_negatives, by_source=True, ranked=True),
+    AlertRule("negatives_easy", _RANKING, negatives_easy, by_source=True, ranked=True),
+    AlertRule("temperature_saturates", ("temperature", *_RANKING), temperature_saturates, by_source=True, ranked=True),
+    AlertRule("temperature_flattens", ("temperature", "effective_negatives"), temperature_flattens, ranked=True),
+    AlertRule(
+        "positives_below", ("health/positive_cosine",), positives_below, by_source=True, ranked=True, settled=True
+    ),
+    AlertRule(
         "duplicates",
         ("health/duplicate_queries", "health/duplicate_positives"),
         duplicates,
         by_source=True,
         ranked=True,
     ),
-    Rule("loss_spike", ("loss",), loss_spike, by_source=True, begins_after=1, ends_after=10),
-    Rule("gradient_explosion", ("grad_norm",), gradient_explosion, by_source=True, begins_after=1, ends_after=10),
-    Rule("always_clipped", ("grad_norm",), always_clipped, begins_after=1, ends_after=20),
+    AlertRule("loss_spike", ("loss",), loss_spike, by_source=True, begins_after=1, ends_after=10),
+    AlertRule("gradient_explosion", ("grad_norm",), gradient_explosion, by_source=True, begins_after=1, ends_after=10),
+    AlertRule("always_clipped", ("grad_norm",), always_clipped, begins_after=1, ends_after=20),
 )

@@ -1,7 +1,7 @@
 """The health of a step's vectors: how positives and negatives lie, whether the space is in use, which texts repeat.
 
 ``vector_health`` works on what the step has computed anyway. Everything it returns is a sum, so one all-reduce makes
-the figures of all ranks; ``vector_figures`` turns the sums into figures a person can read.
+the metrics of all ranks; ``vector_metrics`` turns the sums into metrics a person can read.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from qwen3emb_train.distributed import world_size
 from qwen3emb_train.losses import masks, ragged
-from qwen3emb_train.losses.pairs import Columns, Pairs, normalized
-from qwen3emb_train.losses.representations import Representations
+from qwen3emb_train.losses.embeddings import Embeddings
+from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
 
-Figures = dict[str, float | list[float]]
+ScalarMetrics = dict[str, float | list[float]]
 
 NUM_BINS = 40
 HISTOGRAM_EDGES = [-1 + 2 * i / NUM_BINS for i in range(NUM_BINS + 1)]
@@ -29,36 +29,37 @@ _SCORES_AT_ONCE = 2**22
 
 @torch.no_grad()
 def vector_health(
-    rows: Representations,
-    columns: Representations | None = None,
+    local: Embeddings,
+    gathered: Embeddings | None = None,
     first_query: int = 0,
     *,
     false_negative_margin: float | None = None,
 ) -> dict[str, Tensor]:
     """Sums over this rank's (query, positive) pairs, at most ``MAX_PAIRS`` of them, evenly spaced.
 
-    In-batch negatives are the documents of ``columns`` (hard negatives too, where the loss had them gathered) except
+    In-batch negatives are the documents of ``gathered`` (hard negatives too, where the loss had them gathered) except
     the query's own, texts that are a positive of the query, and positives of a query with the same text. A pair is in
     first place if it scores above all of these and above the query's own hard negatives.
 
     Args:
-        rows, columns, first_query: as for an embedding loss; raw vectors. Without ``columns``, ``rows`` is the batch.
+        local, gathered, first_query: as for an embedding loss; raw vectors. Without ``gathered``,
+            ``local`` is the batch.
         false_negative_margin: the loss's; None where it has none.
 
     Returns:
         Tensors whose sum over ranks is meaningful, the same names and shapes on every rank. What is the same on every
         rank (the spread of the global batch's queries, its duplicates) is counted by ``ranks``.
     """
-    everything = rows if columns is None else columns
-    unit, unit_columns = normalized(rows), normalized(everything)
-    own_cosines = (unit.queries[unit.negative_owner] * unit.negatives).sum(-1)
+    everything = local if gathered is None else gathered
+    unit, unit_gathered = normalized(local), normalized(everything)
+    own_cosines = (unit.queries[unit.negative_query_idx] * unit.negatives).sum(-1)
     hardest_own = _hardest_own(unit, own_cosines)
-    pairs = Pairs.of(unit, 0 if columns is None else first_query)
+    pairs = Pairs.of(unit, 0 if gathered is None else first_query)
     sampled = evenly_spaced(len(pairs.queries), MAX_PAIRS, pairs.queries.device)
     sums = _cosine_sums(
         pairs.select(sampled),
-        Columns.of(unit_columns, True),
-        hardest_own[unit.positive_owner[sampled]],
+        GatheredTexts.of(unit_gathered, True),
+        hardest_own[unit.positive_query_idx[sampled]],
         false_negative_margin,
     )
     sums |= {
@@ -66,12 +67,12 @@ def vector_health(
         "own_negatives": _count(own_cosines),
         "own_negative_cosine": own_cosines.sum(),
     }
-    norms = torch.cat([rows.queries, rows.positives, rows.negatives]).float().norm(dim=-1)
+    norms = torch.cat([local.queries, local.positives, local.negatives]).float().norm(dim=-1)
     sums |= {"norms": _count(norms), "norm": norms.sum(), "squared_norm": norms.square().sum()}
-    sums |= {"ranks": norms.new_ones(())} | _spread(unit_columns.queries)
+    sums |= {"ranks": norms.new_ones(())} | _spread(unit_gathered.queries)
     sums |= {
-        "duplicate_queries": duplicate_share(everything.query_identity),
-        "duplicate_positives": duplicate_share(everything.positive_identity),
+        "duplicate_queries": duplicate_share(everything.query_hash),
+        "duplicate_positives": duplicate_share(everything.positive_hash),
     }
     return {name: value.float().to(norms.device) for name, value in sums.items()}
 
@@ -87,7 +88,7 @@ def sum_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view_as(sums[name]) for name, part in zip(names, parts, strict=True)}
 
 
-def vector_figures(sums: Mapping[str, Tensor]) -> Figures:
+def vector_metrics(sums: Mapping[str, Tensor]) -> ScalarMetrics:
     """What ``vector_health``'s sums (of one or all ranks) say; a figure of which there is nothing is left out.
 
     ``health/alignment`` and ``health/uniformity`` are Wang and Isola's (2020, arXiv 2005.10242; alpha = 2, t = 2),
@@ -95,11 +96,11 @@ def vector_figures(sums: Mapping[str, Tensor]) -> Figures:
     whose possible largest value is ``health/largest_rank``. Histograms have ``NUM_BINS`` equal bins over [-1, 1].
     """
     value: dict[str, Any] = {name: tensor.tolist() for name, tensor in sums.items()}
-    figures: Figures = {}
+    metrics: ScalarMetrics = {}
 
     def add_mean(name: str, total: str, count: str) -> None:
         if value[count] > 0:
-            figures[f"health/{name}"] = value[total] / value[count]
+            metrics[f"health/{name}"] = value[total] / value[count]
 
     add_mean("positive_cosine", "positive_cosine", "pairs")
     add_mean("hardest_cosine", "hardest_cosine", "pairs_with_negatives")
@@ -112,14 +113,14 @@ def vector_figures(sums: Mapping[str, Tensor]) -> Figures:
     ):  # fmt: skip
         add_mean(name, name, "ranks")
     if value["pairs"]:
-        figures["health/alignment"] = 2 - 2 * value["positive_cosine"] / value["pairs"]
+        metrics["health/alignment"] = 2 - 2 * value["positive_cosine"] / value["pairs"]
     norm = value["norm"] / value["norms"]
-    figures["health/norm"] = norm
-    figures["health/norm_std"] = max(value["squared_norm"] / value["norms"] - norm**2, 0.0) ** 0.5
+    metrics["health/norm"] = norm
+    metrics["health/norm_std"] = max(value["squared_norm"] / value["norms"] - norm**2, 0.0) ** 0.5
     for name in ("positive", "hardest", "own_negative"):
         if any(value[f"{name}_histogram"]):
-            figures[f"health/{name}_histogram"] = value[f"{name}_histogram"]
-    return figures
+            metrics[f"health/{name}_histogram"] = value[f"{name}_histogram"]
+    return metrics
 
 
 def histogram(cosines: Float[Tensor, " values"]) -> Float[Tensor, " bins"]:
@@ -138,9 +139,9 @@ def effective_rank(vectors: Float[Tensor, "vectors dim"]) -> Float[Tensor, ""]:
     return torch.special.entr(share).sum().exp()
 
 
-def duplicate_share(identity: Int[Tensor, " texts"]) -> Float[Tensor, ""]:
+def duplicate_share(hashes: Int[Tensor, " texts"]) -> Float[Tensor, ""]:
     """The share of texts that repeat another one."""
-    return 1 - len(identity.unique()) / _count(identity).clamp(min=1)
+    return 1 - len(hashes.unique()) / _count(hashes).clamp(min=1)
 
 
 def evenly_spaced(count: int, at_most: int, device: torch.device) -> Int[Tensor, " chosen"]:
@@ -149,23 +150,23 @@ def evenly_spaced(count: int, at_most: int, device: torch.device) -> Int[Tensor,
     return torch.arange(chosen, device=device) * count // max(chosen, 1)
 
 
-def _hardest_own(rows: Representations, cosines: Float[Tensor, " negatives"]) -> Float[Tensor, " queries"]:
+def _hardest_own(local: Embeddings, cosines: Float[Tensor, " negatives"]) -> Float[Tensor, " queries"]:
     """The highest cosine of each query's own hard negatives that are not a positive of it by text; -inf without any."""
-    positives = rows.positive_identity[ragged.slots(rows.positive_owner, len(rows.queries))]
-    is_false = (positives[rows.negative_owner] == rows.negative_identity[:, None]).any(1)
-    floor = cosines.new_full((len(rows.queries),), -torch.inf)
-    return ragged.segment_max(cosines.masked_fill(is_false, -torch.inf), rows.negative_owner, floor)
+    positives = local.positive_hash[ragged.slots(local.positive_query_idx, len(local.queries))]
+    is_false = (positives[local.negative_query_idx] == local.negative_hash[:, None]).any(1)
+    floor = cosines.new_full((len(local.queries),), -torch.inf)
+    return ragged.segment_max(cosines.masked_fill(is_false, -torch.inf), local.negative_query_idx, floor)
 
 
 def _cosine_sums(
-    pairs: Pairs, columns: Columns, hardest_own: Float[Tensor, " pairs"], margin: float | None
+    pairs: Pairs, gathered: GatheredTexts, hardest_own: Float[Tensor, " pairs"], margin: float | None
 ) -> dict[str, Tensor]:
     parts = []
     total = num_negatives = pairs.positive_cosine.new_zeros(())
-    for block in pairs.split(max(1, _SCORES_AT_ONCE // len(columns.documents))):
-        cosines = block.queries @ columns.documents.T
-        excluded = masks.own_documents(block, columns) | masks.known_positives(block, columns)
-        excluded |= masks.positives_of_repeated_queries(block, columns)
+    for block in pairs.split(max(1, _SCORES_AT_ONCE // len(gathered.documents))):
+        cosines = block.queries @ gathered.documents.T
+        excluded = masks.own_documents(block, gathered) | masks.known_positives(block, gathered)
+        excluded |= masks.positives_of_repeated_queries(block, gathered)
         parts.append(cosines.masked_fill(excluded, -torch.inf).amax(1))
         total = total + cosines.masked_fill(excluded, 0.0).sum()
         num_negatives = num_negatives + (~excluded).sum()

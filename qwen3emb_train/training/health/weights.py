@@ -66,17 +66,17 @@ class WeightWatch:
             )
         return dict(zip(_SUMS, torch.stack(rows).sum(0), strict=True))
 
-    def figures(self, sums: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, Tensor], step: int) -> dict[str, float]:
         """``movement``'s sums (of one or all ranks) in words of ``weights/`` and ``lora/``; ``step``: those done."""
         value = {name: float(total) for name, total in sums.items()}
-        figures = {"weights/steps_watched": float(step - self.step)}
+        metrics = {"weights/steps_watched": float(step - self.step)}
         if value["watched"]:
-            figures["weights/moved_share"] = value["moved"] / value["watched"]
+            metrics["weights/moved_share"] = value["moved"] / value["watched"]
         if value["squared_start"]:
-            figures["weights/relative_change"] = (value["squared_change"] / value["squared_start"]) ** 0.5
+            metrics["weights/relative_change"] = (value["squared_change"] / value["squared_start"]) ** 0.5
         if value["lora_b"]:
-            figures["lora/b_set_share"] = value["lora_b_set"] / value["lora_b"]
-        return figures
+            metrics["lora/b_set_share"] = value["lora_b_set"] / value["lora_b"]
+        return metrics
 
 
 def _part(parameter: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _part(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def lora_figures(model: nn.Module) -> dict[str, float]:
+def lora_metrics(model: nn.Module) -> dict[str, float]:
     """How large all adapters' updates together are beside the weights they adapt; empty without adapters.
 
     ``lora/scaling`` is the largest alpha / rank, ``lora/update_norm`` the Frobenius norm of all scaling * B A, and
@@ -103,12 +103,12 @@ def lora_figures(model: nn.Module) -> dict[str, float]:
                 updates.append(scaling**2 * ((b.T @ b) * (a @ a.T)).sum())
         if is_whole(base) and base.is_floating_point():
             bases.append(base.float().square().sum())
-    figures = {"lora/scaling": max(scalings)} if scalings else {}
+    metrics = {"lora/scaling": max(scalings)} if scalings else {}
     if updates:
-        figures["lora/update_norm"] = float(torch.stack(updates).sum().clamp(min=0).sqrt())
+        metrics["lora/update_norm"] = float(torch.stack(updates).sum().clamp(min=0).sqrt())
     if updates and bases:
-        figures["lora/relative_update"] = figures["lora/update_norm"] / float(torch.stack(bases).sum().sqrt())
-    return figures
+        metrics["lora/relative_update"] = metrics["lora/update_norm"] / float(torch.stack(bases).sum().sqrt())
+    return metrics
 
 
 def _adapted_layers(model: nn.Module) -> list[Any]:

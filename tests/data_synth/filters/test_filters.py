@@ -12,8 +12,8 @@ from data_synth.filters.lengths import LengthConfig, LengthFilter
 from data_synth.filters.links import LinkFilter
 from data_synth.filters.refusals import RefusalFilter
 from data_synth.filters.relevance import RelevanceConfig, RelevanceFilter
-from qwen3emb_train.data.languages import LanguageConfig
-from qwen3emb_train.data.words import words
+from qwen3emb_train.texts.languages import LanguageConfig
+from qwen3emb_train.texts.words import words
 from tests.data_synth.filters.rows import PASSAGE, candidate, name_of
 
 PROMPT = """You write search queries for a library.

@@ -7,7 +7,7 @@ import pytest
 
 from qwen3emb_train.evaluation.report.curves import moving_average
 from qwen3emb_train.evaluation.report.differences import differences_section
-from qwen3emb_train.evaluation.report.drawing import label, looks_for
+from qwen3emb_train.evaluation.report.drawing import label, line_styles
 from qwen3emb_train.evaluation.report.html import element, shortened
 from qwen3emb_train.evaluation.report.inputs import TrainingRun, load_evaluation
 from qwen3emb_train.evaluation.report.scores import best_systems, scores_section
@@ -46,7 +46,7 @@ def test_time_is_tokens_over_speed() -> None:
 def test_the_best_is_bold_and_equals_share(tmp_path: Path) -> None:
     measured = put_together([load_evaluation("e", write_evaluation(tmp_path / "e"))])
     assert [(best.model, best.dim) for best in best_systems(measured, "questions")] == [("second", 64)]
-    section = scores_section(measured, looks_for(measured.models))
+    section = scores_section(measured, line_styles(measured.models))
     body = ElementTree.fromstring(element("div", section.body))
     assert [bold.text for bold in body.iter("b")] == ["0.5640"]
     assert "0.5140 – 0.6140" in "".join(body.itertext())
@@ -55,14 +55,14 @@ def test_the_best_is_bold_and_equals_share(tmp_path: Path) -> None:
 def test_differences_say_better_only_beyond_the_interval(tmp_path: Path) -> None:
     directory = write_evaluation(tmp_path / "e")
     results = directory / "results.json"
-    written, looks = results.read_text(), looks_for(["first", "second"])
+    written, styles = results.read_text(), line_styles(["first", "second"])
     for interval, expected in (("[0.05, 0.15]", "better"), ("[-0.05, 0.15]", ""), ("[-0.2, -0.05]", "worse")):
         results.write_text(written.replace("[0.05, 0.15]", interval))
-        section = differences_section(put_together([load_evaluation("e", directory)]), looks)
+        section = differences_section(put_together([load_evaluation("e", directory)]), styles)
         assert section is not None
         table = section.body.split("</table>")[0]
         assert [word for word in ("better", "worse") if f'class="{word}"' in table] == [expected] * bool(expected)
-    assert "1 better, 2 equal, 0 worse" in section.body, "query by query, from units.jsonl"
+    assert "1 better, 2 equal, 0 worse" in section.body, "query by query, from per_query.jsonl"
 
 
 def test_what_two_evaluations_both_measured_is_named_after_them(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_two_evaluations_both_measured_is_named_after_them(tmp_path: Path) 
     assert measured.models == ["base", "old: mine", "new: mine", "other"]
     assert {score.against.text("baseline") for score in measured.scores if score.against} == {"base", "new: mine"}
     assert {units.system.model for units in measured.units} == set(measured.models)
-    assert [model for model, _ in measured.looks] == measured.models
+    assert [model for model, _ in measured.diagnostics] == measured.models
 
 
 def test_systems_are_told_apart_by_what_differs(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ def test_systems_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     assert [(system.model, system.dim) for system in measured.full()] == [("first", 64), ("second", 64)]
 
 
-def test_looks_are_distinct_and_stay_with_a_name() -> None:
+def test_line_styles_are_distinct_and_stay_with_a_name() -> None:
     names = [f"model {number}" for number in range(20)]
-    looks = looks_for(names)
-    assert len({(look.colour, look.line) for look in looks.values()}) == 20
-    others = looks_for(["new", "model 0", "newer"], looks)
-    assert others["model 0"] == looks["model 0"]
+    styles = line_styles(names)
+    assert len({(style.colour, style.line) for style in styles.values()}) == 20
+    others = line_styles(["new", "model 0", "newer"], styles)
+    assert others["model 0"] == styles["model 0"]
     assert len(set(others.values())) == 3
-    assert len(looks_for(map(str, range(40)))) == 40
+    assert len(line_styles(map(str, range(40)))) == 40
 
 
 def test_labels_are_short_and_on_one_line() -> None:

@@ -129,7 +129,9 @@ def test_an_unchanged_report_is_not_written_again(page: Path, capsys: pytest.Cap
     assert "up to date" in capsys.readouterr().out
     assert page.stat().st_mtime_ns == before
     record = json.loads((page.parent / "run.json").read_text())
-    assert {"runs.one: metrics.jsonl", "evaluations.test: looks.json", "merges.pair: run.json"} <= set(record["inputs"])
+    assert {"runs.one: metrics.jsonl", "evaluations.test: diagnostics.json", "merges.pair: run.json"} <= set(
+        record["inputs"]
+    )
 
 
 def test_colours_follow_the_page(page: Path) -> None:
@@ -164,10 +166,10 @@ def test_only_an_older_evaluation(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     (tmp_path / "e/results.json").write_text(json.dumps([row, row | {"model": "n"}]))
     page = write_report(ReportConfig(evaluations={"e": str(tmp_path / "e")}, output_dir=str(tmp_path / "o")))
-    assert anchors(page) == ["scores", "differences", "looks", "origin"]
+    assert anchors(page) == ["scores", "differences", "diagnostics", "origin"]
     text = words(parsed(page))
-    assert "looks=true" in text
-    assert "units.jsonl" in text
+    assert "diagnostics=true" in text
+    assert "per_query.jsonl" in text
     assert "baseline=NAME" in text
 
 
@@ -221,11 +223,11 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("results.json", '"set": "questions"', '"sett": "questions"', "results.json, entry 1: the field 'set'"),
         ("results.json", '"scores": {"ndcg@10": ', '"scores": {"ndcg@10": "best", "x": ', "scores: ndcg@10 is 'best'"),
         ("results.json", '"dim": 64', '"dim": 32', "entry 2: model, set, dim"),
-        ("units.jsonl", '"ids": ["q1", ', '"ids": [', "ids, values have [2, 3]"),
-        ("looks.json", '"kinds": ["query"', '"kinds": ["question"', "kinds holds 'question'"),
-        ("looks.json", '"cosine": 0.91', '"cosine": "high"', "found[0]: cosine is 'high'"),
-        ("looks.json", '"edges": [-1.0, ', '"edges": [', "edges must rise"),
-        ("looks.json", "[{", "[[{", "not JSON"),
+        ("per_query.jsonl", '"ids": ["q1", ', '"ids": [', "ids, values have [2, 3]"),
+        ("diagnostics.json", '"kinds": ["query"', '"kinds": ["question"', "kinds holds 'question'"),
+        ("diagnostics.json", '"cosine": 0.91', '"cosine": "high"', "found[0]: cosine is 'high'"),
+        ("diagnostics.json", '"edges": [-1.0, ', '"edges": [', "edges must rise"),
+        ("diagnostics.json", "[{", "[[{", "not JSON"),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(tmp_path: Path, file: str, old: str, new: str, named: str) -> None:

@@ -16,7 +16,7 @@ def writable(text: str) -> str:
 
 
 def write_run(directory: Path, *, steps: int = 8, shift: float = 0.0, evil: str = "") -> Path:
-    """A training run: a loss every step, a close look and a validation every fourth."""
+    """A training run: a loss every step, a diagnostics and a validation every fourth."""
     lines = []
     for step in range(1, steps + 1):
         line: dict[str, Any] = {
@@ -32,8 +32,8 @@ def write_run(directory: Path, *, steps: int = 8, shift: float = 0.0, evil: str 
             line |= {"validation/mrr": 0.4 + step / 100, f"validation/{evil or 'mine'}/mrr": 0.4}
         lines.append(line)
     lineage.write_text(directory / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    remark = {"step": 4, "name": "collapse", "source": "", "begins": True, "text": f"vectors collapse {evil}"}
-    health = {"step": 8, "figures": {}, "histogram_edges": [], "active": [remark], "remarks": [remark]}
+    alert = {"step": 4, "name": "collapse", "source": "", "begins": True, "text": f"vectors collapse {evil}"}
+    health = {"step": 8, "metrics": {}, "histogram_edges": [], "active": [alert], "alerts": [alert]}
     lineage.write_text(directory / "health.json", json.dumps(health))
     data = {"mine": {"path": f"pairs.jsonl{writable(evil)}"}}
     config = {"model": {"path": "a-model"}, "data": data, "steps": steps, "batch_size": 16, "optimizer": {"lr": 1e-4}}
@@ -61,8 +61,8 @@ def write_evaluation(directory: Path, *, evil: str = "", models: tuple[str, ...]
             })  # fmt: skip
     looks = [_look(model + evil, evil) for model in models]
     lineage.write_text(directory / "results.json", json.dumps(rows))
-    lineage.write_text(directory / "units.jsonl", "".join(json.dumps(line) + "\n" for line in units))
-    lineage.write_text(directory / "looks.json", json.dumps(looks))
+    lineage.write_text(directory / "per_query.jsonl", "".join(json.dumps(line) + "\n" for line in units))
+    lineage.write_text(directory / "diagnostics.json", json.dumps(looks))
     return directory
 
 

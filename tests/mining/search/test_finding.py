@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from qwen3emb_train.data.records import TrainingExample, write_examples
+from qwen3emb_train.index.vector_store import VectorStore
 from qwen3emb_train.mining.config import Backend, MiningConfig
 from qwen3emb_train.mining.negatives import mine_negatives
 from qwen3emb_train.mining.search import finding
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.vector_store import VectorStore
 from tests.tiny import make_tiny_model_directory
 
 DATA = Path(os.environ.get("QWEN3EMB_DATA", Path.home() / ".cache" / "qwen3emb-data")) / "nl2bash"

@@ -16,7 +16,7 @@ from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, RerankerDt
 from qwen3emb_train.mining.config import MiningConfig, Sampling
 from qwen3emb_train.mining.negatives import mine_negatives
 from qwen3emb_train.models.precision import Precision
-from tests.models.reranker_reference import WEB_SEARCH, PlainReranker
+from tests.index.reranker_reference import WEB_SEARCH, PlainReranker
 from tests.tiny import (
     make_tiny_causal_lm_directory,
     make_tiny_model_directory,

@@ -26,7 +26,7 @@ class Settings:
     """What is varied."""
 
     tokens_per_chunk: int = 10_000
-    tokens_with_graph: int = 0
+    retained_graph_tokens: int = 0
     dims: tuple[int, ...] = ()
     double: bool = True
     lora: int = 0
@@ -81,12 +81,12 @@ def batch_of(step: int, first: int, last: int) -> EmbeddingBatch:
     index = lambda values: torch.tensor(values, dtype=torch.long)  # noqa: E731
     return EmbeddingBatch(
         texts=PackedTokens.from_lists(texts),
-        query_rows=index(columns[0]),
-        positive_rows=index(columns[1]),
-        positive_owner=index(owners[0]),
-        negative_rows=index(columns[2]),
-        negative_owner=index(owners[1]),
-        identity=index([hash(tuple(text)) >> 1 for text in texts]),
+        query_idx=index(columns[0]),
+        positive_idx=index(columns[1]),
+        positive_query_idx=index(owners[0]),
+        negative_idx=index(columns[2]),
+        negative_query_idx=index(owners[1]),
+        text_hash=index([hash(tuple(text)) >> 1 for text in texts]),
     )
 
 
@@ -111,8 +111,8 @@ def three_steps(model: str, settings: Settings, launch: Launch) -> Outcome:
         sync_every_chunk=settings.sync_every_chunk,
     )  # fmt: skip
     objective = EmbeddingObjective(
-        engine, InfoNCE(temperature=0.5, others_negatives=True, tile_elements=40), settings.dims,
-        settings.tokens_per_chunk, settings.tokens_with_graph,
+        engine, InfoNCE(temperature=0.5, gather_hard_negatives=True, tile_elements=40), settings.dims,
+        settings.tokens_per_chunk, settings.retained_graph_tokens,
     )  # fmt: skip
     if settings.wrong_factor != 1.0 and rank() > 0:
         plain = engine.backward

@@ -25,7 +25,7 @@ from tests.training.engines.steps import Outcome, Problem, Settings, alone, floa
 
 DIRECT = Settings(dims=(32, 8))
 CACHED = Settings(dims=(32, 8), tokens_per_chunk=17)
-KEPT = Settings(dims=(32, 8), tokens_per_chunk=17, tokens_with_graph=40)
+KEPT = Settings(dims=(32, 8), tokens_per_chunk=17, retained_graph_tokens=40)
 DROPOUT = Settings(dims=(32, 8), lora=4, dropout=0.3)
 WRONG = Settings(dims=(32, 8), tokens_per_chunk=17, wrong_factor=0.999)
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -62,7 +62,7 @@ def difference(found: list[Outcome], expected: Outcome) -> float:
     return max(errors)
 
 
-MASKED = replace(DROPOUT, tokens_per_chunk=17, tokens_with_graph=40)
+MASKED = replace(DROPOUT, tokens_per_chunk=17, retained_graph_tokens=40)
 VARIANTS = [DIRECT, CACHED, KEPT, replace(CACHED, sync_every_chunk=True), WRONG, DROPOUT, MASKED]
 # DeepSpeed's own buffers are float32.
 TWO_RANKS = [
@@ -75,7 +75,7 @@ FOUR_RANKS = [(HSDP, settings) for settings in (CACHED, KEPT, WRONG)]
 FULL = reranking.Settings(tokens_per_chunk=70)
 TWO_WAY = reranking.Settings(PointWise(Answers.two_way), tokens_per_chunk=70, tied=False)
 SEVERAL = reranking.Settings(
-    RerankingSum(teacher_answers_weight=1.0, list_net_weight=1.0), tokens_per_chunk=70, share_prefixes=False
+    RerankingSum(reranker_distillation_weight=1.0, list_net_weight=1.0), tokens_per_chunk=70, share_prefixes=False
 )
 ADAPTERS = reranking.Settings(tokens_per_chunk=70, lora=4, dropout=0.3)
 RERANKERS = [FULL, TWO_WAY, SEVERAL, ADAPTERS, replace(FULL, wrong_factor=0.999)]
@@ -140,6 +140,6 @@ def test_one_process_takes_the_same_steps_in_chunks_and_dropout_is_real(tiny_qwe
     """Masks belong to texts: chunks, kept graphs and replays see the same ones."""
     expected = alone(tiny_qwen3, DROPOUT)
     assert difference([alone(tiny_qwen3, replace(DROPOUT, dropout=0.0))], expected) > 1e-3, "without dropout: vacuous"
-    for tokens_with_graph in (0, 40, 10_000):
-        cached = alone(tiny_qwen3, replace(DROPOUT, tokens_per_chunk=17, tokens_with_graph=tokens_with_graph))
+    for retained_graph_tokens in (0, 40, 10_000):
+        cached = alone(tiny_qwen3, replace(DROPOUT, tokens_per_chunk=17, retained_graph_tokens=retained_graph_tokens))
         assert difference([cached], expected) < 1e-10

@@ -1,0 +1,1 @@
+"""Found data becomes training data: cleaning, splitting, and selection of pairs by cosine."""

@@ -1,0 +1,129 @@
+"""A corpus file to a vector store: the program ``embed``."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from qwen3emb_train import lineage
+from qwen3emb_train.data.corpus import iterate_texts, twice
+from qwen3emb_train.data.tokenization import text_hash
+from qwen3emb_train.distributed import launched_rank
+from qwen3emb_train.index.embed_config import EmbedConfig
+from qwen3emb_train.index.embed_texts import embed_texts
+from qwen3emb_train.index.vector_store import VectorStore
+
+PROGRAM = "embed"
+_HOW = ("output_dir", "engine", "num_processes", "overwrite", "verify")  # they do not change what comes out
+
+
+class EmbedEngine(str, Enum):
+    """``processes``: this machine's, or the ranks of a launcher. ``ray``: a Ray Data pipeline, for elastic clusters."""
+
+    processes = "processes"
+    ray = "ray"
+
+
+@dataclass
+class EmbedCorpusConfig(EmbedConfig):
+    """Which corpus, by which model, and how.
+
+    Attributes:
+        model: our model directory, a Sentence-Transformers directory, or a hub name.
+        corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one, its queries.jsonl too.
+        output_dir: the vector store.
+        engine: who does the work. With ``ray`` the corpus and the store must lie where all nodes see them, and
+            ``num_processes`` is the largest number of actors.
+    """
+
+    model: str = "???"
+    corpus: str = "???"
+    output_dir: str = "???"
+    engine: EmbedEngine = EmbedEngine.processes
+
+
+def embed(config: EmbedCorpusConfig) -> Path:
+    """Embeds a corpus; returns ``output_dir``. A run that was killed continues; a finished one is checked and kept.
+
+    Raises:
+        FileNotFoundError: no such corpus or model.
+        ValueError: a bad line or an id twice in the corpus (named); a store of other texts or settings, or a damaged
+            one (see ``models.embed_texts``).
+        ImportError: Ray, or Sentence-Transformers, is needed and not installed.
+    """
+    corpus, output = Path(config.corpus), Path(config.output_dir)
+    num_texts = check_corpus(corpus)
+    progress = Progress(num_texts)
+    if config.engine is EmbedEngine.ray:
+        from qwen3emb_train.index.embed_ray import embed_with_ray
+
+        store = embed_with_ray(corpus, config.model, output, config, progress)
+    else:
+        store = embed_texts(read_pairs(corpus), config.model, output, config, progress)
+    if launched_rank() == 0:
+        _write_record(config, store)
+    return output
+
+
+def read_pairs(corpus: Path) -> Iterator[tuple[str, str]]:
+    """Ids and texts, one after the other."""
+    return ((text_id, text) for _, text_id, text in iterate_texts(corpus))
+
+
+def check_corpus(corpus: Path) -> int:
+    """Reads all lines once, so that a bad one at the end is found before the first is encoded.
+
+    Ids are compared by 63 bits of each: 8 bytes in memory, and no false alarm, for the lines are then compared.
+
+    Returns:
+        The number of texts.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``data.corpus.iterate_texts``; an id that occurs twice.
+    """
+    hashes = np.fromiter((text_hash(text_id) for _, text_id, _ in iterate_texts(corpus)), dtype=np.int64)
+    distinct, counts = np.unique(hashes, return_counts=True)
+    if len(distinct) < len(hashes):
+        suspects = set(distinct[counts > 1].tolist())
+        seen: set[str] = set()
+        for line, text_id, _ in iterate_texts(corpus):
+            if text_hash(text_id) in suspects:
+                if text_id in seen:
+                    raise twice(corpus, line, text_id)
+                seen.add(text_id)
+    return len(hashes)
+
+
+class Progress:
+    """Says now and then how far it is; only the first rank, whose share of the work is like the others'.
+
+    Args:
+        num_texts: of the corpus.
+        interval: seconds between two lines.
+    """
+
+    def __init__(self, num_texts: int, interval: float = 10.0) -> None:
+        self._num_texts, self._interval = num_texts, interval
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if launched_rank() == 0 and now - self._said >= self._interval:
+            self._said = now
+            rate = done / (now - self._started)
+            print(f"embedded {done:,} texts now, of {self._num_texts:,} in the corpus ({rate:,.1f}/s)", flush=True)
+
+
+def _write_record(config: EmbedCorpusConfig, store: VectorStore) -> None:
+    settings = {name: value for name, value in asdict(config).items() if name not in _HOW}
+    inputs = {"corpus": Path(config.corpus)}
+    if Path(config.model).is_dir():
+        inputs["model"] = Path(config.model)
+    if not lineage.is_up_to_date(store.directory, PROGRAM, settings, inputs):
+        record = lineage.new_record(
+            PROGRAM, settings, inputs, num_rows=store.num_rows, dim=store.dim, fingerprint=store.fingerprint
+        )
+        lineage.write_record(store.directory, record)

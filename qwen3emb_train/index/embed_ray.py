@@ -1,0 +1,87 @@
+"""The program ``embed`` as a Ray Data pipeline: shard numbers flow through actors that hold the model.
+
+Ray starts and replaces actors as nodes come and go; which actor makes a shard does not matter, because it reads the
+texts itself and the shard on disk is the same. So what a lost cluster leaves behind is continued like any killed run.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwen3emb_train.data.corpus import iterate_texts
+from qwen3emb_train.index.embed_config import EmbedConfig
+from qwen3emb_train.index.store_building import StoreBuilder
+from qwen3emb_train.index.vector_shards import ShardTask, TextShard
+from qwen3emb_train.index.vector_store import VectorStore
+
+_INSTALL = "engine=ray needs Ray: pip install 'qwen3emb-train[ray]', or leave engine out."
+
+
+def embed_with_ray(
+    corpus: Path, model: str, directory: Path, config: EmbedConfig, progress: Callable[[int], None]
+) -> VectorStore:
+    """As ``models.embed_texts``, on the cluster that ``RAY_ADDRESS`` names, or else on this machine.
+
+    Raises:
+        ImportError: Ray is not installed.
+        Others: see ``models.embed_texts``.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ImportError(_INSTALL) from None
+    corpus, directory = corpus.resolve(), directory.resolve()
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model  # actors run in a directory of their own
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+    builder = StoreBuilder(directory, model, config, device="cuda" if has_gpus else "cpu")
+    pairs = ((text_id, text) for _, text_id, text in iterate_texts(corpus))
+    numbers = [{"shard": shard.number} for shard in builder.missing(pairs)]
+    if numbers:
+        done = 0
+        shards = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+            _ShardMaker,
+            fn_constructor_args=(builder.task, corpus),
+            batch_size=1,
+            concurrency=(1, config.num_processes),
+            num_cpus=config.threads_per_process or 1,
+            num_gpus=int(has_gpus),
+        )
+        for row in shards.iter_rows():
+            done += int(row["texts"])
+            progress(done)
+    return builder.finish()
+
+
+class _ShardMaker:
+    """An actor: the model, and a place in the corpus from which it reads on while shards come in ascending order."""
+
+    def __init__(self, task: ShardTask, corpus: Path) -> None:
+        import torch
+
+        torch.set_num_threads(task.config.threads_per_process or 1)
+        self._task, self._corpus, self._embedder = task, corpus, task.load()
+        self._restart()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        shards = [self._read(int(number)) for number in batch["shard"]]
+        for shard in shards:
+            self._task.write(self._embedder, shard)
+        return {"shard": batch["shard"], "texts": np.array([len(shard.texts) for shard in shards])}
+
+    def _restart(self) -> None:
+        self._lines: Iterator[tuple[int, str, str]] = iterate_texts(self._corpus)
+        self._next = 0
+
+    def _read(self, number: int) -> TextShard:
+        if number < self._next:
+            self._restart()
+        size = self._task.config.rows_per_shard
+        rows = list(islice(self._lines, (number - self._next) * size, (number - self._next + 1) * size))
+        self._next = number + 1
+        return TextShard(number, [text_id for _, text_id, _ in rows], [text for _, _, text in rows])

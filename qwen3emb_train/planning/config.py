@@ -1,0 +1,61 @@
+"""Settings of the program ``plan``: those of ``train_embedding``, and the machine."""
+
+import difflib
+from dataclasses import dataclass
+
+from qwen3emb_train.planning.gpus import GPUS
+from qwen3emb_train.planning.memory import Parallelism
+from qwen3emb_train.training.config import TrainEmbeddingConfig
+
+
+@dataclass
+class PlanConfig(TrainEmbeddingConfig):
+    """A training configuration and the machine it is to run on.
+
+    Attributes:
+        gpu: h100, h200, a100-80, l40s, 4090 or cpu.
+        num_gpus: one number or several with commas: each becomes a column.
+        engine: ddp, zero1, zero2, zero3, fsdp2 or hsdp (sharded in a node, replicated across nodes).
+        gpus_per_node: within a node the links are fast.
+        utilization: share of the GPU's peak that the counted FLOP (recomputation included) reach. 0.4 is what
+            well-tuned training of 8B models reaches on H100s; short chunks and small models reach less.
+        price_per_gpu_hour: in any currency; null = no cost is shown.
+        mean_query_tokens, mean_document_tokens, mean_negatives: for data that is not there yet; null = from a sample
+            of the data, else the limits.
+        sample_rows: rows of each source to read for the means.
+        dry_run: also do one step of the real objective on fake ranks, and trace the real shapes without memory.
+        json_path: write the plan there, too.
+    """
+
+    gpu: str = "h100"
+    num_gpus: str = "8"
+    engine: Parallelism = Parallelism.ddp
+    gpus_per_node: int = 8
+    utilization: float = 0.4
+    price_per_gpu_hour: float | None = None
+    mean_query_tokens: float | None = None
+    mean_document_tokens: float | None = None
+    mean_negatives: float | None = None
+    sample_rows: int = 1000
+    dry_run: bool = False
+    json_path: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpu not in GPUS:
+            close = difflib.get_close_matches(self.gpu, GPUS, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"gpu is {self.gpu}; known are {', '.join(GPUS)}.{hint}")
+        if not self.ranks or min(self.ranks) < 1:
+            raise ValueError(f"num_gpus is {self.num_gpus}; give one or several numbers from 1 on, such as 8,64.")
+        if not 0 < self.utilization <= 1:
+            raise ValueError(f"utilization is {self.utilization}; it is a share of the peak, within 0..1 (usual: 0.4).")
+        for name in ("gpus_per_node", "sample_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    @property
+    def ranks(self) -> list[int]:
+        """The numbers in ``num_gpus``; empty if it holds anything else."""
+        words = self.num_gpus.strip("[] ").replace(",", " ").split()
+        return [int(word) for word in words] if all(word.isdigit() for word in words) else []

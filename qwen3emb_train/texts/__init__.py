@@ -1,0 +1,1 @@
+"""Judges of text, for found and synthetic data alike: words, overlap, languages."""

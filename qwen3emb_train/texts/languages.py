@@ -1,0 +1,104 @@
+"""The language of a text, by lingua, which is made for short ones. Imported when the first text is judged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen3emb_train.texts.words import words
+
+_WIDESPREAD = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pt", "ru", "tr", "vi", "zh")
+_SURE = 0.6
+_ENOUGH = 1000  # characters; more says nothing new
+_INSTALL = "Languages are told apart by lingua: pip install 'qwen3emb-train[mine]' (lingua-language-detector)."
+
+
+@dataclass
+class LanguageConfig:
+    """Language identification by lingua.
+
+    Attributes:
+        enabled: off keeps all (and needs no lingua).
+        languages: ISO 639-1 codes that a text may be taken for, besides those asked for; each costs about 15 MB and
+            some time. Empty: all 75.
+        certainty: a text goes only where another language is at least this probable ...
+        max_expected: ... and the one asked for at most this.
+        min_letters: shorter texts (names, numbers, two words) say too little.
+    """
+
+    enabled: bool = True
+    languages: list[str] = field(default_factory=lambda: list(_WIDESPREAD))
+    certainty: float = 0.6
+    max_expected: float = 0.2
+    min_letters: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_expected < self.certainty <= 1:
+            raise ValueError(
+                f"certainty={self.certainty}, max_expected={self.max_expected}: give 0 < max_expected < certainty <= 1."
+            )
+
+
+class LanguageIdentifier:
+    """How probable each language is for a text. Loads its models at the first question, a second or so."""
+
+    def __init__(self, codes: Iterable[str]) -> None:
+        self._codes = frozenset(codes)
+        self._detector: Any = None
+
+    def probabilities(self, text: str, code: str = "") -> dict[str, float]:
+        """By language; ``code`` joins the languages that are told apart, where lingua knows it."""
+        if self._detector is None or (self._codes and code and code not in self._codes):
+            self._codes = self._codes | {code} if self._codes and code else self._codes
+            self._detector = _detector(self._codes)
+        values = self._detector.compute_language_confidence_values(text[:_ENOUGH])
+        return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
+
+    def detect(self, text: str) -> str:
+        """The code of the text's language; "" where that is unsure."""
+        found = self.probabilities(text)
+        best = max(found, key=lambda code: found[code])
+        return best if found[best] >= _SURE else ""
+
+
+class LanguageJudge:
+    """Compares texts with the language that they should be in."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        self.config = config
+        self._identifier = LanguageIdentifier(config.languages)
+
+    def other_language(self, text: str, language: str) -> tuple[str, float] | None:
+        """The language that the text is in instead, with its probability; None where none is sure.
+
+        Args:
+            language: a code such as "de", "pt-BR" or "zh_Hant"; one that lingua does not know is never contradicted.
+        """
+        letters = sum(character.isalpha() for character in text)
+        is_dense = len(words(text)) > letters / 2  # a Han character says as much as several Latin letters
+        if letters < (self.config.min_letters / 4 if is_dense else self.config.min_letters):
+            return None
+        code = language_code(language)
+        probabilities = self._identifier.probabilities(text, code)
+        if code not in probabilities:
+            return None
+        best = max(probabilities, key=lambda name: probabilities[name])
+        if probabilities[best] >= self.config.certainty and probabilities[code] <= self.config.max_expected:
+            return best, probabilities[best]
+        return None
+
+
+def language_code(language: str) -> str:
+    """The ISO 639-1 part: "pt" of "pt-BR"."""
+    return language.lower().partition("-")[0].partition("_")[0]
+
+
+def _detector(codes: frozenset[str]) -> Any:
+    try:
+        from lingua import Language, LanguageDetectorBuilder
+    except ImportError:
+        raise ImportError(_INSTALL) from None
+    known = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
+    chosen = [known[code] for code in sorted(codes & known.keys())]
+    if len(chosen) < 2:  # lingua tells at least two apart
+        return LanguageDetectorBuilder.from_all_languages().build()
+    return LanguageDetectorBuilder.from_languages(*chosen).build()
