@@ -61,7 +61,7 @@ class _AllGatherWithGradient(torch.autograd.Function):
 
     Both ready-made autograd gathers are deprecated in torch 2.13 and their successors are missing in 2.11, so this one
     is ours. With each rank's loss a mean over its own rows, DDP's averaging then gives exactly the gradient of the
-    global mean (design.md 5).
+    global mean (tests/losses/test_ranks.py).
     """
 
     @staticmethod

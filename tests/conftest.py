@@ -13,7 +13,7 @@ import torch
 
 from tests.tiny import make_tiny_model_directory
 
-torch.set_num_threads(1)  # two OpenMP threads on shared cores spin on barriers (stack.md 10)
+torch.set_num_threads(1)  # two OpenMP threads on shared cores spin on barriers
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The text templates of the recipe: the only copy.
 
 The released code, the evaluation template and the exported prompts all write ``Instruct: {task}\\nQuery:{query}`` with
-no space after ``Query:``; the report's prose shows ``{Instruction} {Query}`` (paper-facts 1.3). We follow the code.
+no space after ``Query:``; the report's prose shows ``{Instruction} {Query}`` (section 2). We follow the code.
 Documents carry no instruction.
 """
 
@@ -25,9 +25,9 @@ def query_prompt(instruction: str) -> str:
     return QUERY_TEMPLATE.format(instruction=instruction, query="")
 
 
-# The reranker reads one chat in which the model is about to answer "yes" or "no" (paper-facts 1.4; the released example
-# writes exactly these characters, the empty think block included). Prefix and suffix are tokenised by themselves and
-# never cut; what is too long is cut from the body.
+# The reranker reads one chat in which the model is about to answer "yes" or "no" (arXiv 2506.05176, section 2; the
+# released example writes exactly these characters, the empty think block included). Prefix and suffix are tokenised by
+# themselves and never cut; what is too long is cut from the body.
 RERANKER_PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'

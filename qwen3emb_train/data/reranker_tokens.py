@@ -1,6 +1,6 @@
 """The reranker's prompt in token ids: one copy for training, inference and checks.
 
-Prefix, body and suffix are tokenised each by itself, as in the released example (paper-facts 1.4); what is too long is
+Prefix, body and suffix are tokenised each by itself, as in the released example (docs/sources.md); what is too long is
 cut from the body's end, so the model always ends where it is asked for the answer. Nothing is appended.
 """
 

@@ -1,4 +1,4 @@
-"""Which stream of batches serves which step, and its how-manieth batch that is. A few bytes a step."""
+"""Which stream of batches serves which step, and the number of that batch within the stream. A few bytes a step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

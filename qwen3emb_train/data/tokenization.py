@@ -2,9 +2,9 @@
 
 The vector of a text is the last layer's state at one appended token. Qwen3-Embedding appends ``<|endoftext|>`` (151643)
 although the tokenizer's ``eos_token`` is ``<|im_end|>`` (151645); since transformers 5 an ``add_eos_token`` flag is
-ignored and only the post-processor inside ``tokenizer.json`` counts (paper-facts 7.1, mteb #5237). So the EOS token
+ignored and only the post-processor inside ``tokenizer.json`` counts (mteb pull request 5237). So the EOS token
 is *looked up in, or written into, that post-processor*, and never taken from ``eos_token`` without being asked.
-Truncation cuts the text, never the EOS token, and no mask is ever derived from a pad id (pad == closing here).
+Truncation cuts the text, never the EOS token, and no mask is ever derived from a pad id (pad == EOS here).
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
         raise ValueError(
             f"{path}: its tokenizer has no tokenizer.json (a fast tokenizer), which packing and export need."
         )
-    hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (reliability.md H)
+    hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (model2vec 374)
     hf.backend_tokenizer.no_padding()
     return hf
 

@@ -124,7 +124,7 @@ def _write_tokenizer_config(source: Path, target: Path, max_tokens: int, pad_tok
     """tokenizer_config.json as 4.x, vLLM, llama.cpp and mlx can read it, and the files that slow tokenizers want.
 
     transformers 5 names a generic class ``TokenizersBackend`` and lists ``extra_special_tokens``; 4.x and what is built
-    on it fail on both (reliability.md H), so the base model's class and the old spelling are written.
+    on it fail on both (transformers issue 47553), so the base model's class and the old spelling are written.
     """
     file = target / "tokenizer_config.json"
     written = read_json(file)

@@ -1,6 +1,6 @@
 """A yes/no reranker becomes a folder for transformers' causal LM, vLLM, and Sentence-Transformers' CrossEncoder.
 
-The layout is that of Qwen/Qwen3-Reranker (paper-facts 7.3): the causal LM as it is, and beside it the modules
+The layout is that of Qwen/Qwen3-Reranker (docs/sources.md): the causal LM as it is, and beside it the modules
 [Transformer, LogitScore] with a chat template that has the roles system (the instruction), query and document.
 Sentence-Transformers puts back what truncation cuts from the template's end, so the suffix is never lost.
 """

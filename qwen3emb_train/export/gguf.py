@@ -2,7 +2,7 @@
 
 What goes wrong elsewhere is written here as keys of the file: the pooling type (llama.cpp took the mean for converted
 Qwen3-Embeddings), the EOS token with ``add_eos_token`` (``<|endoftext|>``, not the tokenizer's eos_token), and the
-pre-tokenizer's name (paper-facts 6, reliability.md H). llama.cpp does not normalise text to Unicode NFC as Qwen's
+pre-tokenizer's name (llama.cpp issues 14280, 14314). llama.cpp does not normalise text to Unicode NFC as Qwen's
 tokenizer does: give it NFC text.
 """
 

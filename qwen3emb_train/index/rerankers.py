@@ -103,7 +103,7 @@ class TextReranker:
     ) -> list[Float[Tensor, " documents"]]:
         """``logit(yes) - logit(no)`` of each query's documents, float32 on the CPU, in their order.
 
-        Its sigmoid is the probability that the report calls the score (paper-facts 1.4). A document that a query has
+        Its sigmoid is the probability that the report calls the score (section 2). A document that a query has
         twice is read once, so that equal documents have equal scores, to the last bit.
 
         Args:

@@ -11,7 +11,8 @@ from torch import Tensor
 class Embeddings:
     """Vectors by role, not normalised: a loss that wants cosines normalises them itself.
 
-    Keeping them raw makes Matryoshka a slice (``truncated``): truncation comes *before* the L2 norm (paper-facts 1.3).
+    Keeping them raw makes Matryoshka a slice (``truncated``): truncation comes *before* the L2 norm, as in the
+    released example (docs/sources.md).
 
     Attributes:
         queries: one vector for each query.

@@ -2,8 +2,8 @@
 
 Documents known to be relevant to the query are taken out, a window of ranks is cut, whatever scores too close to the
 positives is dropped as a likely false negative, and from the rest the negatives are drawn. The report's authors state
-"top-k retrieval, then sampling" (paper-facts 3.2); the score limits are those of NV-Retriever (arXiv 2407.15831,
-TopK-PercPos and TopK-MarginPos) and of the VL report.
+"top-k retrieval, then sampling" (issue 131 of QwenLM/Qwen3-Embedding); the score limits are those of NV-Retriever
+(arXiv 2407.15831, TopK-PercPos and TopK-MarginPos) and of the VL report.
 """
 
 import random

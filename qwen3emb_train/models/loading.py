@@ -1,7 +1,7 @@
 """From a model directory (or hub name) to an Encoder or a YesNoReranker, and back.
 
 Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
-at lr 6e-6 (reliability.md M6). bf16 enters through autocast (``models.precision``) and at export.
+at lr 6e-6 (docs/sources.md). bf16 enters through autocast (``models.precision``) and at export.
 """
 
 from collections.abc import Mapping
@@ -154,7 +154,7 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     """The backbone as training wants it, adapters on it where asked for, and the keys of their dropout."""
     _set_causality(backbone)
     backbone.config.use_cache = False
-    # torch gives the padding token's row no gradient, and that token closes every text here where pad == closing.
+    # torch gives the padding token's row no gradient, and that token ends every text here where pad == EOS.
     backbone.get_input_embeddings().padding_idx = None
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})

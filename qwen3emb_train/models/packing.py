@@ -2,7 +2,7 @@
 
 transformers' own models run on ``[1, tokens]`` without padding; only their attention function is exchanged, through
 ``AttentionInterface.register("packed", ...)``. Their built-in detection of packed rows is not used: it needs a dense
-``tokens x tokens`` mask, and silently leaks across texts when a cache or a mask is present (stack.md 5).
+``tokens x tokens`` mask, and silently leaks across texts when a cache or a mask is present (docs/sources.md).
 
 On a GPU in bf16 or fp16 a varlen kernel reads the packed rows as they are (``models.varlen``); elsewhere texts of like
 size share dense grids (``models.grids``). Both are exact.

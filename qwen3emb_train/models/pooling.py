@@ -23,7 +23,7 @@ def pool_last_token_padded(
 
 
 def truncate_and_normalize(vectors: Float[Tensor, "texts dim"], dim: int | None = None) -> Float[Tensor, "texts kept"]:
-    """Matryoshka: the first ``dim`` components, *then* the L2 norm (paper-facts 1.3)."""
+    """Matryoshka: the first ``dim`` components, *then* the L2 norm, as the released example does."""
     if dim is not None and not 0 < dim <= vectors.shape[1]:
         raise ValueError(f"dim {dim} is not within 1..{vectors.shape[1]}, the model's dimension.")
     return F.normalize(vectors[:, :dim], dim=-1)

@@ -16,7 +16,7 @@ from qwen3emb_train.models.loading import ModelConfig, add_lora, keep_layers, qu
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization
 
-# The report, Table 1, and the config.json of the published models (paper-facts 1.1): hidden size, intermediate size,
+# The report, Table 1, and the config.json of the published models (docs/sources.md): hidden size, intermediate size,
 # layers, attention heads, rows of the embedding matrix of Qwen3-* and of Qwen3-Embedding-*, longest text of the latter.
 _QWEN3 = {
     "0.6B": (1024, 3072, 28, 16, 151_936, 151_669, 32_768),

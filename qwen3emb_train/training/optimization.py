@@ -1,7 +1,7 @@
 """AdamW and the learning rate as a pure function of the step.
 
 The schedule is no object with a state: nothing has to be saved, resumed or kept from being stepped once a rank
-(accelerate steps a prepared scheduler ``world_size`` times, reliability.md D).
+(accelerate steps a prepared scheduler ``world_size`` times: its issue 2165).
 """
 
 import math
@@ -18,7 +18,7 @@ class OptimizerConfig:
 
     Attributes:
         lr: peak learning rate. Not published for Qwen3-Embedding; others use 2e-6 .. 3e-5 for full fine-tuning of
-            4B-8B models, about 1e-4 for LoRA (paper-facts 3.4).
+            4B-8B models, about 1e-4 for LoRA (docs/sources.md).
         weight_decay: on matrices only; norms and biases are never decayed.
         betas, eps: Adam's.
     """

@@ -299,7 +299,7 @@ def _count_parameters(model: TextModel) -> tuple[int, int]:
 def _announce(
     config: TrainingConfig, engine: Engine, counts: tuple[int, int], data: TrainingData[Any], state: TrainingState
 ) -> None:
-    """What runs, in which number types: the log must say it (reliability.md R10)."""
+    """What runs, in which number types, since a run in the wrong one looks like any other."""
     total, trained = counts
     _say(
         f"{config.model.path}: {total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; weights and AdamW moments "

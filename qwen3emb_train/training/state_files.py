@@ -4,7 +4,7 @@
     state/pieces_00000.json          {key: {"shape": of the whole, "first_row": ..., "num_rows": ...}}
 
 torch's own distributed checkpoint (DCP) is not used: its ``.metadata`` is a pickle that runs what is planted in it
-(reliability.md M4). Nothing here can.
+(docs/sources.md, "Measured here"). Nothing here can.
 """
 
 import json

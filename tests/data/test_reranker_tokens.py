@@ -59,7 +59,7 @@ def test_ids_are_those_of_the_released_example(qwen: RerankerTokenizer, official
 @pytest.mark.data
 @needs_qwen
 def test_the_answers_and_the_ends_of_the_template_are_the_known_ids(qwen: RerankerTokenizer) -> None:
-    """paper-facts 1.4. <|im_start|>, <|im_end|>, <think>, </think>: 151644, 151645, 151667, 151668."""
+    """The released template. <|im_start|>, <|im_end|>, <think>, </think>: 151644, 151645, 151667, 151668."""
     assert qwen.answer_ids == (9693, 2152)
     assert qwen.prefix_ids[0] == 151644
     assert qwen.suffix_ids == [151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271]

@@ -32,7 +32,7 @@ def test_every_text_ends_with_the_eos_token_also_when_cut(tiny_qwen3: Path) -> N
 
 
 def test_the_eos_token_is_end_of_text_although_eos_is_another(tiny_qwen3: Path) -> None:
-    """Qwen3-Embedding appends <|endoftext|> while eos_token is <|im_end|> (paper-facts 7.1)."""
+    """Qwen3-Embedding appends <|endoftext|> while eos_token is <|im_end|> (docs/sources.md)."""
     tokenizer = load_tokenizer(str(tiny_qwen3))
     assert tokenizer.eos_token == "<|endoftext|>"
     assert tokenizer.hf.eos_token == "<|im_end|>"
@@ -67,7 +67,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 @needs_qwen3
 @pytest.mark.data
 def test_the_real_qwen3_tokenizer_gives_the_ids_of_the_official_export() -> None:
-    """Invariants of paper-facts 7.1: "test" -> [1944, 151643]; card query 27 ids; card document 8 ids."""
+    """The published tokenizer's ids: "test" -> [1944, 151643]; card query 27 ids; card document 8 ids."""
     tokenizer = load_tokenizer(str(QWEN3_TOKENIZER))
     assert tokenizer.tokenize(["test"], 512) == [[1944, 151643]]
     assert len(tokenizer.tokenize(["a"], 512)[0]) == 2

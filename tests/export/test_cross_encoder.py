@@ -15,7 +15,7 @@ from qwen3emb_train.export.verify import VerifyConfig, verify
 from tests.export.folders import edit, edit_weights, failures, read
 from tests.tiny import make_tiny_model_directory, make_tiny_tokenizer, tiny_config
 
-# The released example's characters, written out: paper-facts 1.4.
+# The released example's characters, written out (docs/sources.md).
 TEXT = (
     "<|im_start|>system\n"
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -82,7 +82,7 @@ def test_scores_are_the_plain_logits_on_the_released_template(exported: Path) ->
 
 
 def test_the_files_of_the_layout(exported: Path) -> None:
-    """paper-facts 7.3, literally."""
+    """The released reranker's layout (docs/sources.md), literally."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(exported)

@@ -1,4 +1,4 @@
-"""Every JSON file of an export, to the byte: the layout of Qwen/Qwen3-Embedding (paper-facts 7.1, reliability.md 4.4).
+"""Every JSON file of an export, to the byte: the layout of Qwen/Qwen3-Embedding (docs/sources.md).
 
 The models have the released configurations; of their weights only what the files do not depend on is smaller.
 """

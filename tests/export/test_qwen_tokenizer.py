@@ -1,4 +1,4 @@
-"""The real Qwen tokenizer through an exported folder: the released ids (paper-facts 7.1)."""
+"""The real Qwen tokenizer through an exported folder: the released ids (docs/sources.md)."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The released example over again, one prompt at a time, from its description (paper-facts 1.4) and not from ours."""
+"""The released example over again, one prompt at a time, from its description (docs/sources.md) and not from ours."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -82,7 +82,7 @@ def test_left_padding_gives_the_same_vectors(tiny_qwen3: Path) -> None:
 
 
 def test_no_text_sees_another(tiny_qwen3: Path) -> None:
-    """The leak that transformers' own packed detection has with a cache (stack.md 5) would show here."""
+    """The leak that transformers' own packed detection has with a cache (docs/sources.md) would show here."""
     encoder = load(tiny_qwen3, Attention.packed)
     before = encoder(PackedTokens.from_lists([[5, 6, 7, 0], [9, 8, 0]]))
     after = encoder(PackedTokens.from_lists([[11, 12, 13, 14, 0], [9, 8, 0]]))

@@ -1,4 +1,4 @@
-"""The cost model says what reliability.md 3.2 and 3.3 say."""
+"""The cost model gives the known rules of thumb: FLOP of a token, bytes of a step's collectives."""
 
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ def time_of(
 
 
 def test_six_to_ten_flop_a_token_and_parameter(qwen3: Parameters) -> None:
-    """reliability.md 3.2: plain 6N, gradient caching 8N, with activation checkpointing 10N; half kept graphs 7N."""
+    """Plain 6N, gradient caching 8N, with activation checkpointing 10N; half kept graphs 7N."""
     per_parameter = {
         6: time_of(qwen3, KEPT),
         8: time_of(qwen3, REPLAYED),
@@ -73,7 +73,7 @@ def test_adapters_save_the_weight_gradients() -> None:
 
 
 def test_the_known_estimate_of_150m_pairs() -> None:
-    """reliability.md 3.2: 45e9 tokens with the 8B model, 6NT = 2.05e21 FLOP with N of 7.57e9, 1,440 H100-hours at 40 %.
+    """45e9 tokens with the 8B model, 6NT = 2.05e21 FLOP with N of 7.57e9, 1,440 H100-hours at 40 %.
 
     Its N counts the embedding, ours does not.
     """

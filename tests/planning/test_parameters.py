@@ -30,7 +30,7 @@ def count(config: ModelConfig) -> Parameters:
     ],
 )
 def test_the_published_counts_without_network(name: str, total: int) -> None:
-    """mteb's metrics for the released models (paper-facts 1.1); the base models have more rows of embeddings."""
+    """mteb's metrics for the released models (docs/sources.md); the base models have more rows of embeddings."""
     found = count(ModelConfig(path=name))
     assert (found.total, found.trained) == (total, total)
     assert found.total == found.products + found.embedding + found.layers * (2 * found.hidden + 256) + found.hidden

@@ -2,7 +2,7 @@
 
 ``accelerate launch`` (and torchrun) describe a process in its environment: rank, world size, rendezvous, and whether
 DeepSpeed or FSDP was chosen with which settings. It is read here and nowhere else. The process group is torch's own:
-accelerate ignores DeepSpeed and FSDP on CPU (stack.md 3 and 4), and there is nothing else it would have to do.
+accelerate 1.15 ignores DeepSpeed and FSDP on CPU (its ``state.py``), and there is nothing else it would have to do.
 """
 
 import os
