@@ -15,7 +15,7 @@ usage: python -m data_synth [--config-dir DIR --config-name NAME] [--cfg] key=va
 examples:
   python -m data_synth documents.handbook.path=docs/ teacher.base_urls=[http://localhost:8000/v1] \\
       teacher.model=Qwen/Qwen3-32B output_dir=outputs/pairs dry_run=true
-  python -m recipes.quickstart.make_corpus data/python-library      (a corpus without a model: see data_synth/README.md)
+  python -m recipes.quickstart.make_corpus data/python-library   (a corpus without a model: recipes/quickstart)
 
 keys and defaults:"""
 

@@ -36,7 +36,7 @@ from recipes.quickstart.pairs import (
 from recipes.quickstart.sources import Definition, library_directory, read_library
 
 PROGRAM = "python_library"
-RULES_VERSION = 1  # raise it when the rules of python_pairs or python_questions change: old output is then stale
+RULES_VERSION = 1  # raise it when the rules of pairs or questions change: old output is then stale
 # Chosen among others because with it no one package makes up more than a sixth of the test documents.
 _SPLIT_SEED = 2904
 

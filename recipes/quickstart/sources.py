@@ -1,7 +1,7 @@
 """The standard library of the running Python, read as text: every public definition with its docstring and its source.
 
 Files are parsed with ``ast`` and never imported, so nothing of theirs is executed. What becomes of the definitions is
-``python_library``'s business.
+``make_corpus``'s business.
 """
 
 import ast
