@@ -11,7 +11,6 @@ A beginning that several texts share (``data.prefixes``) is a segment of its own
 those of each text that begins so, and the texts' queries start behind them: causal attention aligned at the last key.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -27,9 +26,11 @@ from qwen3emb_train.models.varlen import VarlenSpans, varlen_kernel_for
 PACKED = "packed"
 
 
-@dataclass(frozen=True, eq=False)
 class PackedLayout:
     """Which tokens attend to which; made once for a forward, in the terms of whoever asks first.
+
+    Not a dataclass: FSDP2 takes those apart to cast the tensors in them, so that every layer would receive a copy and
+    work out anew what is kept here.
 
     Attributes:
         cu_seqlens: of the tokens. None: a layout of shapes alone, which no kernel can use.
@@ -37,9 +38,13 @@ class PackedLayout:
         shapes: the grids of a layout of shapes alone.
     """
 
-    cu_seqlens: Int[Tensor, " segments_and_one"] | None
-    prefix_of: Int[Tensor, " segments"] | None = None
-    shapes: Grids | None = None
+    def __init__(
+        self,
+        cu_seqlens: Int[Tensor, " segments_and_one"] | None,
+        prefix_of: Int[Tensor, " segments"] | None = None,
+        shapes: Grids | None = None,
+    ) -> None:
+        self.cu_seqlens, self.prefix_of, self.shapes = cu_seqlens, prefix_of, shapes
 
     @staticmethod
     def of(tokens: PackedTokens) -> "PackedLayout":

@@ -14,9 +14,13 @@ import pytest
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.losses.point_wise import Answers, PointWise
 from qwen3emb_train.losses.reranking_sum import RerankingSum
-from qwen3emb_train.training.engines.launch import start
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.engines.launch import build_engine, start
+from qwen3emb_train.training.optimization import OptimizerConfig
 from tests.ranks import run_on_ranks
 from tests.tiny import make_tiny_causal_lm_directory
 from tests.training.engines import reranking_steps as reranking
@@ -143,3 +147,26 @@ def test_one_process_takes_the_same_steps_in_chunks_and_dropout_is_real(tiny_qwe
     for retained_graph_tokens in (0, 40, 10_000):
         cached = alone(tiny_qwen3, replace(DROPOUT, tokens_per_chunk=17, retained_graph_tokens=retained_graph_tokens))
         assert difference([cached], expected) < 1e-10
+
+
+def layouts_seen(model: Path) -> int:
+    """How many layouts the layers of one FSDP2 forward pass in bf16 receive."""
+    launch = start("cpu")
+    encoder = load_encoder(ModelConfig(path=str(model)))
+    engine = build_engine(launch, encoder, OptimizerConfig(), Precision.bf16, max_grad_norm=1.0)
+    seen = []  # the objects themselves: ids of dropped ones would be used again
+    for layer in encoder.backbone.layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["layout"]), with_kwargs=True
+        )
+    with torch.no_grad():
+        engine.forward(PackedTokens.from_lists([[5, 6, 7, 0], [9, 0]]))
+    assert len(seen) == len(encoder.backbone.layers) > 1
+    return len({id(layout) for layout in seen})
+
+
+def test_all_layers_share_one_layout_under_fsdp2(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mixed precision takes dataclasses apart; each copy would cost a wait for the device in every layer."""
+    for name, value in FSDP.items():
+        monkeypatch.setenv(name, value)
+    assert run_on_ranks(layouts_seen, 2, tiny_qwen3) == [1, 1]
