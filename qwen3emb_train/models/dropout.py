@@ -6,6 +6,9 @@ draws the first pass's mask without any saved state. So the gradient of a step w
 chunk size and any number of ranks.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -34,6 +37,21 @@ class TextKeys:
         owner = torch.repeat_interleave(tokens.lengths, output_size=tokens.num_tokens)
         of_text = torch.zeros_like(tokens.lengths).index_add(0, owner, of_token)
         self.keys = mix(mix(of_text + self.seed)[owner] + tokens.position_ids)
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """``context_fn`` of ``torch.utils.checkpoint``: a layer is recomputed with the keys of its first pass.
+
+        By the time of a backward pass other chunks were encoded, and the keys are theirs.
+        """
+        return nullcontext(), self._restored(self.keys)
+
+    @contextmanager
+    def _restored(self, keys: Int[Tensor, " tokens"] | None) -> Iterator[None]:
+        before, self.keys = self.keys, keys
+        try:
+            yield
+        finally:
+            self.keys = before
 
 
 class TextDropout(nn.Module):

@@ -156,13 +156,16 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     backbone.config.use_cache = False
     # torch gives the padding token's row no gradient, and that token ends every text here where pad == EOS.
     backbone.get_input_embeddings().padding_idx = None
+    is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and config.attention is Attention.packed
+    text_keys = TextKeys() if is_keyed else None
     if config.activation_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    if not config.lora.rank:
-        return backbone, None
-    backbone = add_lora(backbone, config.lora)
-    is_keyed = config.lora.dropout > 0 and config.attention is Attention.packed
-    return backbone, _use_text_dropout(backbone) if is_keyed else None
+        contexts = {} if text_keys is None else {"context_fn": text_keys.checkpoint_contexts}
+        backbone.gradient_checkpointing_enable({"use_reentrant": False, **contexts})
+    if config.lora.rank:
+        backbone = add_lora(backbone, config.lora)
+    if text_keys is not None:
+        _use_text_dropout(backbone, text_keys)
+    return backbone, text_keys
 
 
 def save_model(
@@ -298,15 +301,13 @@ def add_lora(backbone: Any, lora: LoraConfig) -> Any:
     return peft.get_peft_model(backbone, settings)
 
 
-def _use_text_dropout(backbone: Any) -> TextKeys:
+def _use_text_dropout(backbone: Any, shared: TextKeys) -> None:
     """Replaces the adapters' dropout by one that does not depend on chunks and ranks."""
     from peft.tuners.lora import LoraLayer
 
-    shared = TextKeys()
     for number, module in enumerate(m for m in backbone.modules() if isinstance(m, LoraLayer)):
         dropout = module.lora_dropout["default"]
         module.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)
-    return shared
 
 
 def _is_peft(backbone: Any) -> bool:

@@ -159,11 +159,6 @@ class TrainEmbeddingConfig(TrainingConfig):
         super().__post_init__()
         if both := self.validation_data.keys() & self.eval_sets.keys():
             raise ValueError(f"validation_data and eval_sets both have {sorted(both)}; give different names.")
-        if self.model.activation_checkpointing and self.model.lora.dropout and self.retained_graph_tokens:
-            raise ValueError(
-                "model.activation_checkpointing with model.lora.dropout needs retained_graph_tokens=0: a recomputed "
-                "layer of one kept chunk would draw the masks of another."
-            )
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()

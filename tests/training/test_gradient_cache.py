@@ -10,7 +10,7 @@ from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.models.encoder import Encoder
-from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.engine import SingleEngine
@@ -98,6 +98,28 @@ def test_a_replay_draws_the_same_dropout_and_the_dropout_is_real(tiny_qwen3: Pat
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
     for name, gradient in results[0][1].items():
         torch.testing.assert_close(gradient, results[1][1][name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("retained_graph_tokens", [0, 25, 10**6])
+def test_a_recomputed_layer_draws_its_own_chunks_dropout(tiny_qwen3: Path, retained_graph_tokens: int) -> None:
+    """Activation checkpointing recomputes the layers of one kept chunk after all others were encoded."""
+    found = []
+    for checkpointing, kept in ((False, 0), (True, retained_graph_tokens)):
+        torch.manual_seed(0)
+        lora = LoraConfig(rank=4, dropout=0.3)
+        config = ModelConfig(path=str(tiny_qwen3), lora=lora, activation_checkpointing=checkpointing)
+        encoder = load_encoder(config).double()
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        engine = engine_of(encoder)
+        engine.seed_dropout(7)
+        cache = GradientCache(engine, tokens_per_chunk=12, retained_graph_tokens=kept)
+        vectors = cache.encode(PackedTokens.from_lists(TEXTS))
+        cache.backward(torch.linspace(-1, 1, vectors.numel(), dtype=torch.float64).view_as(vectors))
+        found.append({name: p.grad for name, p in encoder.named_parameters() if p.requires_grad})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_replaying_leaves_the_random_state_as_it_found_it(tiny_qwen3: Path) -> None:
