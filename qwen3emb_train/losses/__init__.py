@@ -1,3 +1,3 @@
-"""Mathematics on tensors: each loss is a dataclass of settings, called on vectors by role. No model, no tracker and no
-process group appears here; other ranks' vectors arrive as an argument.
+"""Losses on tensors: each is a dataclass of settings, called on embeddings by role. Nothing here uses a model, a
+tracker or a process group; other ranks' embeddings are passed as an argument.
 """

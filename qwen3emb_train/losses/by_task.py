@@ -1,8 +1,8 @@
 """Which loss trains which task.
 
-The Qwen3-Embedding report trains everything with Eq. 1. Its successor (arXiv 2601.04720) gives similarity,
-classification and reranker scores losses of their own. That is the default here; ``tasks_with_main_loss``
-takes it back task by task.
+The Qwen3-Embedding report (arXiv 2506.05176) trains every task with Eq. 1. Its successor (arXiv 2601.04720) has
+separate losses for similarity, classification and reranker scores. That is the default here; ``tasks_with_main_loss``
+reverts it task by task.
 """
 
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ OWN_LOSS = ("sts", "classification", "clustering")
 
 @dataclass
 class TaskLosses:
-    """The losses of the tasks that the run's own loss does not serve, and what is added to losses.
+    """The losses of tasks that do not use the run's main loss, and additional loss terms.
 
     Attributes:
-        tasks_with_main_loss: the tasks trained with the run's own loss. Naming sts, classification or clustering here
-            turns their own loss off; naming any other task makes it known.
+        tasks_with_main_loss: the tasks trained with the run's main loss. Listing sts, classification or clustering here
+            turns their own loss off; any other name defines a further task.
         sts: for pairs with scores.
         classification: for texts with right and wrong labels.
         clustering: for texts with a text, or the name, of their cluster.
         distillation: matches stored teacher scores, in the tasks of ``tasks_with_main_loss`` but sts, whose scores
-            are no teacher's.
-        distillation_weight: what distillation counts beside the task's loss; 0 = off.
-        spread_out: keeps vectors apart, in every task.
-        spread_out_weight: what it counts beside the task's loss; 0 = off.
+            do not come from a teacher.
+        distillation_weight: weight of distillation relative to the task's loss; 0 = off.
+        spread_out: spread-out regulariser, in every task.
+        spread_out_weight: its weight relative to the task's loss; 0 = off.
 
     Raises:
         ValueError: a weight is negative.
@@ -58,19 +58,19 @@ def loss_of_task(task: str, loss: EmbeddingLoss, task_losses: TaskLosses) -> Emb
     """The loss of a step of ``task``.
 
     Args:
-        task: the name that all rows of the step share.
-        loss: the run's own.
-        task_losses: what serves the other tasks, and the additions.
+        task: the task of all rows of the step.
+        loss: the run's main loss.
+        task_losses: losses of the other tasks, and the additional terms.
 
     Raises:
-        ValueError: nobody knows the task.
+        ValueError: the task is unknown.
     """
     own = task not in task_losses.tasks_with_main_loss
     if own and task not in OWN_LOSS:
         known = ", ".join(dict.fromkeys([*task_losses.tasks_with_main_loss, *OWN_LOSS]))
         raise ValueError(
             f"Task {task!r} has no loss. Known: {known}. Name one of these as the rows' task, or add this one to "
-            "task_losses.tasks_with_main_loss to train it with the run's own loss."
+            "task_losses.tasks_with_main_loss to train it with the run's main loss."
         )
     main: EmbeddingLoss = getattr(task_losses, task) if own else loss
     additions: dict[str, tuple[float, EmbeddingLoss]] = {}

@@ -1,4 +1,4 @@
-"""Clustering: texts of one cluster shall be nearer to one another than to texts of other clusters.
+"""Clustering: texts of one cluster should be closer to one another than to texts of other clusters.
 
 This is supervised contrastive learning (Khosla et al. 2020, arXiv 2004.11362, Eq. 2) in the form that keeps an anchor's
 other positives out of the denominator, where they would push texts of one cluster apart (SINCERE, Feeney and Hughes
@@ -6,8 +6,8 @@ other positives out of the denominator, where they would push texts of one clust
 
     L_i = mean over p in P(i) of -log(exp(s_ip / t) / (exp(s_ip / t) + sum over n in N(i) of exp(s_in / t)))
 
-Anchors are queries. A cluster is known by its texts: two rows belong together if a text of one (its query or a
-positive) is a text of the other. So a positive may be the cluster's name, or another text of the cluster.
+Anchors are queries. A cluster is identified by its texts: two rows are of the same cluster if a text of one (its query
+or a positive) is a text of the other. So a positive may be the cluster's name, or another text of the cluster.
 """
 
 import math
@@ -27,15 +27,15 @@ from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
 
 @dataclass
 class Clustering(EmbeddingLoss):
-    """The mean over this rank's queries of L_i; see the module.
+    """The mean of L_i over this rank's queries; see the module.
 
-    P(i) are all ranks' positives of rows of i's cluster and their queries, but for queries with i's own text; N(i) are
-    the queries and positives of all other rows, and i's own hard negatives. Hard negatives of other queries are unused.
+    P(i) are the gathered positives and queries of rows in i's cluster, except queries with i's own text; N(i) are the
+    queries and positives of all other rows, and i's own hard negatives. Hard negatives of other queries are unused.
     A query without negatives contributes 0.
 
     Attributes:
         temperature: no report states one; 0.05.
-        tile_elements: the largest number of scores alive at once; at least one row is made.
+        tile_elements: the largest number of scores in memory at once (at least one anchor's).
 
     Raises:
         ValueError: a setting is out of its range.
@@ -53,8 +53,11 @@ class Clustering(EmbeddingLoss):
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
         """The mean over this rank's queries against all ranks' embeddings.
 
+        Args:
+            local, gathered, first_query: as in ``EmbeddingLoss``.
+
         Returns:
-            Its metrics are means over queries: ``positive_cosine``, ``effective_positives`` (the size of P(i)) and
+            The metrics are means over queries: ``positive_cosine``, ``effective_positives`` (the size of P(i)) and
             ``effective_negatives`` (of N(i)).
 
         Raises:
@@ -83,7 +86,7 @@ class Clustering(EmbeddingLoss):
             )
 
     def _own_negatives(self, local: Embeddings, anchors: Pairs) -> Negatives:
-        """Each anchor's hard negatives, but for those that its cluster's texts give away."""
+        """Each anchor's hard negatives, except texts of its own cluster."""
         query_idx = local.negative_query_idx
         cosines = (local.queries[query_idx] * local.negatives).sum(-1)
         masked = (local.negative_hash[:, None] == anchors.known_positives[query_idx]).any(1)
@@ -94,7 +97,7 @@ class Clustering(EmbeddingLoss):
     def _block(
         self, anchors: Pairs, own: Float[Tensor, " pairs"], gathered: GatheredTexts
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of some anchors: loss, mean cosine of the positives, and how many positives and in-batch negatives."""
+        """Per anchor: loss, mean cosine of the positives, and numbers of positives and in-batch negatives."""
         known_documents = masks.known_positives(anchors, gathered)
         same_queries = masks.any_of(anchors.known_positives, gathered.query_hash)
         same_queries |= masks.sharing_queries(known_documents, gathered)
@@ -113,7 +116,7 @@ class Clustering(EmbeddingLoss):
 
 
 def _anchors(local: Embeddings, first_query: int) -> Pairs:
-    """One pair for each query, which knows all texts of its row."""
+    """One pair for each query; its ``known_positives`` are all texts of its row."""
     pairs = Pairs.of(local, first_query)
     anchors = pairs.select(ragged.slots(local.positive_query_idx, len(local.queries))[:, 0])
     return replace(anchors, known_positives=torch.cat([local.query_hash[:, None], anchors.known_positives], dim=1))

@@ -1,10 +1,10 @@
-"""CoSENT: the order of the cosines shall be the order of the scores (Su Jianlin 2022, kexue.fm/archives/8847).
+"""CoSENT: cosines should be ordered as the scores are (Su Jianlin 2022, kexue.fm/archives/8847).
 
-It is what Qwen3-VL-Embedding trains similarity data with (arXiv 2601.04720). Over all pairs of texts i, j of all ranks
+Qwen3-VL-Embedding (arXiv 2601.04720) trains similarity data with it. For text pairs i, j of all ranks
 
     L = log(1 + sum over gold_i > gold_j of exp((cos_j - cos_i) / temperature))
 
-The sum has quadratically many terms. Sorted by score, those of one i are a prefix, so it is
+The sum has quadratically many terms. Sorted by score, the terms of one i form a prefix, so
 
     L = logsumexp(0, P_i - cos_i / temperature for every i), P_i = logsumexp(cos_j / temperature over gold_j < gold_i)
 
@@ -27,10 +27,10 @@ from qwen3emb_train.losses.pairs import normalized
 class CoSENT(EmbeddingLoss):
     """The CoSENT loss over all (query, positive) and (query, hard negative) pairs that have a score; see the module.
 
-    It is a function of all ranks' embeddings, so a rank with two pairs still orders them among everybody's.
+    It is a function of the gathered embeddings, so the pairs of one rank are compared with those of all ranks.
 
     Attributes:
-        temperature: 0.05 is CoSENT's own (a factor of 20); arXiv 2601.04720 states none.
+        temperature: 0.05 is the original one (a factor of 20); arXiv 2601.04720 states none.
 
     Raises:
         ValueError: the temperature is not positive.
@@ -47,10 +47,13 @@ class CoSENT(EmbeddingLoss):
         return True
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The loss of all gathered, the same on every rank.
+        """The loss of all gathered pairs, the same on every rank.
+
+        Args:
+            local, gathered, first_query: as in ``EmbeddingLoss``.
 
         Returns:
-            Its metrics, over all scored pairs of all ranks: ``scored_pairs``, how many there are; ``mean_cosine``; and
+            The metrics, over all scored pairs of all ranks: ``scored_pairs``, their number; ``mean_cosine``; and
             ``spearman``, the rank correlation of cosines and scores (0 where either is constant).
 
         Raises:
@@ -60,9 +63,9 @@ class CoSENT(EmbeddingLoss):
             cosines, scores = scored_pairs(normalized(local if gathered is None else gathered))
             if not len(scores):
                 raise ValueError(
-                    "CoSENT orders pairs by their scores, but no row of this step brings any. Give similarity data a "
+                    "CoSENT orders pairs by their scores, but no row of this step has any. Give similarity data a "
                     "'scores' field (one number for each positive, then for each negative), or train this task with "
-                    "the run's own loss (task_losses.tasks_with_main_loss)."
+                    "the run's main loss (task_losses.tasks_with_main_loss)."
                 )
             found = cosines.detach()
             return LossOutput(
@@ -102,7 +105,7 @@ def order_loss(logits: Float[Tensor, " pairs"], scores: Float[Tensor, " pairs"])
 
 
 def spearman(left: Float[Tensor, " items"], right: Float[Tensor, " items"]) -> Float[Tensor, ""]:
-    """Spearman's rank correlation; items that tie share their mean rank. 0 where either side is constant."""
+    """Spearman's rank correlation; tied items get their mean rank. 0 where either side is constant."""
     ranks = torch.stack([_mean_ranks(left), _mean_ranks(right)])
     centred = ranks - ranks.mean(1, keepdim=True)
     spread = centred.norm(dim=1).prod()

@@ -1,4 +1,4 @@
-"""What a set of negatives contributes to Z, the denominator of the softmax, and how contributions add up."""
+"""What a set of negatives contributes to Z, the denominator of the softmax, and how contributions are summed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from qwen3emb_train.losses import ragged
 def weighted_logits(
     cosines: Float[Tensor, "..."], temperature: float, hardness_strength: float
 ) -> Float[Tensor, "..."]:
-    """Logs of exp(hardness_strength * s) * exp(s / temperature); the first factor is a weight without gradient."""
+    """Logs of exp(hardness_strength * s) * exp(s / temperature); the first factor is a weight without gradient.
+
+    Args:
+        cosines: s.
+        temperature, hardness_strength: as in ``InfoNCE``.
+    """
     logits = cosines / temperature
     return logits + hardness_strength * cosines.detach() if hardness_strength else logits
 
@@ -23,11 +28,11 @@ class Negatives:
     """The negatives of each pair, summed.
 
     Attributes:
-        log_sum: log of the weighted sum of exp(score / temperature) over the unmasked ones; the floor where there is
-            none.
-        num_candidates: how many there are, masked ones included.
-        num_kept: how many are unmasked.
-        hardest: the largest unmasked query-document cosine; -inf where there is none. Without graph.
+        log_sum: log of the weighted sum of exp(score / temperature) over the unmasked ones; ``ragged.floor_of`` where
+            there is none.
+        num_candidates: number of negatives, masked ones included.
+        num_kept: number of unmasked ones.
+        hardest: the largest unmasked query-document cosine; -inf where there is none. Detached.
     """
 
     log_sum: Float[Tensor, " pairs"]
@@ -44,7 +49,15 @@ class Negatives:
         temperature: float,
         hardness_strength: float,
     ) -> "Negatives":
-        """From a ragged list of query-document cosines; ``pair`` says whose each one is."""
+        """From a ragged list of query-document cosines.
+
+        Args:
+            cosines: of the pairs' queries and their negatives.
+            masked: which of them do not count.
+            pair: the pair of each item.
+            num_pairs: number of pairs.
+            temperature, hardness_strength: as in ``InfoNCE``.
+        """
         logits = torch.where(
             masked, ragged.floor_of(cosines.dtype), weighted_logits(cosines, temperature, hardness_strength)
         )
@@ -58,7 +71,7 @@ class Negatives:
 
     @staticmethod
     def sum_of(parts: Sequence["Negatives"]) -> "Negatives":
-        """Several sets of negatives of the same pairs, added."""
+        """Several sets of negatives of the same pairs as one."""
         return Negatives(
             log_sum=torch.stack([part.log_sum for part in parts]).logsumexp(0),
             num_candidates=torch.stack([part.num_candidates for part in parts]).sum(0),

@@ -7,7 +7,7 @@ Two forms, over the positives and hard negatives of one query:
 - ``margin_mse``: the mean over its (positive, negative) pairs of the squared difference between the margin of the
   cosines and ``cosine_per_score`` times the margin of the scores (Hofstaetter et al. 2020, arXiv 2010.02666).
 
-In-batch documents have no score and take no part.
+In-batch documents have no score and are not used.
 """
 
 import math
@@ -28,23 +28,23 @@ class DistillationForm(str, Enum):
     """What of the teacher's scores is matched."""
 
     kl = "kl"  # the distribution over the query's documents
-    margin_mse = "margin_mse"  # by how much a positive leads a negative
+    margin_mse = "margin_mse"  # the margin between a positive and a negative
 
 
 @dataclass
 class Distillation(EmbeddingLoss):
-    """The mean over queries of what separates the cosines from the teacher's scores; see the module for the forms.
+    """The mean over queries of the divergence of cosines from teacher scores; see the module for the forms.
 
-    A document without a score (NaN) is left out. A query left with nothing to compare (fewer than two documents, or for
-    ``margin_mse`` no positive or no negative) contributes 0 to the mean, which stays one over *all* queries.
+    A document without a score (NaN) is left out. A query with nothing to compare (fewer than two scored documents, or
+    for ``margin_mse`` no positive or no negative) contributes 0 to the mean, which is still over *all* queries.
 
     Attributes:
         form: kl or margin_mse.
-        temperature: of the cosines, for kl. Stated by no report; 0.05.
-        teacher_temperature: of the scores, for kl. 1 suits logits, which is what our reranker gives (the difference of
-            yes and no); scores that are probabilities or cosines are nearly uniform at 1 and want about 0.05.
-        cosine_per_score: the margin in cosine that stands for a margin of 1 in scores, for margin_mse. 0.05 maps logits
-            of -10..10 to the whole range of the cosine; scores that are cosines want 1.
+        temperature: of the cosines, for kl. No report states one; 0.05.
+        teacher_temperature: of the scores, for kl. 1 suits logits, which our reranker gives (the difference of yes and
+            no); probabilities or cosines are nearly uniform at 1 and need about 0.05.
+        cosine_per_score: the cosine margin that corresponds to a score margin of 1, for margin_mse. 0.05 maps logits
+            of -10..10 to the whole range of the cosine; scores that are cosines need 1.
         require_scores: whether a step without any score is an error. False: it contributes 0, for mixtures in which
             only some sources have scores.
 
@@ -68,18 +68,22 @@ class Distillation(EmbeddingLoss):
         return False
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The mean over this rank's queries; ``gathered`` is not looked at.
+        """The mean over this rank's queries.
+
+        Args:
+            local: this rank's embeddings.
+            gathered, first_query: not used.
 
         Returns:
-            Its metric is ``scored_share``: the share of queries that had something to compare.
+            The metric is ``scored_share``: the share of queries that had something to compare.
 
         Raises:
-            ValueError: the rows bring no scores and ``require_scores`` is on.
+            ValueError: the rows have no scores and ``require_scores`` is on.
         """
         positive_scores, negative_scores = local.positive_scores, local.negative_scores
         if positive_scores is None and negative_scores is None and self.require_scores:
             raise ValueError(
-                "Distillation matches a teacher's scores, but no row of this step brings any. Give the rows a 'scores' "
+                "Distillation matches a teacher's scores, but no row of this step has any. Give the rows a 'scores' "
                 "field (one number for each positive, then for each negative), or set require_scores=false where only "
                 "some sources have scores, or distillation_weight=0."
             )
@@ -94,11 +98,10 @@ class Distillation(EmbeddingLoss):
     def _divergence(self, positives: "_Scored", negatives: "_Scored", num_queries: int) -> tuple[Tensor, Tensor]:
         """KL of each query, and which queries have two documents or more."""
         query_idx = torch.cat([positives.query_idx, negatives.query_idx])
-        student = _log_softmax(
-            torch.cat([positives.cosines, negatives.cosines]) / self.temperature, query_idx, num_queries
-        )
+        cosines = torch.cat([positives.cosines, negatives.cosines])
+        student = ragged.segment_log_softmax(cosines / self.temperature, query_idx, num_queries)
         scores = torch.cat([positives.scores, negatives.scores])
-        teacher = _log_softmax(scores / self.teacher_temperature, query_idx, num_queries)
+        teacher = ragged.segment_log_softmax(scores / self.teacher_temperature, query_idx, num_queries)
         losses = student.new_zeros(num_queries).index_add(0, query_idx, teacher.exp() * (teacher - student))
         return losses, ragged.count_items(query_idx, num_queries) > 1
 
@@ -133,10 +136,3 @@ class _Scored:
         scores = torch.full_like(cosines, torch.nan) if scores is None else scores.to(cosines.dtype)
         known = ~scores.isnan()
         return _Scored(cosines[known], scores.detach()[known], query_idx[known])
-
-
-def _log_softmax(
-    values: Float[Tensor, " items"], query_idx: Int[Tensor, " items"], num_owners: int
-) -> Float[Tensor, " items"]:
-    """Among the items of the same query_idx."""
-    return values - ragged.segment_logsumexp(values, query_idx, num_owners)[query_idx]

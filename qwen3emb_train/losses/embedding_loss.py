@@ -1,15 +1,16 @@
-"""What every embedding loss is: a dataclass of settings that is called on vectors by role.
+"""The interface of every embedding loss: a dataclass of settings that is called on embeddings by role.
 
-**Exact over ranks.** The caller averages every rank's gradient over the ranks (DDP, ZeRO and FSDP all do), and the
-gather that made ``gathered`` sums, in its backward pass, what all ranks want of a rank's vectors. With these two, and
-equally many queries on every rank, a loss has the value and the gradient of the undivided batch if it is one of
+**Exact over ranks.** The caller averages gradients over the ranks (DDP, ZeRO and FSDP all do), and the backward pass of
+the gather that made ``gathered`` sums, for each rank's embeddings, the gradients of all ranks. Given these two, and
+equally many queries on every rank, a loss has the value and the gradient of the global batch if it is one of
 
-- a **mean over this rank's queries**, where each term holds one local query (and its documents) against any gathered;
-- a **function of the gathered alone**, which every rank computes in full: the mean of equal numbers is the number, and
-  the gather's sum brings each vector the gradient once from every rank, of which the mean is once.
+- a **mean over this rank's queries**, where each term compares one local query (and its documents) with any gathered
+  embeddings;
+- a **function of the gathered embeddings alone**, computed in full on every rank: the mean of equal numbers is that
+  number, and the gather's backward sums one equal gradient from each rank, whose mean is that gradient.
 
-A sum of such losses is exact too. Nothing in this room multiplies or divides by the number of ranks. A mean over *some*
-local queries (those that have a score, say) would be wrong: ranks have different numbers of them.
+A sum of such losses is exact too. Nothing in this package multiplies or divides by the number of ranks. A mean over
+*some* local queries (those that have a score, say) would be wrong: ranks have different numbers of them.
 """
 
 from abc import ABC, abstractmethod
@@ -24,11 +25,11 @@ from qwen3emb_train.losses.embeddings import Embeddings
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a loss gives back.
+    """What a loss returns.
 
     Attributes:
-        loss: the scalar to differentiate: the mean over this rank's queries, or the value for all gathered.
-        metrics: what to log about it, 0-dim tensors without graph.
+        loss: the scalar to differentiate: the mean over this rank's queries, or the value for all gathered embeddings.
+        metrics: values to log, detached 0-dim tensors.
     """
 
     loss: Float[Tensor, ""]
@@ -37,20 +38,20 @@ class LossOutput:
 
 @dataclass
 class EmbeddingLoss(ABC):
-    """Base of the embedding losses, and the type of their slot in a configuration.
+    """Base class of the embedding losses, and their type in a configuration.
 
-    A loss is a plain dataclass: its fields are its settings and its Hydra schema, and it holds no state. It knows
-    neither model nor process group; whoever calls it brings the other ranks' vectors as ``gathered``.
+    A loss is a plain dataclass: its fields are its settings and its Hydra schema, and it holds no state. It uses
+    neither model nor process group; the caller passes all ranks' embeddings as ``gathered``.
     """
 
     @property
     def needs_gathered(self) -> bool:
-        """Whether it looks at other ranks' vectors. False: call it with ``local`` alone, on any number of ranks."""
+        """Whether it uses other ranks' embeddings. False: call it with ``local`` alone, on any number of ranks."""
         return True
 
     @property
     def needs_gathered_negatives(self) -> bool:
-        """Whether it looks at other ranks' hard negatives. False: those of ``gathered`` may be empty."""
+        """Whether it uses other ranks' hard negatives. False: those of ``gathered`` may be empty."""
         return False
 
     @abstractmethod
@@ -58,16 +59,21 @@ class EmbeddingLoss(ABC):
         """The loss of this rank's queries; see the module for what makes it exact over ranks.
 
         Args:
-            local: this rank's vectors; query indices count this rank's queries from 0.
-            gathered: all ranks' vectors in rank order, with gradient; query indices count all queries. None: ``local``
-                is all.
-            first_query: the number of this rank's first query among all queries.
+            local: this rank's embeddings; query indices count this rank's queries from 0.
+            gathered: all ranks' embeddings in rank order, with gradient; query indices count all queries. None:
+                ``local`` is the global batch.
+            first_query: index of this rank's first query among all queries.
         """
 
     def on_prefixes(
         self, local: Embeddings, gathered: Embeddings | None, dims: Sequence[int], first_query: int = 0
     ) -> list[LossOutput]:
-        """The loss on each prefix of the vectors (``dims``: lengths); one by one, unless a loss knows better."""
+        """The loss on each prefix of the embeddings; one by one, unless a loss has a faster way.
+
+        Args:
+            local, gathered, first_query: as for a call.
+            dims: prefix lengths.
+        """
         return [
             self(local.truncated(dim), None if gathered is None else gathered.truncated(dim), first_query)
             for dim in dims

@@ -1,4 +1,4 @@
-"""The vectors of a step by role: what every embedding loss takes."""
+"""The embeddings of a step by role: the input of every embedding loss."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors by role, not normalised: a loss that wants cosines normalises them itself.
+    """Embeddings by role, not normalised: a loss that uses cosines normalises them itself.
 
-    Keeping them raw makes Matryoshka a slice (``truncated``): truncation comes *before* the L2 norm, as in the
-    released example (docs/sources.md).
+    Unnormalised, a Matryoshka prefix is a slice (``truncated``): truncation comes *before* the L2 norm, as in the
+    released models' usage code (Qwen/Qwen3-Embedding).
 
     Attributes:
         queries: one vector for each query.
-        positives: one for each positive; ``positive_query_idx`` (ascending) says whose.
-        negatives: one for each hard negative; ``negative_query_idx`` (ascending) says whose. May be empty.
+        positives: one for each positive; ``positive_query_idx`` (ascending) is its query.
+        negatives: one for each hard negative; ``negative_query_idx`` (ascending) is its query. May be empty.
         query_hash, positive_hash, negative_hash: text hashes; equal hash = equal text.
         positive_scores, negative_scores: a teacher's or annotators' score of each (query, document) pair; NaN where a
-            row brings none, None where no row does.
+            row has none, None where no row has any.
     """
 
     queries: Float[Tensor, "queries dim"]
@@ -39,7 +39,11 @@ class Embeddings:
         return self.queries.shape[1]
 
     def truncated(self, dim: int) -> "Embeddings":
-        """The first ``dim`` components of every vector (a Matryoshka prefix)."""
+        """The first ``dim`` components of every vector (a Matryoshka prefix).
+
+        Raises:
+            ValueError: ``dim`` is outside 1..``self.dim``.
+        """
         if not 0 < dim <= self.dim:
             raise ValueError(f"Matryoshka dim {dim} is not within 1..{self.dim}, the encoder's dimension.")
         return replace(
@@ -50,7 +54,7 @@ class Embeddings:
         )
 
     def detach(self) -> "Embeddings":
-        """The same vectors without graph."""
+        """The same embeddings without graph."""
         return replace(
             self, queries=self.queries.detach(), positives=self.positives.detach(), negatives=self.negatives.detach()
         )

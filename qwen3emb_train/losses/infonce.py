@@ -11,8 +11,8 @@ For each query i with positive d_i+, cosine s and temperature t the loss is -log
 and m_ij = 0 where s_ij > s(q_i, d_i+) + 0.1 or d_j == d_i+ (a likely, or a certain, false negative), else 1.
 With ``hardness_strength`` (not the report's; off by default) m_ij is exp(hardness_strength * s_ij) instead of 1.
 
-Terms (3) to (5) are [pairs x columns] matrices, made in tiles and made again for the backward pass (``tiles.py``), so
-their memory does not grow with the batch; and for all Matryoshka prefixes at once.
+Terms (3) to (5) are [local pairs x gathered texts] matrices, computed in tiles and recomputed in the backward pass
+(``tiles.py``), so their memory does not grow with the batch, and for all Matryoshka prefixes at once.
 """
 
 import math
@@ -38,7 +38,7 @@ class DocumentDocumentThreshold(str, Enum):
 
     none = "none"  # the margin does not apply to (4): ms-swift's reading
     query_document = "query_document"  # s(q_i, d_j): the report's own words
-    document_document = "document_document"  # s(d_i+, d_j): the score that stands in (4)
+    document_document = "document_document"  # s(d_i+, d_j): the score in (4) itself
 
 
 class HardnessMode(str, Enum):
@@ -54,31 +54,31 @@ class InfoNCE(EmbeddingLoss):
     """The mean over queries of -log(exp(s+ / temperature) / Z); see the module for the terms of Z.
 
     A query with several positives is one softmax row for each of them, each weighted 1 / number of its positives; the
-    others are never its negatives. Vectors come raw and are normalised here, in float32 at least.
+    others are never its negatives. Embeddings are passed unnormalised and normalised here, in float32 at least.
 
     Attributes:
-        temperature: never stated by the report; 0.02 is what llama-embed-nemotron-8b and QZhou use.
+        temperature: not stated in the report; llama-embed-nemotron-8b and QZhou use 0.02.
         positive_in_denominator: term (1). Off: decoupled contrastive learning, not the report's.
         hard_negatives: term (2).
         query_query: term (3). The report has it in both stages; its successor (arXiv 2601.04720) drops it in stage 2.
         document_document: term (4). As for ``query_query``.
-        query_document: term (5). Missing in the report's first version by mistake.
+        query_document: term (5). The report's first version omits it by mistake.
         false_negative_margin: in units of cosine, before the temperature: masks negatives that score *more* than this
             above the positive (strict; Eq. 1 says 0.1). None: no such mask. The comparison carries no gradient.
         mask_hard_negatives: whether the margin also applies to the query's own hard negatives; (2) carries an m_ik.
-        document_document_threshold: the report defines s_ij as the "score of q_i,d_j or q_i,q_j" and leaves (4) open;
-            the default takes the former at its word.
+        document_document_threshold: the report defines s_ij as the "score of q_i,d_j or q_i,q_j", which leaves (4)
+            open; the default is the former, s(q_i, d_j).
         mask_identical: Eq. 1's d_j == d_i+, by text hash. Masks documents in (2), (4), (5) that have the text of any
             positive of query i, and in (3) the queries j that share a positive text with it.
         mask_same_query: ours: a query j with the text of query i, and its positives, are not negatives of i.
-        gather_hard_negatives: whether other queries' hard negatives are columns of (4) and (5) too. The report's second
-            version says "other in-batch documents", its first "positive and negative documents".
+        gather_hard_negatives: whether other queries' hard negatives are documents of (4) and (5) too. The report's
+            second version says "other in-batch documents", its first "positive and negative documents".
         hardness_strength: weights each negative with exp(hardness_strength * its cosine), so that hard ones count more;
             the weight carries no gradient. LLaVE (arXiv 2503.04812) uses 9 on in-batch negatives, EmbeddingGemma (arXiv
             2509.20354) 5 on hard negatives. 0: off, as in the report.
         hardness_mode: which negatives ``hardness_strength`` weights.
-        tile_elements: the largest number of scores alive at once, those of a tile's terms and prefixes together. On a
-            CPU tiles are smaller, as its cache is.
+        tile_elements: the largest number of scores in memory at once, over a tile's terms and prefixes. On a CPU tiles
+            are smaller, to fit its cache.
 
     Raises:
         ValueError: a setting is out of its range, or no term with negatives is on.
@@ -153,7 +153,7 @@ class InfoNCE(EmbeddingLoss):
 
     @property
     def in_batch(self) -> bool:
-        """Whether any term looks at other queries of the batch."""
+        """Whether any term uses other queries of the batch."""
         return self.query_query or self.document_document or self.query_document
 
     @property
@@ -165,37 +165,45 @@ class InfoNCE(EmbeddingLoss):
         return self.gather_hard_negatives and (self.document_document or self.query_document)
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The loss of this rank's queries against the documents and queries of all ranks; see ``on_prefixes``."""
+        """The loss of this rank's queries against the documents and queries of all ranks.
+
+        Args:
+            local, gathered, first_query: as in ``on_prefixes``, which also lists the metrics.
+
+        Raises:
+            ValueError: as ``on_prefixes``.
+        """
         return self.on_prefixes(local, gathered, [local.dim], first_query)[0]
 
     def on_prefixes(
         self, local: Embeddings, gathered: Embeddings | None, dims: Sequence[int], first_query: int = 0
     ) -> list[LossOutput]:
-        """The loss on each prefix of the vectors; the scores of all are made in one sweep.
+        """The loss on each prefix of the embeddings; the scores of all prefixes are computed in one pass.
 
         Args:
-            local: this rank's vectors, query indices counted from this rank's query 0. Hard negatives serve term (2).
-            gathered: all ranks' vectors in rank order with gradient, query indices counted over all queries; its
-                negatives matter only with ``gather_hard_negatives``. None: ``local`` is the whole batch.
+            local: this rank's embeddings, query indices counted from this rank's query 0. Its hard negatives are used
+                in term (2).
+            gathered: all ranks' embeddings in rank order with gradient, query indices counted over all queries; its
+                negatives are used only with ``gather_hard_negatives``. None: ``local`` is the global batch.
             dims: prefix lengths, in any order.
-            first_query: the number of this rank's first query among all queries.
+            first_query: index of this rank's first query among all queries.
 
         Returns:
-            For each of ``dims`` the mean over local queries. Its metrics are means over queries too:
+            For each of ``dims`` the mean over local queries. The metrics are means over queries too:
             ``positive_cosine``, ``hardest_negative_cosine`` (largest unmasked query-document cosine; queries without
             one do not count, and if none has one it is -1), ``effective_negatives`` (unmasked negatives in Z); and over
             all candidate negatives, ``masked_share``.
 
         Raises:
-            ValueError: ``gathered`` does not reach to this rank's last query, or a query has no positive.
+            ValueError: ``gathered`` does not contain all of this rank's queries, or a query has no positive.
         """
         num_queries = len((local if gathered is None else gathered).queries)
         if first_query + len(local.queries) > num_queries:
             raise ValueError(
                 f"Local queries {first_query}..{first_query + len(local.queries) - 1} are not among the {num_queries} "
-                "gathered queries. Pass all ranks' vectors in rank order, and this rank's first query number."
+                "gathered queries. Pass all ranks' vectors in rank order, and the index of this rank's first query."
             )
-        # Autocast would make the cosines in 16 bits: bfloat16 knows them to 0.004, which is 0.2 at temperature 0.02.
+        # Autocast would compute cosines in 16 bits: bfloat16 rounds them to 0.004, which is 0.2 at temperature 0.02.
         with torch.autocast(local.queries.device.type, enabled=False):
             ascending = sorted(dims)
             prefixes = [normalized(local.truncated(dim)) for dim in ascending]
@@ -214,7 +222,7 @@ class InfoNCE(EmbeddingLoss):
         return self.hardness_strength if self.hardness_mode in (scope, HardnessMode.all_negatives) else 0.0
 
     def _output(self, local: Embeddings, pairs: Pairs, negatives: Negatives) -> LossOutput:
-        """log(Z / exp(s+ / t)) of each pair, and its mean."""
+        """The mean of log(Z / exp(s+ / t)) over the pairs, and the metrics."""
         # Relative to the positive the sum is log(1 + x): exact for small losses, where log(Z) - s+ / t would cancel.
         excess = negatives.log_sum - pairs.positive_cosine / self.temperature
         if self.positive_in_denominator:
@@ -238,12 +246,12 @@ class InfoNCE(EmbeddingLoss):
         )
 
     def _limit(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
-        """Above this cosine a negative is taken for a false one."""
+        """Above this cosine a negative counts as a false one."""
         margin = math.inf if self.false_negative_margin is None else self.false_negative_margin
         return pairs.positive_cosine.detach() + margin
 
     def _own_negatives(self, pairs: Pairs, local: Embeddings) -> Negatives:
-        """Term (2). Its scores are as many as the pairs' own negatives: no matrix, hence no blocks."""
+        """Term (2). It has one score for each of a pair's own negatives: no matrix, hence no tiles."""
         num_pairs = len(pairs.queries)
         cosines = (local.queries[local.negative_query_idx] * local.negatives).sum(-1)
         pair, negative = ragged.join(local.positive_query_idx, local.negative_query_idx, len(local.queries))
@@ -261,8 +269,8 @@ class InfoNCE(EmbeddingLoss):
 
         Args:
             pairs: on each prefix.
-            vectors: all ranks' on the longest prefix.
-            dims: the prefixes' lengths, ascending.
+            vectors: all ranks' embeddings on the longest prefix.
+            dims: prefix lengths, ascending.
         """
         own, gathered = pairs[-1], GatheredTexts.of(vectors, self.gather_hard_negatives)
         by_text = self.mask_identical, self.mask_same_query
@@ -285,11 +293,11 @@ class InfoNCE(EmbeddingLoss):
         left = Vectors.of(torch.cat([own.queries, own.positives]), dims)
         right = Vectors.of(torch.cat([gathered.queries, gathered.documents]), dims)
         log_sum, num_excluded, hardest = TiledLogSum.apply(*left, *right, tiles)
-        times = self.query_document + self.document_document  # that a document is a column
-        num_columns = self.query_query * len(gathered.queries) + times * len(gathered.documents)
+        times = self.query_document + self.document_document  # in how many terms each document occurs
+        num_texts = self.query_query * len(gathered.queries) + times * len(gathered.documents)
         num_own = ragged.count_items(gathered.document_query_idx, len(gathered.queries))[own.query_number]
-        num_candidates = num_columns - (self.query_query + times * num_own)
+        num_candidates = num_texts - (self.query_query + times * num_own)
         return [
-            Negatives(log_sum[:, i], num_candidates, num_columns - num_excluded[:, i], hardest[:, i])
+            Negatives(log_sum[:, i], num_candidates, num_texts - num_excluded[:, i], hardest[:, i])
             for i in range(len(dims))
         ]

@@ -1,7 +1,7 @@
-"""Classification: a text shall be nearer to its labels than to its wrong labels (arXiv 2601.04720).
+"""Classification: a text should be closer to its labels than to wrong labels (arXiv 2601.04720).
 
-Other queries of the batch say nothing about this one: with few labels, most of their documents *are* its label. So the
-negatives are the explicit wrong labels of the same query, and nothing else.
+In-batch documents are no negatives: with few labels, most of them *are* the query's label. So the negatives are the
+explicit wrong labels of the same query, and nothing else.
 """
 
 import math
@@ -39,14 +39,19 @@ class LabelContrast(EmbeddingLoss):
         return False
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The mean over this rank's queries; ``gathered`` is not looked at. Metrics are those of ``InfoNCE``."""
+        """The mean over this rank's queries. The metrics are those of ``InfoNCE``.
+
+        Args:
+            local: this rank's embeddings.
+            gathered, first_query: not used.
+        """
         if not len(local.negatives):
             warnings.warn(
-                "Classification rows without any wrong label teach nothing: their loss is 0. Give each row other "
-                "labels as 'negatives', or train this task with the run's own loss (task_losses.tasks_with_main_loss).",
+                "Classification rows without any wrong label have loss 0. Give each row other labels as 'negatives', "
+                "or train this task with the run's main loss (task_losses.tasks_with_main_loss).",
                 stacklevel=2,
             )
-        # The score of a wrong label says nothing about whether it is one: no margin.
+        # Wrong labels are known to be wrong, whatever their score: no false-negative margin.
         contrast = InfoNCE(
             temperature=self.temperature,
             query_query=False,

@@ -1,9 +1,9 @@
 """List-wise training of a reranker: the documents of a query against one another. Beyond the report.
 
-The report trains point-wise. Asked about list-wise losses, a maintainer answered "not recommended", because inference
-is point-wise (QwenLM/Qwen3-Embedding issue 165): only differences within a query count here, so P(yes) may drift as a
-whole and no threshold on it stays meaningful. Where only the order within a query is wanted they can still be of use,
-best as an addition to the point-wise loss (``RerankingSum``).
+The report (arXiv 2506.05176) trains point-wise. Asked about list-wise losses, a maintainer answered "not recommended",
+because inference is point-wise (QwenLM/Qwen3-Embedding issue 165): only differences within a query count here, so
+P(yes) may drift as a whole and thresholds on it lose their meaning. They can still be useful where only the order
+within a query matters, best in addition to the point-wise loss (``RerankingSum``).
 """
 
 import math
@@ -60,7 +60,7 @@ class _ListWise(RerankingLoss):
         query_idx: Int[Tensor, " documents"],
         num_queries: int,
     ) -> Float[Tensor, " queries"]:
-        """Of each query; anything finite for one that lacks a class."""
+        """The loss of each query; any finite value for a query that lacks relevant or other documents."""
 
 
 @dataclass
@@ -115,8 +115,8 @@ class ListNet(_ListWise):
         num_queries: int,
     ) -> Float[Tensor, " queries"]:
         num_relevant = labels.new_zeros(num_queries).index_add(0, query_idx, labels).clamp(min=1)
-        surprise = ragged.segment_logsumexp(scores, query_idx, num_queries)[query_idx] - scores
-        return scores.new_zeros(num_queries).index_add(0, query_idx, labels * surprise) / num_relevant
+        losses = -ragged.segment_log_softmax(scores, query_idx, num_queries)
+        return scores.new_zeros(num_queries).index_add(0, query_idx, labels * losses) / num_relevant
 
 
 def _has_both(

@@ -1,6 +1,6 @@
-"""Which columns are no negatives of a pair, whatever they score: its own, and those known by their text.
+"""Which gathered texts are no negatives of a pair, whatever their score: its own, and texts equal to known ones.
 
-The third reason, a score too far above the positive, is a comparison in ``tiles.py``.
+The third reason, a score too far above the positive's, is a comparison in ``tiles.py``.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,21 @@ from qwen3emb_train.losses.pairs import GatheredTexts, Pairs
 _NO_TEXT = -1  # hashes are 0 or more
 
 Keys = Sequence[tuple[Tensor, Tensor]]
-"""For each reason, keys of every pair and of every column: a column that shares one with a pair is no negative of it.
+"""For each reason, keys of the local pairs and of the gathered texts: a text that shares a key with a pair is no
+negative of it.
 
 Both are ``[items, slots]``, as wide as the item with the most keys; the others repeat one (``ragged.slots``).
 """
 
 
 def query_keys(pairs: Pairs, gathered: GatheredTexts, identical: bool, same_query: bool) -> Keys:
-    """What excludes queries: being the pair's own, sharing a positive with it, having the same text."""
+    """What excludes queries: being the pair's own, sharing a positive with it, having the same text.
+
+    Args:
+        pairs: of this rank.
+        gathered: all ranks' texts.
+        identical, same_query: ``InfoNCE.mask_identical`` and ``mask_same_query``.
+    """
     numbers = torch.arange(len(gathered.queries), device=pairs.query_number.device)
     keys = [(pairs.query_number[:, None], numbers[:, None])]
     if identical and _repeats(gathered.document_hash):
@@ -32,35 +39,47 @@ def query_keys(pairs: Pairs, gathered: GatheredTexts, identical: bool, same_quer
 
 
 def document_keys(pairs: Pairs, gathered: GatheredTexts, identical: bool, same_query: bool) -> Keys:
-    """What excludes documents: belonging to the pair's query, being known as a positive, answering the same text."""
+    """What excludes documents: belonging to the pair's query, having the text of one of its positives, being a positive
+    of an equal query.
+
+    Args:
+        pairs: of this rank.
+        gathered: all ranks' texts.
+        identical, same_query: ``InfoNCE.mask_identical`` and ``mask_same_query``.
+    """
     keys = [(pairs.query_number[:, None], gathered.document_query_idx[:, None])]
     if identical and _repeats(gathered.document_hash):
         keys.append((pairs.known_positives, gathered.document_hash[:, None]))
     if same_query and _repeats(gathered.query_hash):
         answered = gathered.query_hash[gathered.document_query_idx]
-        answered[gathered.num_positives :] = _NO_TEXT  # hard negatives answer nothing
+        answered[gathered.num_positives :] = _NO_TEXT  # hard negatives answer no query
         keys.append((pairs.query_hash[:, None], answered[:, None]))
     return keys
 
 
 def _repeats(hashes: Int[Tensor, " texts"]) -> bool:
-    """Whether two texts are equal; else a text gives away only what is the pair's own."""
+    """Whether two texts are equal; if none are, only the pair's own texts can match."""
     return len(hashes.unique()) < len(hashes)
 
 
-def have_same_key(keys: Keys, pairs: slice, columns: slice) -> Bool[Tensor, "rows columns"]:
-    """Which of some columns share a key with which of some pairs, for any reason."""
+def have_same_key(keys: Keys, pairs: slice, texts: slice) -> Bool[Tensor, "pairs texts"]:
+    """Which texts share a key with which pairs, for any reason.
+
+    Args:
+        keys: of all local pairs and all gathered texts of a role.
+        pairs, texts: the ranges to compare.
+    """
     first, second = keys[0]
-    found = first[pairs] == second[columns, 0]
-    for of_pairs, of_columns in keys[1:]:
-        for theirs in _different(of_columns[columns]):
-            for own in _different(of_pairs[pairs]):
-                found |= own[:, None] == theirs
+    found = first[pairs] == second[texts, 0]
+    for pair_keys, text_keys in keys[1:]:
+        for text_key in _different(text_keys[texts]):
+            for pair_key in _different(pair_keys[pairs]):
+                found |= pair_key[:, None] == text_key
     return found
 
 
 def _different(slots: Int[Tensor, "items slots"]) -> list[Tensor]:
-    """The slots, without those that only repeat: few items have as many keys as the richest."""
+    """The slots, without those that only repeat the one before: few items have the largest number of keys."""
     every = slots.unbind(1)
     return [slot for i, slot in enumerate(every) if i == 0 or not torch.equal(slot, every[i - 1])]
 
@@ -75,16 +94,16 @@ def known_positives(pairs: Pairs, gathered: GatheredTexts) -> Bool[Tensor, "pair
     return any_of(pairs.known_positives, gathered.document_hash)
 
 
-def any_of(known: Int[Tensor, "pairs slots"], hashes: Int[Tensor, " columns"]) -> Bool[Tensor, "pairs columns"]:
-    """Which columns have any of the texts that each pair knows."""
+def any_of(known: Int[Tensor, "pairs slots"], hashes: Int[Tensor, " texts"]) -> Bool[Tensor, "pairs texts"]:
+    """Which texts have any of each pair's known hashes."""
     found = torch.zeros(len(known), len(hashes), dtype=torch.bool, device=known.device)
-    for text in known.unbind(1):  # over slots: as many as the richest query has positives
+    for text in known.unbind(1):  # over slots: the largest number of positives of a query
         found |= text[:, None] == hashes
     return found
 
 
 def sharing_queries(known: Bool[Tensor, "pairs documents"], gathered: GatheredTexts) -> Bool[Tensor, "pairs queries"]:
-    """Which queries own a positive that is ``known`` as a positive of the pair's query."""
+    """Which queries have a positive that is ``known`` as a positive of the pair's query."""
     found = torch.zeros(len(known), len(gathered.queries), dtype=torch.bool, device=known.device)
     for document in gathered.positive_slots.unbind(1):
         found |= known[:, document]

@@ -24,15 +24,15 @@ def matryoshka(
 
     Args:
         loss: any embedding loss.
-        local, gathered, first_query: as the loss takes them.
-        dims: prefix lengths, exactly these: the full dimension takes part if it is named. Empty: only the full one.
+        local, gathered, first_query: arguments of the loss.
+        dims: prefix lengths, exactly these: the full dimension is used only if listed. Empty: only the full one.
         weights: one for each of ``dims``, at any scale; None: all equal. The report gives none.
 
     Returns:
         The mean, the metrics of the largest prefix, and each prefix's loss as ``loss_dim_{dim}``.
 
     Raises:
-        ValueError: dims repeat or leave 1..dim; weights do not match them or are not positive.
+        ValueError: as ``check_dims``.
     """
     if not dims:
         dims = [local.dim]
@@ -48,9 +48,18 @@ def matryoshka(
 
 
 def check_dims(dims: Sequence[int], weights: Sequence[float], full_dim: int) -> None:
-    """Refuses prefixes and weights that make no sense for an encoder of ``full_dim`` dimensions."""
+    """Checks prefixes and weights.
+
+    Args:
+        dims: prefix lengths.
+        weights: one for each of them.
+        full_dim: the encoder's dimension.
+
+    Raises:
+        ValueError: dims repeat or are outside 1..full_dim; weights do not match them or are not positive.
+    """
     if len(set(dims)) < len(dims):
-        raise ValueError(f"Matryoshka dims {list(dims)} repeat. Name each once; weights make one count more.")
+        raise ValueError(f"Matryoshka dims {list(dims)} repeat. List each once; weights make one count more.")
     outside = [dim for dim in dims if not 1 <= dim <= full_dim]
     if outside:
         raise ValueError(f"Matryoshka dims {outside} are not within 1..{full_dim}, the encoder's dimension.")

@@ -1,7 +1,7 @@
 """Both sides of the contrastive softmax: local pairs and gathered texts.
 
 A local pair is one (query, positive) of this rank. Gathered texts are all ranks' queries and documents. Both are made
-once for each step; the scores between them are made in blocks (``infonce.py``).
+once per step; the scores between them are computed in tiles (``tiles.py``) or blocks (``clustering.py``).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -16,10 +16,10 @@ from qwen3emb_train.losses.embeddings import Embeddings
 
 
 def normalized(vectors: Embeddings) -> Embeddings:
-    """Every vector at length 1, so that a dot product is a cosine; in float32 at least."""
+    """Every vector scaled to length 1, so that a dot product is a cosine; in float32 at least."""
 
-    def unit(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-        return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
+    def unit(texts: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts dim"]:
+        return F.normalize(texts.to(torch.promote_types(texts.dtype, torch.float32)), dim=-1)
 
     return replace(
         vectors,
@@ -35,10 +35,10 @@ class Pairs:
 
     Attributes:
         queries, positives: unit vectors of the two texts.
-        positive_cosine: s(q_i, d_i+), which the margin is measured from.
-        query_number: the query's number among all ranks' queries.
+        positive_cosine: s(q_i, d_i+), from which the margin is measured.
+        query_number: the query's index among all ranks' queries.
         query_hash: the query's text hash.
-        known_positives: text hashes of *all* positives of the query, some perhaps repeated.
+        known_positives: text hashes of *all* positives of the query; some may be repeated.
     """
 
     queries: Float[Tensor, "pairs dim"]
@@ -50,7 +50,7 @@ class Pairs:
 
     @staticmethod
     def of(local: Embeddings, first_query: int) -> "Pairs":
-        """The pairs of normalised ``local``, whose query 0 is query ``first_query`` of all ranks' queries."""
+        """The pairs of normalised ``local``, whose query 0 is query ``first_query`` among all ranks' queries."""
         query_idx, num_queries = local.positive_query_idx, len(local.queries)
         queries = local.queries[query_idx]
         return Pairs(
@@ -63,25 +63,25 @@ class Pairs:
         )
 
     def select(self, chosen: Int[Tensor, " chosen"]) -> "Pairs":
-        """The pairs of the given numbers."""
+        """The pairs at the given indices."""
         return Pairs(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     def split(self, num_pairs: int) -> list["Pairs"]:
-        """Blocks of at most ``num_pairs`` pairs. One split node joins their gradients; slices would each pad theirs."""
+        """Blocks of at most ``num_pairs`` pairs. Split, not sliced: each slice's gradient would be zero-padded."""
         blocks = zip(*(getattr(self, f.name).split(num_pairs) for f in fields(self)), strict=True)
         return [Pairs(*block) for block in blocks]
 
 
 @dataclass(frozen=True)
 class GatheredTexts:
-    """What the pairs are held against: all ranks' queries and documents.
+    """What the pairs are compared with: all ranks' queries and documents.
 
     Attributes:
-        queries: unit vectors of all queries, in the order of their numbers.
-        documents: unit vectors of all positives, then of all hard negatives where those serve every query.
-        document_query_idx: the number of the query that each document belongs to.
+        queries: unit vectors of all queries.
+        documents: unit vectors of all positives, then of all hard negatives where they count for every query.
+        document_query_idx: the index of the query that each document belongs to.
         query_hash, document_hash: text hashes.
-        positive_slots: for each query, where its positives lie in ``documents``, some perhaps repeated.
+        positive_slots: for each query, the indices of its positives in ``documents``; some may be repeated.
         num_positives: how many of the documents are positives.
     """
 
@@ -95,7 +95,7 @@ class GatheredTexts:
 
     @staticmethod
     def of(gathered: Embeddings, with_negatives: bool) -> "GatheredTexts":
-        """From the normalised vectors of all ranks; query indices count all queries."""
+        """From the normalised embeddings of all ranks; query indices count all queries."""
         documents, query_idx, hashes = gathered.positives, gathered.positive_query_idx, gathered.positive_hash
         if with_negatives:
             documents = torch.cat([documents, gathered.negatives])

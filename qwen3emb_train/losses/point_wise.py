@@ -1,12 +1,12 @@
-"""Point-wise training of a reranker: each document for itself, "yes" or "no".
+"""Point-wise training of a reranker: each document on its own, "yes" or "no".
 
 Eq. 2 of the Qwen3-Embedding report (arXiv 2506.05176) is next-token cross-entropy at the end of the prompt,
 
     L = -log p(l | prompt), l = "yes" for a relevant document, "no" for another
 
-over the full vocabulary: mass that other tokens hold is a loss too. Between the two answers alone it is the binary
-cross-entropy of logit(yes) - logit(no), the score that inference uses. That needs two rows of the output layer instead
-of all, and leaves alone what the model says of other tokens.
+over the full vocabulary: probability of other tokens is penalised too. Between the two answers alone it is the binary
+cross-entropy of logit(yes) - logit(no), the score used at inference. That needs two rows of the output layer instead of
+all, and does not train the logits of other tokens.
 """
 
 import math
@@ -22,7 +22,7 @@ from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 
 class Answers(str, Enum):
-    """What an answer competes with."""
+    """Over which tokens the softmax runs."""
 
     full_vocabulary = "full_vocabulary"  # every token: Eq. 2 of the report
     two_way = "two_way"  # the other answer
@@ -34,10 +34,10 @@ class PointWise(RerankingLoss):
 
     Attributes:
         answers: full_vocabulary is the report's.
-        positive_weight: what a relevant document counts beside another's 1. The balance that matters more is that of
-            the data: about 8 others for each relevant one (QwenLM/Qwen3-Embedding issue 144).
-        label_smoothing: the share of the target that is split evenly between the two answers, for data with wrong
-            labels; 0 = off, below 1. No other token gets any of it.
+        positive_weight: weight of a relevant document; others weigh 1. The balance of the data matters more: about 8
+            others for each relevant one (QwenLM/Qwen3-Embedding issue 144).
+        label_smoothing: the share of the target that is split evenly between the two answers, for noisy labels; 0 =
+            off, below 1. Other tokens get none of it.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -66,13 +66,13 @@ class PointWise(RerankingLoss):
 
     def __call__(self, logits: RerankerLogits) -> Float[Tensor, "1"]:
         target = logits.targets.labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-        yes, no = self._surprises(logits)
+        yes, no = self._answer_losses(logits)
         return (self._weights(logits.targets) * (target * yes + (1 - target) * no)).sum(0, keepdim=True)
 
     def _weights(self, targets: Targets) -> Float[Tensor, " documents"]:
         return 1 + (self.positive_weight - 1) * targets.labels
 
-    def _surprises(self, logits: RerankerLogits) -> tuple[Float[Tensor, " documents"], Float[Tensor, " documents"]]:
+    def _answer_losses(self, logits: RerankerLogits) -> tuple[Float[Tensor, " documents"], Float[Tensor, " documents"]]:
         """-log P(yes) and -log P(no)."""
         if self.answers is Answers.two_way:
             return -F.logsigmoid(logits.score), -F.logsigmoid(-logits.score)

@@ -3,7 +3,8 @@
 The teacher's scores are logits, like the student's, divided by ``teacher_temperature``. Three forms:
 
 - ``kl``: KL(softmax(teacher) || softmax(student / temperature)) over a query's scored documents. Only differences
-  within a query count, so the teacher's bias does not, and the student's P(yes) is left to drift (see ``list_wise``);
+  within a query count, so a constant bias of the teacher has no effect, and the student's P(yes) may drift (see
+  ``list_wise``);
 - ``mse``: the squared difference of the two logits, document by document;
 - ``bce``: binary cross-entropy with P(yes) of the teacher as a soft label, document by document.
 """
@@ -12,7 +13,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,12 +32,12 @@ class TeacherForm(str, Enum):
 
 @dataclass
 class RerankerDistillation(RerankingLoss):
-    """The mean over scored documents (``kl``: over queries with two or more of them) of what separates the scores.
+    """The mean divergence of the scores over scored documents (``kl``: over queries with two or more of them).
 
-    A document without a score (NaN) takes no part; labels are not looked at.
+    A document without a score (NaN) is left out; labels are not used.
 
     Attributes:
-        form: bce keeps P(yes) meaningful and bounds what one document can pull; see the module.
+        form: bce keeps P(yes) meaningful and bounds the gradient of each document; see the module.
         temperature: of the student's scores, for kl; 1.
         teacher_temperature: of the teacher's scores. 1 suits logits; above 1 softens an overconfident teacher.
         require_scores: whether documents without any score are an error. False: they contribute nothing, for mixtures
@@ -69,7 +70,7 @@ class RerankerDistillation(RerankingLoss):
         return ("reranker_distillation",)
 
     def total_weights(self, targets: Targets) -> Float[Tensor, "1"]:
-        """How many units have a teacher.
+        """The number of units with teacher scores.
 
         Raises:
             ValueError: there are no scores and ``require_scores`` is on.
@@ -77,7 +78,7 @@ class RerankerDistillation(RerankingLoss):
         if targets.scores is None:
             if self.require_scores:
                 raise ValueError(
-                    "RerankerDistillation matches a teacher's scores, but no document of this step brings any. Give "
+                    "RerankerDistillation matches a teacher's scores, but no document of this step has any. Give "
                     "the rows a 'scores' field (one logit for each document), or set require_scores=false where only "
                     "some sources have scores, or choose another loss."
                 )
@@ -103,15 +104,8 @@ class RerankerDistillation(RerankingLoss):
             losses = -(yes * F.logsigmoid(student) + (1 - yes) * F.logsigmoid(-student))
         else:
             query_idx, num_queries = targets.groups()
-            expected = _log_softmax(teacher, query_idx[known], num_queries)
-            losses = expected.exp() * (
-                expected - _log_softmax(student / self.temperature, query_idx[known], num_queries)
-            )
+            query_idx = query_idx[known]
+            expected = ragged.segment_log_softmax(teacher, query_idx, num_queries)
+            found = ragged.segment_log_softmax(student / self.temperature, query_idx, num_queries)
+            losses = expected.exp() * (expected - found)
         return losses.sum(0, keepdim=True)
-
-
-def _log_softmax(
-    values: Float[Tensor, " documents"], query_idx: Int[Tensor, " documents"], num_queries: int
-) -> Float[Tensor, " documents"]:
-    """Among the documents of the same query: exactly 0 for a single one."""
-    return values - ragged.segment_logsumexp(values, query_idx, num_queries)[query_idx]

@@ -1,7 +1,7 @@
-"""What a reranker says about documents, beside what it should say.
+"""A reranker's logits and their targets.
 
-A rank's documents are prompts of their own, so a step may judge them in chunks: ``Targets`` are known for all of them
-before any forward pass, ``RerankerLogits`` of a chunk come one after the other.
+Each document is a prompt of its own, so a step may score a rank's documents in chunks: the ``Targets`` of all of them
+are known before any forward pass, the ``RerankerLogits`` are computed chunk by chunk.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is known of documents without a model.
+    """The targets of documents.
 
     Attributes:
         labels: 1 for a relevant document, 0 for another.
-        query: which of the rank's queries a document belongs to; ascending, so a query's documents are neighbours.
+        query: which of the rank's queries a document belongs to; ascending, so a query's documents are adjacent.
         scores: a teacher's, as logits (0 = undecided), NaN where it gave none; None where no document has one.
     """
 
@@ -26,14 +26,14 @@ class Targets:
     scores: Float[Tensor, " documents"] | None = None
 
     def select(self, documents: slice | Int[Tensor, " chosen"]) -> "Targets":
-        """Those of some documents; the queries keep their numbers."""
+        """Those of some documents; query indices are unchanged."""
         scores = None if self.scores is None else self.scores[documents]
         return Targets(self.labels[documents], self.query[documents], scores)
 
     def groups(self) -> tuple[Int[Tensor, " documents"], int]:
-        """The documents' queries counted from 0 without gaps (owners, as in ``ragged``), and how many there are."""
-        queries, owner = torch.unique_consecutive(self.query, return_inverse=True)
-        return owner, len(queries)
+        """The documents' queries counted from 0 without gaps (segments, as in ``ragged``), and how many there are."""
+        queries, query_idx = torch.unique_consecutive(self.query, return_inverse=True)
+        return query_idx, len(queries)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 @dataclass
 class RerankingSum(RerankingLoss):
-    """The sum of weight * loss over the losses whose weight is not 0. What weighs 0 asks for nothing.
+    """The sum of weight * loss over the losses whose weight is not 0; the others require nothing of the data.
 
     Each loss stays a part of its own: documents and queries are different units, so each is divided by its own total.
 
     Attributes:
-        point_wise, point_wise_weight: the report's, and what it counts; 1.
+        point_wise, point_wise_weight: the report's loss, and its weight; 1.
         reranker_distillation, reranker_distillation_weight: distillation; 0 = off.
         rank_net, rank_net_weight: 0 = off.
         list_net, list_net_weight: 0 = off.

@@ -1,15 +1,15 @@
-"""Global orthogonal regularisation: unrelated texts shall point in directions as different as on a random sphere.
+"""Global orthogonal regularisation: unrelated texts should have embeddings as spread out as uniform random directions.
 
 Zhang et al. 2017, arXiv 1708.06320: with M1 and M2 the mean cosine and the mean squared cosine of non-matching texts
 in ``dim`` dimensions,
 
     R = M1**2 + max(0, M2 - 1 / dim),
 
-for uniform directions have M1 = 0 and M2 = 1 / dim. EmbeddingGemma (arXiv 2509.20354) adds a relative of it (M2 alone)
-for queries and for documents, so that vectors use the space and survive quantisation.
+because uniform directions have M1 = 0 and M2 = 1 / dim. EmbeddingGemma (arXiv 2509.20354) adds a variant of it (M2
+alone) for queries and for documents, so that embeddings use the whole space and are robust to quantisation.
 
-Sums over all pairs need no pairs: that of s_ij is |sum of z_i|**2, that of s_ij**2 is |Z^T Z|**2 (Frobenius). So it is
-exact over all ranks in O(n dim) memory plus one [dim x dim] matrix.
+Sums over all pairs do not need the pairs: that of s_ij is |sum of z_i|**2, that of s_ij**2 is |Z^T Z|**2 (Frobenius).
+So it is exact over all ranks in O(n dim) memory plus one [dim x dim] matrix.
 """
 
 from dataclasses import dataclass
@@ -25,17 +25,20 @@ from qwen3emb_train.losses.pairs import normalized
 
 @dataclass
 class SpreadOut(EmbeddingLoss):
-    """R of the queries plus R of the positives, over all ranks' embeddings; see the module. Meant as an addition.
+    """R of the queries plus R of the positives, over all ranks' embeddings; see the module. Used in addition to a loss.
 
-    Texts that occur several times count once: a text must not be pushed from itself. Hard negatives are left out: they
-    are near by choice.
+    Texts that occur several times count once: a text must not be pushed away from itself. Hard negatives are left out:
+    they were chosen to be similar.
     """
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The regulariser of all gathered, the same on every rank; 0 for fewer than two texts of a role.
+        """The regulariser of all gathered texts, the same on every rank; 0 for fewer than two texts of a role.
+
+        Args:
+            local, gathered, first_query: as in ``EmbeddingLoss``.
 
         Returns:
-            Its metrics, means of queries' and of positives': ``mean_cosine`` (M1), ``mean_squared_cosine`` (M2).
+            The metrics, means over queries and positives: ``mean_cosine`` (M1), ``mean_squared_cosine`` (M2).
         """
         with torch.autocast(local.queries.device.type, enabled=False):
             gathered = normalized(local if gathered is None else gathered)
@@ -62,6 +65,6 @@ def _moments(units: Float[Tensor, "texts dim"]) -> Float[Tensor, "2"]:
 
 
 def _first_occurrences(hashes: Int[Tensor, " texts"]) -> Int[Tensor, " distinct"]:
-    """Where each distinct text stands first."""
+    """The index of the first occurrence of each distinct text."""
     ordered, order = hashes.sort(stable=True)
     return order[torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])]

@@ -1,4 +1,4 @@
-"""A loss and what is added to it: a distillation, a regulariser."""
+"""A loss and additional terms: distillation, a regulariser."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from qwen3emb_train.losses.embeddings import Embeddings
 
 @dataclass
 class WeightedSum(EmbeddingLoss):
-    """``main`` + the sum of weight * addition. Exact over ranks where its parts are.
+    """``main`` + the sum of weight * addition. Exact over ranks if its parts are.
 
     Attributes:
-        main: counts once, and its metrics keep their names.
+        main: has weight 1, and its metrics keep their names.
         additions: weight and loss by name; their metrics get the name as prefix.
 
     Raises:
@@ -27,7 +27,7 @@ class WeightedSum(EmbeddingLoss):
         for name, (weight, _) in self.additions.items():
             if not 0 < weight < math.inf:
                 raise ValueError(
-                    f"The weight of {name} is {weight}; it must be positive. Leave out what weighs nothing."
+                    f"The weight of {name} is {weight}; it must be positive. Leave out additions of weight 0."
                 )
 
     @property
@@ -42,13 +42,21 @@ class WeightedSum(EmbeddingLoss):
         return [self.main, *(loss for _, loss in self.additions.values())]
 
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
-        """The sum. Metrics: those of the parts, and ``main_loss`` and ``{name}_loss``, each before its weight."""
+        """The sum. Metrics: those of the parts, and ``main_loss`` and ``{name}_loss``, each unweighted.
+
+        Args:
+            local, gathered, first_query: as in ``EmbeddingLoss``.
+        """
         return self.on_prefixes(local, gathered, [local.dim], first_query)[0]
 
     def on_prefixes(
         self, local: Embeddings, gathered: Embeddings | None, dims: Sequence[int], first_query: int = 0
     ) -> list[LossOutput]:
-        """The sum on each prefix; every part may make all prefixes in one sweep."""
+        """The sum on each prefix; every part may compute all prefixes in one pass.
+
+        Args:
+            local, gathered, dims, first_query: as in ``EmbeddingLoss``.
+        """
         outputs = []
         parts = [part.on_prefixes(local, gathered, dims, first_query) for part in self._parts()]
         for output, *added in zip(*parts, strict=True):

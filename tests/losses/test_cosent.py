@@ -88,7 +88,7 @@ def test_all_columns_count_on_every_rank() -> None:
 def test_without_scores_it_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"'scores' field.*task_losses\.tasks_with_main_loss"):
         CoSENT()(embeddings_by_role(random_batch(0, 3)))
-    with pytest.raises(ValueError, match="no row of this step brings any"):
+    with pytest.raises(ValueError, match="no row of this step has any"):
         CoSENT()(embeddings_by_role(random_batch(0, 3, score_levels=2, unscored=1.0)))
 
 
