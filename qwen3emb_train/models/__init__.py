@@ -1,1 +1,1 @@
-"""From tokens to vectors: the backbone with packed attention and last-token pooling, its files, and inference."""
+"""From tokens to embeddings: the backbone with packed attention and last-token pooling, and its files."""

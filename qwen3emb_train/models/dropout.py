@@ -83,7 +83,7 @@ class TextDropout(nn.Module):
 
 
 def mix(values: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """splitmix64's finalizer: nearby numbers become unrelated ones."""
+    """splitmix64's finalizer: similar numbers become unrelated ones."""
     values = (values ^ _shift(values, 30)) * _MIX1
     values = (values ^ _shift(values, 27)) * _MIX2
     return values ^ _shift(values, 31)

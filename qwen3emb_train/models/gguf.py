@@ -1,7 +1,7 @@
-"""A model directory out of a GGUF file: a real pretrained decoder that comes from a package registry, not a model hub.
+"""A model directory from a GGUF file: a real pretrained decoder from a package registry, without a model hub.
 
 The weights are dequantised to float32 (they keep the rounding of the file) and saved as transformers saves them, with
-the tokenizer that the file carries.
+the tokenizer that the file contains.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""Attention of packed texts where no varlen kernel runs: texts of like size share a dense grid.
+"""Attention of packed texts where no varlen kernel runs: texts of similar length share a dense grid.
 
-Queries, keys and values alone are spread from ``[tokens]`` to ``[texts, rows]``, go through
-``scaled_dot_product_attention`` and are collected back; every other layer works on real tokens only. What a grid costs
-is its area, so texts that would be much shorter than their grid get one of their own. Where a text's beginning is
-shared, only its own tokens ask: its grid is as high as they are many, and as wide as beginning and text together.
+Only queries, keys and values are scattered from ``[tokens]`` to ``[texts, rows]``, pass through
+``scaled_dot_product_attention`` and are gathered back; every other layer works on real tokens only. A grid's cost is
+its area, so texts that would be much shorter than their grid get one of their own. Where a text's prefix is shared,
+only its own tokens are queries: its grid is as high as their number, and as wide as prefix and text together.
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_LIKE = 0.75  # texts of a grid have at least so much of the longest one's own tokens,
-_MIN_SAVED = 4096  # or parting them would save fewer score cells than another call costs (measured on a CPU)
+_SIMILAR = 0.75  # texts of a grid have at least this share of the longest one's own tokens,
+_MIN_SAVED = 4096  # or splitting would save fewer score cells than another call costs (measured on a CPU)
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Some texts side by side.
+    """A dense grid of several texts.
 
     Attributes:
-        num_texts, height, width: rows of queries and of keys for each text.
-        query_cells, key_cells: flat cell of each query and of each key, text by text.
-        is_full: every cell is a token's, so that spreading is a mere view.
-        first: among a text's keys, the place of its first query; None: 0 for all.
+        num_texts, height, width: number of texts, rows of queries and rows of keys per text.
+        query_cells, key_cells: flat index of each query's and each key's cell, text by text.
+        is_full: no cell is empty, so that scattering is a view.
+        first: position of a text's first query among its keys; None: 0 for all.
         lengths: keys of each text.
     """
 
@@ -52,7 +52,15 @@ class Grid:
         dropout: float,
         scale: float | None,
     ) -> Float[Tensor, "queries query_heads head_dim"]:
-        """Attention inside each text."""
+        """Attention inside each text.
+
+        Args:
+            query, key, value: of the grid's texts, text by text.
+            is_causal: whether queries see only keys up to their own position.
+            window: keys that a query sees, its own included; None = unlimited.
+            dropout: probability of dropping an attention weight.
+            scale: of the logits; None = 1 / sqrt(head_dim).
+        """
         mask = self._mask(is_causal, window, query.dtype)
         dense = F.scaled_dot_product_attention(
             self._spread(query, self.query_cells, self.height),
@@ -68,12 +76,12 @@ class Grid:
         return rows if self.is_full else _Collect.apply(rows, self.query_cells)
 
     def _spread(self, rows: Tensor, cells: Tensor, height: int) -> Float[Tensor, "texts heads height head_dim"]:
-        """Tokens to the grid; the cells that are no token's are zero."""
+        """Tokens to the grid; empty cells are zero."""
         dense = rows if self.is_full else _Spread.apply(rows, cells, self.num_texts * height)
         return dense.reshape(self.num_texts, height, *rows.shape[1:]).transpose(1, 2)
 
     def _mask(self, is_causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Made for the first layer that asks; models have at most two kinds of layers."""
+        """Cached between layers; models have at most two kinds of layers."""
         how = (is_causal, window if window is not None and window < self.width else None, dtype)
         if how not in self._masks:
             self._masks[how] = self._make_mask(*how)
@@ -82,33 +90,33 @@ class Grid:
     def _make_mask(
         self, is_causal: bool, window: int | None, dtype: torch.dtype
     ) -> Float[Tensor, "#texts 1 height width"] | None:
-        """What is added to the scores where plain causality does not say which keys a query may see; None = it does.
+        """What is added to the scores; None where ``is_causal`` (or no mask) is exact.
 
-        Causal texts need no padding mask: the empty cells lie behind every real token.
+        Causal texts need no padding mask: the empty cells come after every real token.
         """
         if self.first is None and window is None and (is_causal or self.is_full):
             return None
-        place = torch.arange(self.width, device=self.lengths.device)
+        position = torch.arange(self.width, device=self.lengths.device)
         first = self.first if self.first is not None else self.lengths.new_zeros(1)
-        # Empty rows behind a text's last one see what the last key sees: a row without keys would be NaN.
-        asked = (first[:, None] + place[: self.height]).clamp(max=self.width - 1)
-        distance = asked[:, :, None] - place
+        # Empty rows after a text's last one see what the last key sees: a row without keys would be NaN.
+        query_position = (first[:, None] + position[: self.height]).clamp(max=self.width - 1)
+        distance = query_position[:, :, None] - position
         reach = window or self.width
         if is_causal:
             allowed = (distance >= 0) & (distance < reach)
         else:
-            allowed = (distance.abs() < reach) & (place < self.lengths[:, None, None])
+            allowed = (distance.abs() < reach) & (position < self.lengths[:, None, None])
         return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """All texts of a forward.
+    """All texts of a forward pass.
 
     Attributes:
-        grids: see there.
-        order, place: the token of each query, grid by grid; where in that order each token stands. None: as they are.
-        key_tokens: where beginnings are shared, the token of each key, grid by grid. None: the keys are the queries'.
+        grids: see ``Grid``.
+        order, place: the token of each query, grid by grid, and the inverse permutation. None: the tokens' own order.
+        key_tokens: where prefixes are shared, the token of each key, grid by grid. None: the same as the queries'.
     """
 
     grids: tuple[Grid, ...]
@@ -118,7 +126,8 @@ class Grids:
 
     @staticmethod
     def of(cu_seqlens: Int[Tensor, " segments_and_one"], prefix_of: Int[Tensor, " segments"] | None = None) -> "Grids":
-        """
+        """Groups texts of similar length into grids.
+
         Args:
             cu_seqlens: of the tokens.
             prefix_of: the segment that each one continues; -1 = none.
@@ -140,7 +149,7 @@ class Grids:
             place[order] = torch.arange(len(order), device=order.device)
         if prefix_of is None:
             return Grids(grids, order, place)
-        # A text's keys are two runs of tokens: those of its beginning, then its own.
+        # A text's keys are two runs of tokens: those of its prefix, then its own.
         run_starts = torch.stack([in_prefix[rows], starts[rows]], 1).flatten()
         run_lengths = torch.stack([shared[rows], own[rows]], 1).flatten()
         return Grids(grids, order, place, _runs(run_starts, run_lengths))
@@ -157,10 +166,12 @@ class Grids:
         dropout: float = 0.0,
         scale: float | None = None,
     ) -> Float[Tensor, "tokens query_heads head_dim"]:
-        """Attention inside each text, and to the beginning that it shares; the result has the products' type.
+        """Attention inside each text, and to its shared prefix; the result is of ``dtype``.
 
         Args:
-            dtype: of the products.
+            query, key, value: of all tokens.
+            dtype: in which the products are computed.
+            is_causal, window, dropout, scale: as in ``Grid.attend``.
         """
         num_keys = [len(grid.key_cells) for grid in self.grids]
         queries = self._ordered(query.to(dtype)).split([len(grid.query_cells) for grid in self.grids])
@@ -181,33 +192,33 @@ class Grids:
 
 
 def _groups(own: list[int], shared: list[int]) -> Iterator[list[int]]:
-    """Segments whose own tokens are about as many, those with a shared beginning apart; one group keeps their order."""
+    """Segments with similar numbers of own tokens, those with a shared prefix apart; a single group keeps the order."""
     for kind in (
         [row for row, keys in enumerate(shared) if not keys],
         [row for row, keys in enumerate(shared) if keys],
     ):
-        falling = sorted(kind, key=lambda row: -own[row])
+        longest_first = sorted(kind, key=lambda row: -own[row])
         group: list[int] = []
-        for number, row in enumerate(falling):
-            if group and own[row] < _LIKE * own[group[0]]:
+        for number, row in enumerate(longest_first):
+            if group and own[row] < _SIMILAR * own[group[0]]:
                 width = max(own[other] + shared[other] for other in group)
-                if (len(falling) - number) * (own[group[0]] - own[row]) * width >= _MIN_SAVED:
+                if (len(longest_first) - number) * (own[group[0]] - own[row]) * width >= _MIN_SAVED:
                     yield group
                     group = []
             group.append(row)
         if group:
-            # A single group stays as it lies: nothing has to be moved.
+            # A single group keeps its order: nothing has to be moved.
             yield sorted(group) if len(group) == len(own) else group
 
 
 def _grid(own: Int[Tensor, " texts"], shared: Int[Tensor, " texts"]) -> Grid:
     keys = own + shared
-    num_texts, height, width, begins = len(own), int(own.max()), int(keys.max()), bool(shared.any())
-    # Causality halves a square's cost: where own tokens are the greater part, the beginning's empty rows cost less.
-    if begins and 2 * height > width:
+    num_texts, height, width, has_prefix = len(own), int(own.max()), int(keys.max()), bool(shared.any())
+    # Causality halves a square's cost: where own tokens are the greater part, empty rows for the prefix cost less.
+    if has_prefix and 2 * height > width:
         return Grid(num_texts, width, width, _cells(own, width, shared), _cells(keys, width), False, None, keys)
     cells = _cells(own, height)
-    if begins:
+    if has_prefix:
         return Grid(num_texts, height, width, cells, _cells(keys, width), False, shared, keys)
     return Grid(num_texts, height, width, cells, cells, num_texts * height == len(cells), None, keys)
 
@@ -220,7 +231,7 @@ def _cells(
 
 
 def _runs(starts: Int[Tensor, " runs"], lengths: Int[Tensor, " runs"]) -> Int[Tensor, " numbers"]:
-    """``starts[0], starts[0] + 1, ...``, each run as long as it is."""
+    """The indices ``start, ..., start + length - 1`` of all runs."""
     ends = lengths.cumsum(0)
     total = int(ends[-1])
     return (starts - ends + lengths).repeat_interleave(lengths, output_size=total) + torch.arange(
@@ -229,14 +240,21 @@ def _runs(starts: Int[Tensor, " runs"], lengths: Int[Tensor, " runs"]) -> Int[Te
 
 
 class Copy(torch.autograd.Function):
-    """Rows by index, repeated ones included, in another type.
+    """Rows by index, repeated ones included, in another dtype.
 
-    The gradients of a row's copies, of which an instruction has hundreds, are added up in float32: GPUs would add bf16
-    to bf16, and such a sum of equal terms stops growing after 256 of them.
+    The gradients of a row's copies, of which an instruction has hundreds, are summed in float32: GPUs would add bf16 to
+    bf16, and such a sum of equal terms stops growing after 256 of them.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """
+        Args:
+            ctx: autograd's context.
+            rows: what is copied.
+            index: the row of each copy.
+            dtype: of the copies.
+        """
         ctx.save_for_backward(index)
         ctx.num_rows, ctx.dtype = len(rows), rows.dtype
         return rows.index_select(0, index).to(dtype)
@@ -250,7 +268,7 @@ class Copy(torch.autograd.Function):
 
 
 class _Permute(torch.autograd.Function):
-    """Rows in another order. Its backward is a plain gather, too; autograd's own would add into zeros."""
+    """Rows in another order. Its backward is a gather too; autograd's own would add into zeros."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, place: Tensor) -> Tensor:
@@ -264,7 +282,7 @@ class _Permute(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """Row copy to distinct cells, with a gather as its backward."""
+    """Rows to distinct cells, with a gather as its backward."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, cells: Tensor, num_cells: int) -> Tensor:
@@ -278,7 +296,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """The inverse of ``_Spread``, and each is the other's backward."""
+    """The inverse of ``_Spread``; each is the other's backward."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, cells: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """From a model directory (or hub name) to an Encoder or a YesNoReranker, and back.
 
-Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
-at lr 6e-6 (docs/sources.md). bf16 enters through autocast (``models.precision``) and at export.
+Weights are loaded as float32 whatever their stored dtype: in bf16, an AdamW step at lr 6e-6 changes only some 7 % of
+them, since smaller updates are rounded away. bf16 is used by autocast (``models.precision``) and at export.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class ModelConfig:
 
     Attributes:
         path: model directory or hub name (any decoder of transformers; Qwen3 first).
-        num_layers: keep only the first layers of the backbone (None = all): for small machines, not for records.
+        num_layers: keep only the first layers of the backbone (None = all): for small machines, not for real models.
         bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
             ``is_causal: false`` in config.json.
         attention: packed or padded.
@@ -96,7 +96,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
 
     Raises:
         FileNotFoundError: nothing loadable at ``config.path``.
-        ValueError: weights are missing, of another shape, or not finite; too many layers asked for.
+        ValueError: weights are missing, of another shape, or not finite; ``num_layers`` exceeds the model's.
     """
     from transformers import AutoModel
 
@@ -109,11 +109,12 @@ def load_reranker(config: ModelConfig, answer_ids: tuple[int, int], *, over_voca
     """Loads a causal language model (any decoder; its head may be its embedding) as ``load_encoder`` does.
 
     Args:
+        config: which model.
         answer_ids: token ids of yes and no.
         over_vocabulary: see ``YesNoReranker``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``load_encoder``; a head that is neither there nor the embedding is missing.
+        FileNotFoundError, ValueError: as ``load_encoder``; a head that is neither stored nor tied counts as missing.
     """
     from transformers import AutoModelForCausalLM
 
@@ -151,10 +152,10 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
 
 
 def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
-    """The backbone as training wants it, adapters on it where asked for, and the keys of their dropout."""
+    """The backbone set up for training, with adapters if configured, and the keys of their dropout."""
     _set_causality(backbone)
     backbone.config.use_cache = False
-    # torch gives the padding token's row no gradient, and that token ends every text here where pad == EOS.
+    # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
     is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and config.attention is Attention.packed
     text_keys = TextKeys() if is_keyed else None
@@ -180,7 +181,10 @@ def save_model(
     Not ``save_pretrained``: that empties the state dict it is given and imports deepspeed wherever it is installed.
 
     Args:
-        parameters: the model's parameters by name, whole, where its own are shards.
+        model: encoder or reranker.
+        directory: created if missing.
+        dtype: in which weights are stored.
+        parameters: the model's full parameters by name, where its own are sharded.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -197,7 +201,7 @@ def save_model(
 
 
 def merged_state_dict(model: TextModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights under the names they are saved by; each LoRA update is added to its base without touching it.
+    """The weights under their saved names; each LoRA update is added to a copy of its base weight.
 
     Args:
         parameters: as in ``save_model``.
@@ -247,7 +251,11 @@ def _architecture(model: TextModel) -> str:
 
 
 def keep_layers(hf_config: Any, config: ModelConfig) -> None:
-    """Cuts a transformers configuration down to ``config.num_layers``."""
+    """Reduces a transformers configuration to ``config.num_layers``.
+
+    Raises:
+        ValueError: the model has fewer layers.
+    """
     available = hf_config.num_hidden_layers
     if config.num_layers is None:
         return
@@ -280,9 +288,9 @@ def _refuse_damaged(backbone: Any, info: dict[str, Any], path: str) -> None:
 
 
 def _set_causality(backbone: Any) -> None:
-    """Carries ``config.is_causal`` to the attention modules, which transformers leaves at True.
+    """Copies ``config.is_causal`` to the attention modules, which transformers leaves at True.
 
-    Without it a bidirectional model turns causal whenever a batch has no padding (the mask is skipped then).
+    Without it a bidirectional model becomes causal whenever a batch has no padding (the mask is skipped then).
     """
     is_causal = bool(getattr(backbone.config, "is_causal", True))
     for module in backbone.modules():
@@ -291,7 +299,7 @@ def _set_causality(backbone: Any) -> None:
 
 
 def add_lora(backbone: Any, lora: LoraConfig) -> Any:
-    """The backbone with peft's adapters on it, the rest frozen."""
+    """The backbone with peft's adapters, the rest frozen."""
     import peft
 
     settings = peft.LoraConfig(
@@ -301,8 +309,8 @@ def add_lora(backbone: Any, lora: LoraConfig) -> Any:
     return peft.get_peft_model(backbone, settings)
 
 
-def _use_text_dropout(backbone: Any, shared: TextKeys) -> None:
-    """Replaces the adapters' dropout by one that does not depend on chunks and ranks."""
+def _use_text_dropout(backbone: Any) -> TextKeys:
+    """Replaces the adapters' dropout by one that is independent of chunks and ranks."""
     from peft.tuners.lora import LoraLayer
 
     for number, module in enumerate(m for m in backbone.modules() if isinstance(m, LoraLayer)):
@@ -319,7 +327,7 @@ def _bare(backbone: Any) -> Any:
 
 
 class quiet_transformers:  # noqa: N801 - reads as a statement
-    """Hides transformers' table of left-out weights: missing ones are errors here, left-out layers are asked for."""
+    """Hides transformers' table of unused weights: missing ones are errors here, dropped layers are intended."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging

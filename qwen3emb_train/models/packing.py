@@ -1,14 +1,15 @@
-"""Packed attention: texts end to end in one row, none of them sees another.
+"""Packed attention: texts concatenated in one row, without attention between them.
 
-transformers' own models run on ``[1, tokens]`` without padding; only their attention function is exchanged, through
+transformers' own models run on ``[1, tokens]`` without padding; only their attention function is replaced, through
 ``AttentionInterface.register("packed", ...)``. Their built-in detection of packed rows is not used: it needs a dense
-``tokens x tokens`` mask, and silently leaks across texts when a cache or a mask is present (docs/sources.md).
+``tokens x tokens`` mask, and silently leaks across texts when a cache or a mask is present.
 
-On a GPU in bf16 or fp16 a varlen kernel reads the packed rows as they are (``models.varlen``); elsewhere texts of like
-size share dense grids (``models.grids``). Both are exact.
+On a GPU in bf16 or fp16 a varlen kernel reads the packed rows as they are (``models.varlen``); elsewhere texts of
+similar length share dense grids (``models.grids``). Both are exact.
 
-A beginning that several texts share (``data.prefixes``) is a segment of its own; its keys and values are copied before
-those of each text that begins so, and the texts' queries start behind them: causal attention aligned at the last key.
+A prefix that several texts share (``data.prefixes``) is a segment of its own; its keys and values are copied in front
+of those of each text that starts with it, and the texts' queries start after them: causal attention aligned at the last
+key.
 """
 
 from functools import cached_property
@@ -27,14 +28,14 @@ PACKED = "packed"
 
 
 class PackedLayout:
-    """Which tokens attend to which; made once for a forward, in the terms of whoever asks first.
+    """Which tokens attend to which; the form that a kernel or grid needs is computed once per forward pass.
 
     Not a dataclass: FSDP2 takes those apart to cast the tensors in them, so that every layer would receive a copy and
     work out anew what is kept here.
 
     Attributes:
         cu_seqlens: of the tokens. None: a layout of shapes alone, which no kernel can use.
-        prefix_of: the segment that each one continues, -1 = none; None: no beginning is shared.
+        prefix_of: the segment that each one continues, -1 = none; None: no prefix is shared.
         shapes: the grids of a layout of shapes alone.
     """
 
@@ -59,7 +60,7 @@ class PackedLayout:
 
     @cached_property
     def spans(self) -> VarlenSpans:
-        """In a varlen kernel's terms."""
+        """As a varlen kernel needs it."""
         assert self.cu_seqlens is not None
         cu_queries = self.cu_seqlens.int()
         longest_query = int(self.cu_seqlens.diff().max())
@@ -71,7 +72,7 @@ class PackedLayout:
 
     @cached_property
     def key_tokens(self) -> Int[Tensor, " keys"]:
-        """Where beginnings are shared, the token of each key, segment by segment, each beginning before the rest."""
+        """Where prefixes are shared, the token of each key, segment by segment, each prefix before the rest."""
         assert self.cu_seqlens is not None
         assert self.prefix_of is not None
         shared, own = self._shared_and_own
@@ -106,6 +107,16 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens query_heads head_dim"], None]:
     """The attention function that transformers calls in every layer.
+
+    Args:
+        module: the layer's attention module.
+        query, key, value: of all tokens.
+        attention_mask: not used.
+        layout: which tokens attend to which.
+        scaling: of the logits; None = 1 / sqrt(head_dim).
+        dropout: probability of dropping an attention weight.
+        sliding_window: keys that a query sees, its own included; None = unlimited.
+        softcap: not supported.
 
     Raises:
         ValueError: called without a layout, or for a model with soft-capped logits.
@@ -142,9 +153,9 @@ def packed_attention(
 
 
 def _dtype_of_products(query: Tensor) -> torch.dtype:
-    """What autocast makes of the operands: it does not know the kernels, and on a grid it would cast empty cells, too.
+    """The dtype that autocast would choose: it does not cover the kernels, and on a grid it would cast empty cells too.
 
-    Under autocast the rotary phases and the head norms leave queries and keys in float32, values in bf16.
+    Under autocast the rotary embeddings and the head norms leave queries and keys in float32, values in bf16.
     """
     if torch.is_autocast_enabled(query.device.type):
         return torch.get_autocast_dtype(query.device.type)
@@ -152,9 +163,9 @@ def _dtype_of_products(query: Tensor) -> torch.dtype:
 
 
 def register_packed_attention() -> None:
-    """Makes ``attn_implementation="packed"`` known to transformers (again: harmless)."""
+    """Registers ``attn_implementation="packed"`` with transformers; may be called repeatedly."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(PACKED, packed_attention)
-    # The layout says who may see whom: no mask is ever built.
+    # The layout defines which tokens attend to which: no mask is built.
     AttentionMaskInterface.register(PACKED, lambda *args, **kwargs: None)

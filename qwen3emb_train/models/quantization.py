@@ -1,6 +1,6 @@
 """QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the frozen base in 4 bits, adapters in float32 on top.
 
-bitsandbytes does the arithmetic; it is an extra (``pip install .[qlora]``) and imported only when it is asked for.
+bitsandbytes does the arithmetic; it is an extra (``pip install .[qlora]``), imported only when it is used.
 """
 
 from enum import Enum
@@ -50,6 +50,6 @@ def dequantized(layer: nn.Module) -> Tensor:
     """The weight that a quantised layer multiplies by, as float32 on the CPU."""
     from bitsandbytes.functional import dequantize_4bit
 
-    layer.state_dict()  # bitsandbytes repacks weights for inference on CPUs; this puts them back in order
+    layer.state_dict()  # bitsandbytes repacks weights for inference on CPUs; this restores their order
     weight: Any = layer.weight
     return dequantize_4bit(weight.data, weight.quant_state).float().cpu()

@@ -1,8 +1,8 @@
-"""YesNoReranker: a causal language model that has read a whole prompt and is about to answer yes or no.
+"""YesNoReranker: a causal language model scored by its next-token logits of yes and no after a prompt.
 
-Only what a loss looks at leaves the model: of each prompt the logits of the two answers and, for the cross-entropy over
-the full vocabulary (the report's Eq. 2), the logarithm of the sum of all exponentials. A step's memory so never holds
-more logits than one chunk's, and inference computes two rows of the head.
+The model returns only what a loss uses: for each prompt the logits of the two answers and, for the cross-entropy over
+the full vocabulary (arXiv 2506.05176, Eq. 2), the log-sum-exp of all logits. So no more logits than one chunk's are in
+memory at once, and inference computes two rows of the head.
 """
 
 from typing import Any, NamedTuple
@@ -34,12 +34,12 @@ class AnswerLogits(NamedTuple):
 
     @property
     def score(self) -> Float[Tensor, " texts"]:
-        """``yes - no``: its sigmoid is the probability of yes among the two (VL report, Eq. 5)."""
+        """``yes - no``: its sigmoid is the probability of yes among the two (arXiv 2601.04720, Eq. 5)."""
         return self.yes - self.no
 
     @staticmethod
     def of(columns: Float[Tensor, "texts columns"]) -> "AnswerLogits":
-        """The columns that ``YesNoReranker`` gives, by name."""
+        """The columns that ``YesNoReranker`` returns, by name."""
         return AnswerLogits(columns[:, 0], columns[:, 1], columns[:, 2] if columns.shape[1] > 2 else None)
 
 
@@ -65,6 +65,17 @@ class YesNoReranker(TextModel):
         over_vocabulary: bool = False,
         text_keys: TextKeys | None = None,
     ) -> None:
+        """
+        Args:
+            backbone: the transformers model without its head.
+            lm_head: its head.
+            answer_ids: token ids of yes and no.
+            over_vocabulary: whether to compute ``log_total``.
+            text_keys: see ``TextModel``.
+
+        Raises:
+            ValueError: the model changes logits after the head.
+        """
         super().__init__(backbone, text_keys)
         self.lm_head = lm_head
         self.answer_ids = answer_ids
@@ -79,7 +90,7 @@ class YesNoReranker(TextModel):
     def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
         """Columns as in ``AnswerLogits``: two, or three with ``over_vocabulary``.
 
-        The head's products are float32 under autocast too: they are few, and a score is a difference of two of them.
+        The head runs in float32 under autocast too: its products are few, and a score is the difference of two of them.
         """
         states = self.last_states(tokens)
         with torch.autocast(states.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""TextModel: a Hugging Face decoder that reads packed texts. What it gives for each text is its subclass's."""
+"""TextModel: a Hugging Face decoder that reads packed texts. Subclasses define the output for each text."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from qwen3emb_train.models.pooling import pool_last_token, pool_last_token_padde
 
 
 class TextModel(nn.Module):
-    """Base of the encoder and the reranker; called on packed texts, it gives a row of numbers for each.
+    """Base class of the encoder and the reranker; maps packed texts to one row of numbers each.
 
     Attributes:
-        backbone: the transformers model without a language-model head (or its peft wrapping).
+        backbone: the transformers model without a language-model head (or its peft wrapper).
         text_keys: what dropout masks are made from, where there is dropout (see ``models.dropout``).
-        stored_prefix: stands before the backbone's names in a saved model directory.
+        stored_prefix: prefix of the backbone's parameter names in a saved model directory.
     """
 
     stored_prefix = ""
@@ -35,7 +35,7 @@ class TextModel(nn.Module):
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether encoding a common beginning once is exact here: packed, causal, and no masks drawn for each text."""
+        """Whether encoding a shared prefix once is exact: packed, causal, and no dropout masks drawn per text."""
         is_packed = self.config._attn_implementation == PACKED
         return is_packed and bool(getattr(self.config, "is_causal", True)) and self.text_keys is None
 
@@ -60,13 +60,13 @@ class TextModel(nn.Module):
     def last_states_padded(
         self, input_ids: Int[Tensor, "texts longest"], attention_mask: Int[Tensor, "texts longest"]
     ) -> Float[Tensor, "texts hidden"]:
-        """The plain reference that packing is tested against; padding may be on either side."""
+        """The reference implementation that packing is tested against; padding may be on either side."""
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return pool_last_token_padded(output.last_hidden_state, attention_mask)
 
 
 def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"]]:
-    """Right-padded ids and mask. The mask comes from the lengths: the pad id may be the EOS token's."""
+    """Right-padded ids and mask. The mask is computed from the lengths: the pad id may be the EOS token's."""
     lengths = tokens.lengths
     is_token = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     input_ids = tokens.input_ids.new_zeros(is_token.shape)

@@ -1,12 +1,12 @@
 """Varlen kernels: attention over packed texts in one call, with no grid and no padding. GPUs only.
 
-Both kernels speak FlashAttention-2's language: ``cu_seqlens`` in int32, a window of (left, right) keys around a query's
-own place, and where a segment has more keys than queries the last query stands at the last key (bottom right). torch's
-``varlen_attn`` is FlashAttention-2 inside and aligns likewise: its mask adds the difference of a segment's lengths to
-the row (aten/src/ATen/native/transformers/cuda/flash_attn/mask.h); flash-attn does so since 2.1.
+Both kernels use FlashAttention-2's conventions: ``cu_seqlens`` in int32, a window of (left, right) keys around a
+query's own position, and where a segment has more keys than queries the last query is aligned to the last key (bottom
+right). torch's ``varlen_attn`` is FlashAttention-2 inside and aligns the same way: its mask adds the difference of a
+segment's lengths to the row (aten/src/ATen/native/transformers/cuda/flash_attn/mask.h); flash-attn does so since 2.1.
 
-What a kernel cannot do stays on the dense grid of ``models.packing``: float32, attention dropout, head sizes that are
-no multiple of 8 or above 256, GPUs older than Ampere, ROCm (its alignment was not checked).
+What the kernels do not support runs on the dense grids of ``models.grids``: float32, attention dropout, head sizes that
+are no multiple of 8 or above 256, GPUs older than Ampere, ROCm (its alignment was not checked).
 """
 
 import inspect
@@ -25,11 +25,11 @@ _AMPERE = (8, 0)
 
 @dataclass(frozen=True, eq=False)
 class VarlenSpans:
-    """Which queries and which keys belong together: segment ``i`` lies between entries ``i`` and ``i + 1``.
+    """The segments of queries and keys: segment ``i`` is between entries ``i`` and ``i + 1``.
 
     Attributes:
-        cu_queries, cu_keys: where each segment starts in the streams of queries and of keys, and one EOS entry.
-        longest_query, longest_key: tokens of the longest segment, on the Python side because kernels plan by it.
+        cu_queries, cu_keys: offset of each segment in the packed queries and keys, and the total at the end.
+        longest_query, longest_key: tokens of the longest segment, as the Python integers that kernels need.
     """
 
     cu_queries: Int32[Tensor, " segments_and_one"]
@@ -40,12 +40,7 @@ class VarlenSpans:
 
 @runtime_checkable
 class VarlenKernel(Protocol):
-    """Attention inside each segment; grouped-query where there are fewer key heads.
-
-    Args:
-        window: keys that a query sees left and right of its own place; -1 = all there are. (-1, 0) is causal.
-        scale: of the logits; None = 1 / sqrt(head_dim).
-    """
+    """Attention inside each segment; grouped-query where there are fewer key heads."""
 
     def __call__(
         self,
@@ -56,11 +51,24 @@ class VarlenKernel(Protocol):
         *,
         window: tuple[int, int],
         scale: float | None,
-    ) -> Float[Tensor, "queries query_heads head_dim"]: ...
+    ) -> Float[Tensor, "queries query_heads head_dim"]:
+        """
+        Args:
+            query, key, value: of all segments, packed.
+            spans: the segments.
+            window: keys that a query sees left and right of its own position; -1 = unlimited. (-1, 0) is causal.
+            scale: of the logits; None = 1 / sqrt(head_dim).
+        """
+        ...
 
 
 def varlen_kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> VarlenKernel | None:
-    """The kernel for tensors of this kind; None: there is none, use the dense grid."""
+    """The kernel for such tensors; None: no kernel supports them, use the dense grid.
+
+    Args:
+        device, dtype: of the tensors.
+        head_dim: components of a head.
+    """
     if device.type != "cuda" or torch.version.hip is not None or dtype not in (torch.bfloat16, torch.float16):
         return None
     if head_dim % 8 or head_dim > _MAX_HEAD_DIM or torch.cuda.get_device_capability(device) < _AMPERE:
@@ -79,17 +87,21 @@ def torch_kernel(
     window: tuple[int, int],
     scale: float | None,
 ) -> Float[Tensor, "queries query_heads head_dim"]:
-    """``torch.nn.attention.varlen``."""
+    """``torch.nn.attention.varlen``.
+
+    Args:
+        query, key, value, spans, window, scale: as in ``VarlenKernel``.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    # The first versions have no such setting and take fewer key heads without being told.
+    # The first versions have no such parameter and accept fewer key heads without it.
     is_grouped = query.shape[1] != key.shape[1]
     grouped: dict[str, Any] = {"enable_gqa": is_grouped} if "enable_gqa" in _torch_settings() else {}
     output = varlen_attn(
         query, key, value, spans.cu_queries, spans.cu_keys, spans.longest_query, spans.longest_key,
         scale=scale, window_size=window, **grouped,
     )  # fmt: skip
-    assert isinstance(output, Tensor)  # and not the pair that return_aux asks for
+    assert isinstance(output, Tensor)  # not the pair that return_aux would give
     return output
 
 
@@ -102,7 +114,11 @@ def flash_attn_kernel(
     window: tuple[int, int],
     scale: float | None,
 ) -> Float[Tensor, "queries query_heads head_dim"]:
-    """``flash_attn.flash_attn_varlen_func`` of flash-attn >= 2.3, the first with a window."""
+    """``flash_attn.flash_attn_varlen_func`` of flash-attn >= 2.3, the first with a window.
+
+    Args:
+        query, key, value, spans, window, scale: as in ``VarlenKernel``.
+    """
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
 
     return flash_attn_varlen_func(
@@ -113,7 +129,7 @@ def flash_attn_kernel(
 
 @cache
 def _torch_settings() -> frozenset[str]:
-    """The parameters that this torch's ``varlen_attn`` knows; its first release had no window."""
+    """The parameters of this torch's ``varlen_attn``; its first release had no window."""
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)

@@ -1,6 +1,6 @@
-"""Safetensors weights of a model directory, one tensor at a time: what merging and export read and write.
+"""Safetensors weights of a model directory, one tensor at a time, for merging and export.
 
-Nothing here knows an architecture. Reading and writing hold one tensor, however large the files are.
+Nothing here depends on an architecture. Reading and writing hold one tensor, however large the files are.
 """
 
 import json
@@ -32,7 +32,7 @@ class StoredWeights:
         """Opens the files' headers.
 
         Raises:
-            FileNotFoundError: no weights, or the index names a shard that is not there.
+            FileNotFoundError: no weights, or the index names a missing shard.
             ValueError: the directory holds an adapter, a file is damaged, or a tensor's dtype is not float32, bfloat16
                 or float16.
         """
@@ -77,9 +77,18 @@ class StoredWeights:
 
 
 def require_finite(tensor: Shaped[Tensor, "..."], name: str, origin: Path) -> None:
-    """Raises a ValueError naming the tensor and where it is from if it holds NaN or infinity."""
+    """Checks that a tensor is finite.
+
+    Args:
+        tensor: the values.
+        name: its name, for the error message.
+        origin: the file or directory it comes from, for the error message.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
     if math.isfinite(float(tensor.sum())):
-        return  # a sum is finite only if every term is: one pass, where isfinite makes several and a mask
+        return  # a sum is finite only if every term is: one pass, where isfinite takes several and a mask
     if not torch.isfinite(tensor).all():
         count = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
@@ -93,12 +102,12 @@ def write_weights(
 ) -> None:
     """Writes tensors in the order of ``sizes`` as one safetensors file, or as shards with an index.
 
-    Where the dtypes differ, give the wider ones first: readers want every tensor at a multiple of its item size.
+    Where dtypes differ, order the wider ones first: readers need every tensor at a multiple of its item size.
 
     Args:
         directory: an existing directory.
         sizes: bytes of every tensor by name: the shards are planned before the first tensor is loaded.
-        load: gives a tensor by name; called once for each, in this order, and written before the next.
+        load: returns a tensor by name; called once for each, in this order, and written before the next.
         max_shard_bytes: limit of a shard; one tensor larger than that has a shard of its own.
     """
     shards: list[list[str]] = [[]]
@@ -122,8 +131,7 @@ def write_weights(
 def _write_file(path: Path, names: Sequence[str], load: Callable[[str], Tensor]) -> None:
     """One safetensors file, tensor by tensor.
 
-    The format's header, which stands first, holds every shape: room is left for it, and what it does not need is
-    filled with spaces, as the format allows.
+    The header comes first and holds every shape: space is reserved for it and padded with blanks, as the format allows.
     """
     room = 256 + sum(len(json.dumps(name)) + 192 for name in names)
     room += -room % 8
@@ -157,7 +165,7 @@ def _read_header(path: Path) -> dict[str, tuple[Path, str, list[int], int]]:
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     for buffer in [name for name in header if name.endswith("position_ids")]:
-        del header[buffer]  # 0, 1, 2, ...: what old BERT files hold beside their weights
+        del header[buffer]  # 0, 1, 2, ...: stored in old BERT files beside the weights
     return {
         name: (path, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()
