@@ -1,17 +1,17 @@
-"""Assigns the rows of a planning block to batches so that no text stands twice in a batch.
+"""Assigns the rows of a planning block to batches so that no text occurs twice in a batch.
 
-Rows whose texts occur only once in the block go anywhere. The others are placed first, the most frequent text first,
-each row to the emptiest batch that has none of its texts yet: where a row has one text this is the greedy filling of a
-0-1 matrix with given row and column sums (Gale and Ryser), so a repetition is left only where a text has more rows than
-the block has batches. With several texts a row it is a heuristic; a row that is left without a place may push another
-one out that has a second choice. What cannot be placed fills the gaps and is counted: batches are always full, and the
-losses mask equal texts anyway.
+Rows whose texts occur only once in the block may go to any batch. The others are placed first, the most frequent text
+first, each row in the emptiest batch that has none of its texts yet: where a row has one text this is the greedy
+construction of a 0-1 matrix with given row and column sums (Gale and Ryser), so repeats remain only where a text has
+more rows than the block has batches. With several texts per row it is a heuristic; a row without a free batch may
+displace a row that fits elsewhere. Rows that cannot be placed fill the gaps and are counted: batches are always full,
+and the losses mask equal texts anyway.
 """
 
 import numpy as np
 from jaxtyping import Int
 
-_MOST_TRIES = 256  # to find a row that can move: nearly always the first few can
+_MAX_TRIES = 256  # to find a row that can move: nearly always one of the first few can
 
 
 def assign_batches(
@@ -25,10 +25,12 @@ def assign_batches(
     """Assigns ``num_batches * batch_size`` rows.
 
     Args:
-        row_idx: whose text it is: a row of the block, 0 .. rows - 1; a row may have none.
+        row_idx: the row of each text, 0 .. rows - 1; a row may have none.
         texts: hash of each text that must not repeat.
-        stay_near: a row goes to the batch nearest to its place (row // batch_size) instead of the emptiest, since rows
-            come sorted.
+        num_batches: of the block.
+        batch_size: rows of each.
+        stay_near: place a row in the batch nearest to its position (row // batch_size) instead of the emptiest, for
+            rows that are sorted.
 
     Returns:
         The batch of each row, and how many rows of each batch repeat a text.
@@ -52,7 +54,7 @@ def assign_batches(
         """Moves a row out of a full batch that could take this one."""
         tries = 0
         for batch in np.flatnonzero(~taken[own_of[row]].any(axis=0)).tolist():
-            for other in np.flatnonzero(batch_of_row == batch)[: _MOST_TRIES - tries].tolist():
+            for other in np.flatnonzero(batch_of_row == batch)[: _MAX_TRIES - tries].tolist():
                 tries += 1
                 second = ~taken[own_of[other]].any(axis=0) & (fill < batch_size)
                 if second.any():
@@ -85,9 +87,9 @@ def _shared_texts(
     """Rows with a text that another row has too, in the order of assignment, and those texts numbered from 0."""
     _, first, number, count = np.unique(texts, return_index=True, return_inverse=True, return_counts=True)
     is_shared = count[number] > 1
-    first_row = row_idx[first]  # texts of equal count are placed as they occur, not as their hashes happen to lie
+    first_row = row_idx[first]  # texts of equal count are placed in order of occurrence, not of their hashes
     row_idx, number = row_idx[is_shared], number[is_shared]
-    by_row = np.lexsort((first_row[number], -count[number], row_idx))  # a row's most frequent text comes first
+    by_row = np.lexsort((first_row[number], -count[number], row_idx))  # a row's most frequent text first
     row_idx, number = row_idx[by_row], number[by_row]
     rows, starts = np.unique(row_idx, return_index=True)
     _, dense = np.unique(number, return_inverse=True)

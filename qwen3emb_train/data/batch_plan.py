@@ -1,9 +1,9 @@
 """The global batch plan: which rows make up step s, a pure function of (seed, data contents, settings, s).
 
 Every rank computes the same plan and takes its slice, so all ranks of a step see the same task, the order does not
-depend on the number of ranks, and resuming is asking for step s. A step belongs to one stream: a source, or all
-sources of a task mixed. A stream is walked in epochs, each in a new random order that is computed, not stored
-(permutation.py); an epoch is cut into planning blocks of a few batches, and the rows of a block are assigned to its
+depend on the number of ranks, and resuming means computing step s. A step belongs to one stream: a source, or all
+sources of a task mixed. A stream is read in epochs, each in a new random order that is computed, not stored
+(permutation.py); an epoch is divided into planning blocks of a few batches, and the rows of a block are assigned to its
 batches so that no text repeats (batch_assignment.py). Nothing here grows with the number of rows.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Int
 from qwen3emb_train.data.batch_assignment import assign_batches
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, NoRepeats, SourceConfig
 from qwen3emb_train.data.permutation import permute, random_bits
-from qwen3emb_train.data.source_order import deal_schedule, draw_schedule
+from qwen3emb_train.data.source_order import sample_schedule, shuffle_schedule
 from qwen3emb_train.data.streams import Stream, build_streams
 from qwen3emb_train.data.token_store import TokenStore, flat_spans
 
@@ -26,13 +26,13 @@ _LEAST_BATCHES = 4  # of a block: fewer leave no room to assign
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What the plan says of one step, or of one rank's slice of it.
+    """The rows of one step, or of one rank's slice of it.
 
     Attributes:
         stream: the name of its source; "a+b" where sources are mixed.
         task: of all its rows.
-        row_source: the source of each row, a number in ``BatchPlan.source_names``.
-        rows: its number there.
+        row_source: the source of each row, an index into ``BatchPlan.source_names``.
+        rows: index of each row in its source.
         num_repeated: rows of the global batch that repeat a text of another, because the block had more rows with that
             text than batches.
     """
@@ -53,13 +53,13 @@ class _Block:
 class BatchPlan:
     """Rows for every step.
 
-    Every row of a stream is used once in each of its epochs, but for the remainder that does not fill a batch: that is
-    left out of this epoch, another one of the next.
+    Every row of a stream is used once in each of its epochs, except for the remainder that does not fill a batch, which
+    differs from epoch to epoch.
 
     Attributes:
-        source_names: what ``Step.row_source`` counts; sorted, so that the order of the configuration has no say.
-        streams: what steps are made of.
-        steps: their number.
+        source_names: what ``Step.row_source`` indexes; sorted, so that the order of the configuration does not matter.
+        streams: the streams that steps take rows from.
+        steps: number of steps.
     """
 
     def __init__(
@@ -96,27 +96,27 @@ class BatchPlan:
         )
         if mixture.epochs is None:
             assert steps is not None
-            self._schedule = draw_schedule([stream.share for stream in self.streams], steps, seed)
+            self._schedule = sample_schedule([stream.share for stream in self.streams], steps, seed)
         else:
             counts = [stream.batches_per_epoch for stream in self.streams]
-            self._schedule = deal_schedule(counts, mixture.epochs, seed)
+            self._schedule = shuffle_schedule(counts, mixture.epochs, seed)
         language_names = sorted({name for store in self._stores for name in store.language_names})
         self._language_numbers = [
             np.array([language_names.index(name) for name in store.language_names]) for store in self._stores
         ]
         # Streams take turns, so each keeps the block it is in.
-        self._block = lru_cache(maxsize=len(self.streams) + 2)(self._deal_block)
+        self._block = lru_cache(maxsize=len(self.streams) + 2)(self._make_block)
 
     @property
     def steps(self) -> int:
         return self._schedule.steps
 
     def steps_of(self, stream: int) -> int:
-        """How many steps the stream serves."""
+        """The number of steps of the stream."""
         return int(np.count_nonzero(self._schedule.stream_of_step == stream))
 
     def members_of(self, step: int) -> tuple[int, ...]:
-        """The sources that ``step`` may take rows from, numbers in ``source_names``."""
+        """The sources that ``step`` may take rows from, as indices into ``source_names``."""
         return self.streams[int(self._schedule.stream_of_step[step])].members
 
     def step(self, step: int) -> Step:
@@ -131,6 +131,10 @@ class BatchPlan:
 
     def local(self, step: int, rank: int, world_size: int) -> Step:
         """This rank's slice of the global batch: the same number of rows on every rank.
+
+        Args:
+            step: 0-based.
+            rank, world_size: of this process, and the number of ranks.
 
         Raises:
             ValueError: the ranks do not divide the batch.
@@ -159,7 +163,7 @@ class BatchPlan:
         return max(1, stream.batches_per_epoch // batches_per_block)
 
     def _bounds(self, stream: Stream, block: int) -> tuple[int, int]:
-        """The batches of a block: an epoch is cut evenly, so no block is left with one or two."""
+        """The batches of a block: an epoch is divided evenly, so no block has only one or two."""
         batches, blocks = stream.batches_per_epoch, self._num_blocks(stream)
         return -(-batches * block // blocks), -(-batches * (block + 1) // blocks)
 
@@ -168,7 +172,7 @@ class BatchPlan:
         block = turn * self._num_blocks(stream) // stream.batches_per_epoch
         return block, turn - self._bounds(stream, block)[0]
 
-    def _deal_block(self, number: int, epoch: int, block: int) -> _Block:
+    def _make_block(self, number: int, epoch: int, block: int) -> _Block:
         stream = self.streams[number]
         first, last = self._bounds(stream, block)
         size, batches = stream.batch_size, last - first
@@ -181,7 +185,7 @@ class BatchPlan:
             stream_rows, row_source, rows = stream_rows[order], row_source[order], rows[order]
         row_idx, texts = self._unrepeated_texts(row_source, rows)
         batch_of_row, num_repeated = assign_batches(row_idx, texts, batches, size, stay_near=is_sorted)
-        # Rows of a batch in random order, since ranks take slices; batches too, since buckets come sorted.
+        # Rows of a batch in random order, since ranks take slices; batches too, since buckets are sorted.
         place = (self.seed, "place", stream.name, epoch, block)
         by_batch = np.lexsort((random_bits(np.arange(len(rows)), *place), batch_of_row))
         shuffled = permute(np.arange(batches), batches, self.seed, "batch", stream.name, epoch, block)

@@ -1,6 +1,6 @@
-"""What travels from data to models to losses: packed tokens, and rows that point into them.
+"""What data passes to models and losses: packed tokens, and rows that index them.
 
-A step's texts (queries, positives, hard negatives) lie end to end in one ``PackedTokens``, each distinct text once.
+A step's texts (queries, positives, hard negatives) are concatenated in one ``PackedTokens``, each distinct text once.
 The rows of an ``EmbeddingBatch`` are indices into those texts, so a document that is one query's positive and
 another's hard negative is encoded once and receives both gradients.
 """
@@ -16,16 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Texts end to end, without padding.
+    """Concatenated texts, without padding.
 
     Attributes:
-        input_ids: token ids of all texts, one after the other.
-        cu_seqlens: where each text starts, and one EOS entry: text ``i`` is
+        input_ids: token ids of all texts.
+        cu_seqlens: offset of each text, and the total at the end: text ``i`` is
             ``input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``. No text is empty.
-        position_ids: 0, 1, 2, ... anew for every text; after a shared prefix they go on counting.
-        prefix_of: where beginnings are shared (``data.prefixes``): the segments between ``cu_seqlens`` are first the
-            prefixes, then what is left of each text, and this names each segment's prefix (-1: none). None: every
-            segment is a whole text.
+        position_ids: 0, 1, 2, ... within each text; after a shared prefix they continue from its length.
+        prefix_of: where prefixes are shared (``data.prefixes``): the segments between ``cu_seqlens`` are first the
+            prefixes, then the rest of each text, and this is each segment's prefix (-1: none). None: every segment is
+            a whole text.
         num_prefixes: how many of the segments are prefixes.
     """
 
@@ -45,12 +45,12 @@ class PackedTokens:
 
     @property
     def lengths(self) -> Int[Tensor, " segments"]:
-        """Tokens of each text (of each segment, where beginnings are shared)."""
+        """Tokens of each text (of each segment, where prefixes are shared)."""
         return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 
     def select(self, texts: Int[Tensor, " chosen"]) -> "PackedTokens":
-        """The chosen texts, in the given order, packed anew."""
-        assert self.prefix_of is None, "texts are selected first, then their beginnings shared"
+        """The chosen texts, in the given order, packed again."""
+        assert self.prefix_of is None, "texts are selected first, then their prefixes shared"
         starts, lengths = self.cu_seqlens[:-1][texts], self.lengths[texts]
         return PackedTokens.gather(self.input_ids, starts, lengths)
 
@@ -69,15 +69,20 @@ class PackedTokens:
         starts: Int[Tensor, " texts"],
         lengths: Int[Tensor, " texts"],
     ) -> "PackedTokens":
-        """Packs the spans ``input_ids[start:start + length]``."""
+        """Packs the spans ``input_ids[start:start + length]``.
+
+        Args:
+            input_ids: token ids to take from.
+            starts, lengths: of each text.
+        """
         cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.long, device=lengths.device)
         torch.cumsum(lengths, 0, out=cu_seqlens[1:])
         num_tokens = int(cu_seqlens[-1])
-        owner = torch.repeat_interleave(
+        text_idx = torch.repeat_interleave(
             torch.arange(len(lengths), device=lengths.device), lengths, output_size=num_tokens
         )
-        position_ids = torch.arange(num_tokens, device=lengths.device) - cu_seqlens[:-1][owner]
-        return PackedTokens(input_ids[starts[owner] + position_ids], cu_seqlens, position_ids)
+        position_ids = torch.arange(num_tokens, device=lengths.device) - cu_seqlens[:-1][text_idx]
+        return PackedTokens(input_ids[starts[text_idx] + position_ids], cu_seqlens, position_ids)
 
     @staticmethod
     def from_lists(texts: list[list[int]]) -> "PackedTokens":
@@ -90,7 +95,7 @@ class PackedTokens:
 
 @runtime_checkable
 class TrainingBatch(Protocol):
-    """What the training loop asks of a batch of whatever kind."""
+    """What the training loop needs of a batch of either kind."""
 
     @property
     def texts(self) -> PackedTokens: ...
@@ -102,28 +107,28 @@ class TrainingBatch(Protocol):
     def source(self) -> str: ...
 
     def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
-        """Where some queries come from, for messages: "nq row 17, nq row 23, ... (9 in all)"."""
+        """Sources and rows of some queries, for messages: "nq row 17, nq row 23, ... (9 in all)"."""
         ...
 
 
 @dataclass(frozen=True)
 class EmbeddingBatch:
-    """The local share of one step.
+    """This rank's part of one step.
 
     Attributes:
         texts: the distinct texts of this rank's rows.
         query_idx: text index of each query.
-        positive_idx: text index of each positive; a query may own several.
+        positive_idx: text index of each positive; a query may have several.
         positive_query_idx: which query (0 .. queries-1, ascending) each positive belongs to.
-        negative_idx: text index of each hard negative; queries may own none, or different numbers.
+        negative_idx: text index of each hard negative; queries may have none, or different numbers.
         negative_query_idx: which query (ascending) each hard negative belongs to.
         text_hash: a 63-bit hash of each text: equal hash = equal text, on every rank.
         task: the task name shared by all rows of the step ("retrieval", "sts", ...).
         source: the name of the data source that the rows come from; "a+b" where a step mixes sources of one task.
         positive_scores, negative_scores: a teacher's (or, for STS, the annotators') score of each positive and hard
-            negative; NaN where a row brings none; None where no row of the step brings any.
-        source_names: the names that ``row_source`` counts.
-        row_source, row_number: where each query comes from: its source, and its row there (counted from 0).
+            negative; NaN where a row has none; None where no row of the step has any.
+        source_names: the names that ``row_source`` indexes.
+        row_source, row_number: source of each query, and its row there (counted from 0).
     """
 
     texts: PackedTokens
@@ -152,15 +157,15 @@ class EmbeddingBatch:
 
 @dataclass(frozen=True)
 class RerankingBatch:
-    """The local share of one step of a reranker.
+    """This rank's part of one step of a reranker.
 
     Attributes:
-        texts: the whole prompt of every document; those of a query lie together.
+        texts: the whole prompt of every document; those of a query are adjacent.
         query: which of this rank's queries (ascending) each document belongs to; a query may have none.
         labels: 1 for a relevant document, 0 for another.
         num_queries: of this rank.
         task, source, source_names, row_source, row_number: as in ``EmbeddingBatch``.
-        scores: a teacher's score of each document; NaN where a row brings none; None where none of the step does.
+        scores: a teacher's score of each document; NaN where a row has none; None where no row of the step has any.
     """
 
     texts: PackedTokens

@@ -1,4 +1,4 @@
-"""Cutting a packed batch into pieces that fit: by tokens, over texts sorted by length, from whatever column."""
+"""Splitting a packed batch into chunks of a token budget, over texts sorted by length."""
 
 import torch
 from jaxtyping import Int
@@ -9,10 +9,13 @@ def chunk_by_tokens(lengths: Int[Tensor, " texts"], tokens_per_chunk: int) -> li
     """Groups texts of similar length, longest first, into chunks of at most ``tokens_per_chunk`` tokens.
 
     Longest first, so that a step that does not fit fails at its beginning. Similar lengths share a chunk, which keeps
-    the dense attention of the CPU path near-rectangular. A text longer than the budget is a chunk of its own.
+    the dense grids of the CPU path nearly full. A text longer than the budget is a chunk of its own.
 
     Returns:
         Text indices of each chunk; every text occurs exactly once.
+
+    Raises:
+        ValueError: ``tokens_per_chunk`` is below 1.
     """
     if tokens_per_chunk < 1:
         raise ValueError(f"tokens_per_chunk is {tokens_per_chunk}; it must be at least 1 (a usual value is 4096).")

@@ -1,4 +1,4 @@
-"""Planned rows to an ``EmbeddingBatch``: truncate but keep the EOS token, each distinct text once."""
+"""Planned rows to an ``EmbeddingBatch``: truncated texts with their EOS token, each distinct text once."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,15 @@ from jaxtyping import Int
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.data.mixture import LengthConfig, SourceConfig
-from qwen3emb_train.data.sampling import Frame, TextColumn, draw, pack_framed, spans_of_rows
+from qwen3emb_train.data.sampling import Frame, TextColumn, pack_framed, sample_texts, spans_of_rows
 from qwen3emb_train.data.token_store import TokenStore
 
 
 class EmbeddingCollator:
     """Builds batches from the plan's steps.
 
-    Which of a row's many positives or negatives are taken depends on (seed, step, source, row) only: not on the rank,
-    not on what was read before.
+    Which of a row's positives and negatives are sampled depends on (seed, step, source, row) only: not on the rank, nor
+    on what was read before.
     """
 
     def __init__(
@@ -29,14 +29,24 @@ class EmbeddingCollator:
         eos_token_id: int,
         seed: int,
     ) -> None:
+        """
+        Args:
+            sources, stores: by name.
+            lengths: truncation lengths.
+            eos_token_id: appended to every text.
+            seed: of the run.
+        """
         self.names = tuple(sorted(sources))  # as BatchPlan.source_names
         self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
         self._lengths, self._seed = lengths, seed
         self._frame = Frame(after=(eos_token_id,))
 
     def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> EmbeddingBatch:
-        """
+        """The batch of a step.
+
         Args:
+            step: its index.
+            planned: its rows, or one rank's slice of them.
             members: sources of the whole step. A rank's slice may lack some, yet all ranks must agree whether the step
                 has scores.
         """
@@ -46,10 +56,9 @@ class EmbeddingCollator:
             queries = np.flatnonzero(planned.row_source == number)
             source, store = self._sources[number], self._stores[number]
             found = spans_of_rows(store, planned.rows[queries])
-            for column, drawn, limit in zip(
-                columns, found, (None, source.max_positives, source.max_negatives), strict=True
-            ):
-                column.add(store, number, draw(drawn, limit, self._seed, step, self.names[number]), queries)
+            limits = (None, source.max_positives, source.max_negatives)
+            for column, texts, limit in zip(columns, found, limits, strict=True):
+                column.add(store, number, sample_texts(texts, limit, self._seed, step, self.names[number]), queries)
         for column in columns:
             column.finish()
         packed, text_index, hashes = self._pack(columns)

@@ -1,4 +1,4 @@
-"""Which layout a row's columns are in, and the row as arguments of ``build_example``."""
+"""Recognising a row's layout by its columns, and the row as arguments of ``build_example``."""
 
 import difflib
 from collections.abc import Set
@@ -10,23 +10,23 @@ from qwen3emb_train.data.validation import InvalidExampleError
 
 
 class UnknownLayoutError(InvalidExampleError):
-    """The columns of a row belong to no known layout."""
+    """The columns of a row match no known layout."""
 
 
 class RowReader:
-    """Turns the rows of one file into arguments of ``build_example``; keeps to the layout it has recognised."""
+    """Turns the rows of one file into arguments of ``build_example``; keeps the layout it has recognised."""
 
     def __init__(self, ignored_columns: list[str]) -> None:
         self._ignored_columns = frozenset(ignored_columns)
         self._layout: Layout | None = None
         self._columns: Set[str] = frozenset()  # of the row before
-        self._passed: set[tuple[str, frozenset[str]]] = set()  # columns that a layout has let pass
+        self._passed: set[tuple[str, frozenset[str]]] = set()  # columns that a layout has accepted
 
     def read(self, row: Row) -> dict[str, Any]:
-        """Null is absent, so ragged Parquet columns read as they were meant.
+        """The arguments of a row. Null counts as absent, as in Parquet rows that lack a column.
 
         Raises:
-            UnknownLayoutError: when neither this row nor one before it is of a known layout.
+            UnknownLayoutError: neither this row nor one before it is of a known layout.
             InvalidExampleError: for a column or value that does not fit the layout.
         """
         if self._ignored_columns:
@@ -50,7 +50,10 @@ class RowReader:
 def recognise_layout(columns: Set[str], current: Layout | None = None) -> Layout:
     """The layout of these columns: ``current`` if it fits or nothing does, else the first that fits.
 
-    So a ragged row stays in the layout of the rows before it, and what it lacks is reported by name.
+    So an incomplete row keeps the layout of the rows before it, and what it lacks is reported by name.
+
+    Raises:
+        UnknownLayoutError: no layout fits, and there is no ``current`` one.
     """
     if current is not None and current.matches(columns):
         return current

@@ -11,27 +11,32 @@ from qwen3emb_train.data.validation import InvalidExampleError
 def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
     """Texts by id, in file order: title, a line break, text where there is a title, else the text alone.
 
-    The line break keeps a title apart from a text that starts a sentence; mteb joins the two with a space instead.
+    The line break separates the title from the text; mteb joins the two with a space instead.
 
     Args:
-        ids_required: every line must carry ``_id`` (or ``id``); otherwise a line without one goes by its number.
+        path: the file.
+        ids_required: every line must have ``_id`` (or ``id``); otherwise the id defaults to the line number.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a bad line, or an id twice; names file, line and field. A file without any line.
+        ValueError: a bad line, or a duplicate id; names file, line and field. An empty file.
     """
     texts: dict[str, str] = {}
     for line, text_id, text in iterate_texts(path, ids_required=ids_required):
         if text_id in texts:
-            raise twice(path, line, text_id)
+            raise duplicate_id(path, line, text_id)
         texts[text_id] = text
     return texts
 
 
 def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[int, str, str]]:
-    """Line number, id and text of each line, for a corpus larger than the memory; as ``read_texts``.
+    """Line number, id and text of each line, for a corpus larger than memory; as ``read_texts``.
 
-    That no id occurs twice is left to the caller.
+    The caller checks that ids are unique.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a bad line; names file, line and field. An empty file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. It should hold one JSON object with a text on every line.")
@@ -52,8 +57,13 @@ def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[i
         raise ValueError(f"{path}: holds no lines.")
 
 
-def twice(path: Path, line: int, text_id: str) -> ValueError:
-    """The error about an id that another line has, too."""
+def duplicate_id(path: Path, line: int, text_id: str) -> ValueError:
+    """The error for an id that another line has too.
+
+    Args:
+        path, line: where it occurs again.
+        text_id: the id.
+    """
     return ValueError(f"{path}:{line}: field '_id': {text_id!r} occurs twice. Ids must be unique.")
 
 

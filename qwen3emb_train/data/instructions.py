@@ -1,8 +1,8 @@
-"""The text templates of the recipe: the only copy.
+"""The text templates, defined only here.
 
 The released code, the evaluation template and the exported prompts all write ``Instruct: {task}\\nQuery:{query}`` with
-no space after ``Query:``; the report's prose shows ``{Instruction} {Query}`` (section 2). We follow the code.
-Documents carry no instruction.
+no space after ``Query:``; the report (arXiv 2506.05176, section 2) shows ``{Instruction} {Query}``. We follow the code.
+Documents have no instruction.
 """
 
 from enum import Enum
@@ -10,7 +10,7 @@ from enum import Enum
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-"""The card's default task."""
+"""The default task of the Qwen/Qwen3-Embedding model cards."""
 
 
 def format_query(instruction: str | None, query: str) -> str:
@@ -21,13 +21,13 @@ def format_query(instruction: str | None, query: str) -> str:
 
 
 def query_prompt(instruction: str) -> str:
-    """What stands before the query: the Sentence-Transformers prompt of this instruction."""
+    """The text before the query: the Sentence-Transformers prompt of this instruction."""
     return QUERY_TEMPLATE.format(instruction=instruction, query="")
 
 
-# The reranker reads one chat in which the model is about to answer "yes" or "no" (arXiv 2506.05176, section 2; the
-# released example writes exactly these characters, the empty think block included). Prefix and suffix are tokenised by
-# themselves and never cut; what is too long is cut from the body.
+# The reranker's prompt is a chat whose next token is "yes" or "no". The characters are exactly those of the usage
+# example of Qwen/Qwen3-Reranker, the empty think block included. Prefix and suffix are tokenised separately and never
+# truncated; only the body is.
 RERANKER_PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
@@ -38,20 +38,28 @@ RERANKER_ANSWERS = ("yes", "no")
 
 
 def reranker_body(instruction: str, query: str, document: str) -> str:
-    """The user's turn: what is judged."""
+    """The user's turn of the prompt.
+
+    Args:
+        instruction, query, document: texts to fill in.
+    """
     return RERANKER_BODY.format(instruction=instruction, query=query, document=document)
 
 
 def reranker_text(instruction: str, query: str, document: str) -> str:
-    """The whole text, after which the model says yes or no."""
+    """The whole prompt, to which the model answers yes or no.
+
+    Args:
+        instruction, query, document: texts to fill in.
+    """
     return RERANKER_PREFIX + reranker_body(instruction, query, document) + RERANKER_SUFFIX
 
 
 class Template(str, Enum):
-    """How the texts of an example become what is tokenised.
+    """Which texts of an example are tokenised.
 
     ``embedding``: the query with its instruction, the bare documents. ``reranking``: the query alone, and for each
-    document the whole body that is judged.
+    document the body of its prompt.
     """
 
     embedding = "embedding"
@@ -59,5 +67,5 @@ class Template(str, Enum):
 
     @property
     def text(self) -> str:
-        """Version the token store by this: a changed template must not reuse old ids."""
+        """Part of the token store's key: a changed template must not reuse old ids."""
         return QUERY_TEMPLATE if self is Template.embedding else RERANKER_BODY

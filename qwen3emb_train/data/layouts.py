@@ -1,8 +1,8 @@
-"""The layouts other tools write, each a table entry: how to recognise its columns, and what they mean here.
+"""The layouts of other tools, each a table entry: how to recognise its columns, and what they mean here.
 
-A row of a foreign layout may also carry our ``task``, ``instruction``, ``source``, ``language``, and identifiers, which
-are ignored (``IGNORED_COLUMNS``). Any other column is refused rather than dropped in silence, since a misspelt
-``negatives`` would otherwise train without them; ``ReadingConfig.ignored_columns`` names those to drop.
+A row of a foreign layout may also have our ``task``, ``instruction``, ``source``, ``language``, and identifiers, which
+are ignored (``IGNORED_COLUMNS``). Any other column is refused rather than silently dropped, since a misspelt
+``negatives`` would otherwise train without them; ``ReadingConfig.ignored_columns`` lists those to drop.
 """
 
 import re
@@ -19,9 +19,9 @@ IGNORED_COLUMNS = frozenset({
     "id", "_id", "idx", "index", "query_id", "qid", "question_id", "docid", "doc_id", "document_id", "corpus_id",
     "pos_id", "neg_id", "type", "answers", "meta", "metadata", "__index_level_0__",
 })  # fmt: skip
-"""Identifiers and the like that foreign layouts carry and training does not need."""
+"""Identifiers and the like in foreign layouts that training does not need."""
 OWN_LABELS = frozenset({"task", "instruction", "source", "language"})
-"""Fields of ours that a foreign row may carry too."""
+"""Fields of ours that a foreign row may have too."""
 
 _GRADED_COLUMNS = frozenset({"label", "labels", "score"})
 _QUERY_COLUMNS = ("anchor", "query", "question")
@@ -31,10 +31,10 @@ _NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay out an example in columns.
+    """One layout of an example in columns.
 
     Attributes:
-        name: whose it is.
+        name: the tool.
         columns: its columns, as shown to the user.
         matches: whether a set of columns is of this layout.
         fields: makes arguments of ``build_example`` of a row.
@@ -55,7 +55,11 @@ class Layout:
         return self.fields is own_fields
 
     def check_columns(self, columns: Set[str]) -> None:
-        """Refuses columns that would be dropped in silence (``own_fields`` does so itself)."""
+        """Refuses columns that would be silently dropped (``own_fields`` does so itself).
+
+        Raises:
+            InvalidExampleError: an unknown column, or one with labels.
+        """
         if self.is_own:
             return
         for column in sorted(columns - self.listed - OWN_LABELS - IGNORED_COLUMNS):
@@ -156,7 +160,7 @@ def _last_contents(conversations: Any, column: str) -> list[Any]:
     for index, conversation in enumerate(conversations):
         messages = _messages(conversation, f"{column}[{index}]")
         if any(message["role"] == "system" for message in messages):
-            remedy = "Documents take no instruction: remove it, or write it into the text."
+            remedy = "Documents have no instruction: remove it, or write it into the text."
             raise InvalidExampleError(f"{column}[{index}]", "holds a system message", remedy)
         contents.append(messages[-1].get("content") if messages else None)
     return contents
@@ -186,7 +190,7 @@ def _columns_as_they_are(row: Row, query: str, positive: str, negative: str) -> 
 
 
 def _document_texts(documents: Any, column: str) -> Any:
-    """Texts as they are; of ``{"title": ..., "text": ...}`` the title, a space and the text."""
+    """Texts unchanged; of ``{"title": ..., "text": ...}`` the title, a space and the text."""
     if not isinstance(documents, list):
         return documents
     texts = []

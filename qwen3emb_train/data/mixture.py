@@ -1,4 +1,4 @@
-"""What a run is fed with: its sources, their shares, the lengths of texts. Settings and the arithmetic of shares."""
+"""The data mixture of a run: its sources, their shares, text lengths. Settings and the arithmetic of shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _LABEL_TASKS = frozenset({"classification", "clustering", "sts"})
 
 
 class NoRepeats(str, Enum):
-    """Which texts may stand only once in a batch."""
+    """Which texts may occur only once in a batch."""
 
     auto = "auto"  # queries where documents are labels (classification, clustering) or graded (sts), else texts
     texts = "texts"  # queries and positives
@@ -24,11 +24,11 @@ class SourceConfig:
         path: JSONL or Parquet file, or a directory of them.
         weight: factor on the source's share.
         task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task).
-        instruction: for rows that bring none; null = the query stays bare.
-        max_positives, max_negatives: take at most so many of a row, drawn anew every time it is seen; null = all.
-        max_rows: use only so many rows, drawn once by the seed; null = all.
+        instruction: for rows without their own; null = queries have no instruction.
+        max_positives, max_negatives: use at most this many of a row, sampled again every time it is seen; null = all.
+        max_rows: use only this many rows, sampled once by the seed; null = all.
         batch_size: queries of a step of this source, over all ranks; null = the run's.
-        no_repeats: which texts may stand only once in a batch.
+        no_repeats: which texts may occur only once in a batch.
     """
 
     path: str = "???"
@@ -62,15 +62,15 @@ class SourceConfig:
 
 @dataclass
 class MixtureConfig:
-    """How the sources share the steps.
+    """How steps are divided among the sources.
 
     Attributes:
-        alpha: a source is drawn with p ~ weight * rows**alpha (1 = proportional to size, 0 = by weight alone).
-        rows_cap: rows beyond so many do not raise a source's share; null = all count.
-        mixed_share: this share of a task's steps takes its rows from all of the task's sources at once, as if they were
-            one; the rest, as ever, from one source at a time. Only tasks with two sources or more.
-        epochs: instead of ``steps``: exactly so many passes over every source, in shuffled order.
-        length_buckets: rows of a batch have similar lengths: less idle memory and time, slightly less random.
+        alpha: a source is sampled with p ~ weight * rows**alpha (1 = proportional to size, 0 = by weight alone).
+        rows_cap: rows beyond this number do not raise a source's share; null = all count.
+        mixed_share: this share of a task's steps takes its rows from all of the task's sources, as if they were one;
+            the rest from one source each. Only tasks with two sources or more.
+        epochs: instead of ``steps``: exactly this many passes over every source, in shuffled order.
+        length_buckets: rows of a batch have similar lengths: less padding, slightly less random.
         language_buckets: rows of a batch have, where possible, one language: harder negatives.
         rows_per_block: rows that are assigned to batches together, so that no text repeats in a batch and buckets
             fill. At least 4 batches.
@@ -97,7 +97,7 @@ class MixtureConfig:
 
 @dataclass
 class LengthConfig:
-    """Longest texts in tokens, instruction and EOS token included.
+    """Maximum text lengths in tokens, instruction and EOS token included.
 
     Attributes:
         max_query_tokens: queries (with their instruction).
@@ -116,10 +116,12 @@ class LengthConfig:
 def source_shares(
     sources: Mapping[str, SourceConfig], num_rows: Mapping[str, int], mixture: MixtureConfig
 ) -> dict[tuple[str, ...], float]:
-    """The probability of each stream of batches: one source, or all sources of a task mixed. Streams of 0 are absent.
+    """The probability of each stream of batches: one source, or all sources of a task mixed. Streams of 0 are left out.
 
     Args:
-        num_rows: rows in use of each source (``max_rows`` applied).
+        sources: by name.
+        num_rows: rows used of each source (``max_rows`` applied).
+        mixture: how steps are divided.
     """
     cap = mixture.rows_cap
     weighted = {

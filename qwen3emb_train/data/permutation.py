@@ -1,15 +1,15 @@
 """Random order without a random state: everything is computed from a key and a position.
 
-A seeded shuffle of n rows needs n numbers in memory. Here the row at any place of the order is computed alone, so 150
-million rows cost as much as a hundred, and going to step s is arithmetic. The numbers are ours to the bit: they depend
-on no library's generator, which may change between versions.
+A seeded shuffle of n rows needs n numbers in memory. Here the row at any position is computed on its own, so 150
+million rows cost as much as a hundred, and resuming at step s is arithmetic. The numbers do not depend on a library's
+generator, which may change between versions.
 
 The permutation is a Feistel network over Z_a x Z_b ("generalised Feistel", J. Black and P. Rogaway, *Ciphers with
 Arbitrary Finite Domains*, CT-RSA 2002, sections 3 and 4): x = left + a * right, and each round adds a keyed hash of one
-half to the other. A round can be undone, so the network is a bijection of [0, a * b) whatever the hash is. With
+half to the other. A round is invertible, so the network is a bijection of [0, a * b) for any hash. With
 a = ceil(sqrt(n)) at most a - 1 values lie outside [0, n); they are encrypted again until they fall inside ("cycle
 walking", ibid.), which keeps it a bijection. The hash is the output function of SplitMix64 (G. Steele, D. Lea,
-C. Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014). This is for fairness, not for secrecy.
+C. Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014). It is random, not cryptographically secure.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def keys_of(*words: int | str) -> np.ndarray:
-    """Eight 64-bit keys from what they are for, e.g. ``keys_of(seed, "order", name, epoch)``."""
+    """Eight 64-bit keys derived from their purpose, e.g. ``keys_of(seed, "order", name, epoch)``."""
     return np.frombuffer(hashlib.blake2b(json.dumps(words).encode()).digest(), dtype="<u8")
 
 
@@ -45,7 +45,7 @@ def uniform(positions: np.ndarray, *words: int | str) -> Float[np.ndarray, " pos
 
 
 def permute(positions: np.ndarray, size: int, *words: int | str) -> Int[np.ndarray, " positions"]:
-    """Where a random permutation of ``range(size)``, chosen by ``words``, takes each position.
+    """The image of each position under a random permutation of ``range(size)``, chosen by ``words``.
 
     Raises:
         ValueError: a position is outside ``range(size)``.

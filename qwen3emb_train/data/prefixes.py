@@ -1,8 +1,8 @@
-"""Beginnings that several texts share (an instruction, a reranker's system turn and query), to be encoded once.
+"""Prefixes that several texts share (an instruction, a reranker's system turn and query), to be encoded once.
 
-Under causal attention a token's state depends on what stands before it only, so a shared beginning has the same states
-in every text that begins so. The rest of each text attends to it (``models.packing``); the gradient that reaches the
-beginning is the sum over all texts, as if each had encoded it.
+Under causal attention a token's state depends only on the tokens before it, so a shared prefix has the same states in
+every text that starts with it. The rest of each text attends to it (``models.packing``); the gradient of the prefix is
+the sum over all texts, as if each had encoded it.
 """
 
 import torch
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
 
-_HEAD = 8  # texts that agree in so many first tokens are looked at more closely
+_HEAD = 8  # texts that agree in this many first tokens are compared further
 _MIN_SAVED = 64  # tokens; below that the additional gather costs more than it saves
 
 
 def share_prefixes(tokens: PackedTokens, groups: Int[Tensor, " texts"] | None = None) -> PackedTokens:
-    """The same texts, with each common beginning once; ``tokens`` itself where there is nothing to share.
+    """The same texts with each shared prefix once; ``tokens`` itself where there is nothing to share.
 
     Args:
         tokens: whole texts, on the CPU.
-        groups: texts of a group share a beginning as long as it goes; None: texts with equal first tokens are one.
+        groups: texts of a group share their longest common prefix; None: texts with equal first tokens are a group.
     """
     lengths, starts = tokens.lengths, tokens.cu_seqlens[:-1]
     if tokens.prefix_of is not None or len(lengths) < 2:
         return tokens
     member = _by_first_tokens(tokens) if groups is None else groups
-    shared = torch.zeros_like(lengths)  # how many tokens of each text lie in its prefix
+    shared = torch.zeros_like(lengths)  # tokens of each text that are in its prefix
     prefix_of = torch.full_like(lengths, -1)
-    prefixes: list[tuple[int, int]] = []  # (a text that begins with it, its length)
+    prefixes: list[tuple[int, int]] = []  # (a text that starts with it, its length)
     for group in member[member >= 0].unique().tolist():
         texts = (member == group).nonzero().flatten()
         common = shared_length(tokens, texts)
@@ -38,9 +38,9 @@ def share_prefixes(tokens: PackedTokens, groups: Int[Tensor, " texts"] | None = 
         prefixes.append((int(texts[0]), common))
     if not prefixes:
         return tokens
-    owner, length = torch.tensor(prefixes).unbind(1)
+    text, length = torch.tensor(prefixes).unbind(1)
     packed = PackedTokens.gather(
-        tokens.input_ids, torch.cat([starts[owner], starts + shared]), torch.cat([length, lengths - shared])
+        tokens.input_ids, torch.cat([starts[text], starts + shared]), torch.cat([length, lengths - shared])
     )
     offset = torch.cat([torch.zeros_like(length), shared])
     return PackedTokens(
@@ -65,7 +65,7 @@ def shared_length(tokens: PackedTokens, texts: Int[Tensor, " chosen"]) -> int:
 
 
 def _by_first_tokens(tokens: PackedTokens) -> Int[Tensor, " texts"]:
-    """A number for each distinct beginning of ``_HEAD`` tokens; -1 for texts that are no longer than that."""
+    """A group for each distinct first ``_HEAD`` tokens; -1 for texts that are no longer than that."""
     member = torch.full_like(tokens.lengths, -1)
     long_enough = (tokens.lengths > _HEAD).nonzero().flatten()
     if len(long_enough) < 2:

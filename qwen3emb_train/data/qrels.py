@@ -7,10 +7,10 @@ HEADER = ("query-id", "corpus-id", "score")
 
 
 def find_qrels(path: Path, split: str) -> Path:
-    """The judgements of a directory; ``qrels/{split}.tsv`` goes before a flat ``qrels.tsv``.
+    """The qrels file of a directory; ``qrels/{split}.tsv`` takes precedence over a flat ``qrels.tsv``.
 
     Raises:
-        FileNotFoundError: there is neither; names the splits that are there.
+        FileNotFoundError: there is neither; lists the splits that exist.
     """
     candidates = (path / "qrels" / f"{split}.tsv", path / "qrels.tsv")
     for candidate in candidates:
@@ -26,7 +26,8 @@ def read_qrels(path: Path, queries: Container[str], documents: Container[str]) -
     """Query id -> document id -> grade.
 
     Args:
-        queries, documents: the ids that exist.
+        path: the qrels file.
+        queries, documents: the existing ids.
 
     Raises:
         ValueError: a malformed line, a pair judged twice, or an unknown id; names file, line and field.

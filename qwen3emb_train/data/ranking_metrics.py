@@ -9,16 +9,28 @@ from collections.abc import Iterable, Sequence
 
 
 def ndcg_at(k: int, ranked: Sequence[int], judged: Iterable[int]) -> float:
-    """Discounted gain of the first ``k`` over that of the best order: gain = relevance, discount = log2(rank + 1).
+    """nDCG: the discounted gain of the first ``k`` over that of the ideal order; gain = relevance, discount =
+    log2(rank + 1).
 
     trec_eval's ``ndcg_cut``, which BEIR and MTEB report; other tools use 2^relevance - 1 as the gain.
+
+    Args:
+        k: cutoff.
+        ranked: relevance of the ranked documents.
+        judged: relevance of all judged documents.
     """
     ideal = _discounted_gain(sorted(judged, reverse=True)[:k])
     return _discounted_gain(ranked[:k]) / ideal if ideal > 0.0 else 0.0
 
 
 def recall_at(k: int, ranked: Sequence[int], judged: Iterable[int]) -> float:
-    """Share of the relevant documents found among the first ``k``."""
+    """Share of the relevant documents found among the first ``k``.
+
+    Args:
+        k: cutoff.
+        ranked: relevance of the ranked documents.
+        judged: relevance of all judged documents.
+    """
     total = sum(relevance > 0 for relevance in judged)
     return sum(relevance > 0 for relevance in ranked[:k]) / total if total else 0.0
 

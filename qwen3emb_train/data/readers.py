@@ -1,8 +1,8 @@
 """Files to examples, one at a time: JSON Lines and Parquet, in any layout of columns.py.
 
-A bad line is never dropped in silence. By default it is collected with file, line, field, reason and remedy; after the
-first few, and at the latest at the end, reading fails and lists them. With ``skip_bad_lines`` it is written to
-``rejected.jsonl`` and reading goes on.
+A bad line is never silently dropped. By default it is collected with file, line, field, reason and remedy; after
+``max_errors`` of them, or at the end, reading fails and lists them. With ``skip_bad_lines`` it is written to
+``rejected.jsonl`` and reading continues.
 """
 
 import json
@@ -30,9 +30,9 @@ class ReadingConfig:
     """How strictly files are read.
 
     Attributes:
-        max_errors: after so many bad lines reading stops and lists them.
-        skip_bad_lines: write bad lines to ``rejected.jsonl`` and go on.
-        ignored_columns: columns to drop as if they were not there.
+        max_errors: after this many bad lines reading stops and lists them.
+        skip_bad_lines: write bad lines to ``rejected.jsonl`` and continue.
+        ignored_columns: columns to ignore.
     """
 
     max_errors: int = 10
@@ -48,14 +48,14 @@ class ReadingConfig:
 
 @dataclass(frozen=True)
 class BadLine:
-    """One line that is no example.
+    """A line that is not a valid example.
 
     Attributes:
         file: path.
         line: counted from 1; in Parquet the row.
         field: as the file calls it.
         reason: what is wrong.
-        remedy: how to mend it.
+        remedy: how to fix it.
     """
 
     file: str
@@ -69,12 +69,12 @@ class BadLine:
 
 
 class SourceLine(NamedTuple):
-    """An example with where it stands.
+    """An example and its line.
 
     Attributes:
         file, number: path, and line counted from 1; in Parquet the row.
-        raw: the line as it is.
-        example: what it says.
+        raw: the unparsed line.
+        example: the parsed line.
     """
 
     file: Path
@@ -91,7 +91,7 @@ class BadLinesError(ValueError):
         self.bad_lines, self.summary = tuple(bad_lines), summary
 
     def __reduce__(self) -> tuple[type["BadLinesError"], tuple[list[BadLine], str]]:
-        # Else one that comes from another process cannot be put together again.
+        # Without this, one raised in another process cannot be unpickled.
         return type(self), (list(self.bad_lines), self.summary)
 
 
@@ -111,12 +111,12 @@ def read_examples(
         path: ``.jsonl``, ``.ndjson``, ``.json`` (one object per line), each also ``.gz``; ``.parquet``; or a directory.
         config: how strictly to read.
         rejected_path: where ``skip_bad_lines`` writes the lines it skips; a former file is replaced.
-        task, instruction, source, language: for lines that do not say.
+        task, instruction, source, language: defaults for lines without them.
 
     Raises:
         FileNotFoundError: at once, if there is no such file or no shard in the directory.
         ValueError: at once, for a file of another kind.
-        BadLinesError: while reading, for bad lines; with ``skip_bad_lines`` only when not a single line is good.
+        BadLinesError: while reading, for bad lines; with ``skip_bad_lines`` only when no line is good.
     """
     config = config or ReadingConfig()
     defaults = {"task": task, "instruction": instruction, "source": source, "language": language}
@@ -127,7 +127,11 @@ def read_examples(
 def read_lines(
     path: Path, config: ReadingConfig | None = None, *, rejected_path: Path | None = None
 ) -> Iterator[SourceLine]:
-    """As ``read_examples``, each example with the line it comes from; for programs that answer for every line."""
+    """As ``read_examples``, each example with its line; for programs that report on every line.
+
+    Args:
+        path, config, rejected_path: as in ``read_examples``.
+    """
     config = config or ReadingConfig()
     rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, {}))
     return (SourceLine(*row) for row in rows)
@@ -151,7 +155,11 @@ def read_reranking_examples(
     instruction: str | None = None,
     source: str = "",
 ) -> Iterator[RerankingExample]:
-    """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0)."""
+    """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0).
+
+    Args:
+        path, config, rejected_path, instruction, source: as in ``read_examples``.
+    """
     config = config or ReadingConfig()
     defaults = {"instruction": instruction, "source": source}
 
@@ -174,9 +182,9 @@ def shard_paths(path: Path, rejected_path: Path | None = None) -> list[Path]:
     """The files that are read for ``path``, in order, without the one that bad lines are written to.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_examples`` does at once.
+        FileNotFoundError, ValueError: as ``read_examples`` at once.
     """
-    # By resolved path: a shard that is written while it is read would never end.
+    # By resolved path: reading a shard that is being written to would never end.
     rejected = None if rejected_path is None else rejected_path.resolve()
     if path.is_dir():
         names = (child for child in path.iterdir() if child.name.endswith(_SHARD_SUFFIXES))
@@ -218,7 +226,7 @@ def _read(
 
 
 class _BadLines:
-    """What happens to bad lines: collected until there are too many, or set aside."""
+    """Handles bad lines: collected until there are too many, or written to ``rejected.jsonl``."""
 
     def __init__(self, config: ReadingConfig, rejected_path: Path | None) -> None:
         self._config, self._rejected_path = config, rejected_path
@@ -249,7 +257,7 @@ class _BadLines:
             self._file.flush()
         if self._config.skip_bad_lines:
             return
-        if isinstance(problem, UnknownLayoutError):  # the next lines would say the same
+        if isinstance(problem, UnknownLayoutError):  # the next lines would give the same error
             raise BadLinesError(self._listed, "The file is of no known layout:")
         if self._num == self._config.max_errors:
             raise BadLinesError(self._listed, f"Reading stopped after {self._num} bad lines{self._advice()}:")
@@ -264,4 +272,4 @@ class _BadLines:
             logger.warning("Skipped %d of %d lines; %s", self._num, self._num + num_good, where)
 
     def _advice(self) -> str:
-        return " (skip_bad_lines=true sets them aside and goes on)"
+        return " (skip_bad_lines=true writes them to rejected.jsonl and continues)"

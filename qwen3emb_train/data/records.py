@@ -1,7 +1,7 @@
-"""The line format: what an example is, and how a file of them is written.
+"""The line format: training and reranking examples, and how files of them are written.
 
-Readers of other layouts (columns.py) end in the same ``build_example``, so an example is checked once and alike
-wherever it comes from, and an error names the field as it is called in the user's file.
+Readers of other layouts (layouts.py) use the same ``build_example``, so examples of any origin pass the same checks,
+and an error names the field as it is called in the user's file.
 """
 
 import json
@@ -39,8 +39,8 @@ class TrainingExample:
         query: the query without its instruction.
         positives: relevant documents, at least one.
         negatives: hard negatives, any number.
-        task: which objective serves it ("retrieval", ...).
-        instruction: one sentence that says what the query asks for. None leaves it to the data source; "" is none.
+        task: decides the loss ("retrieval", ...).
+        instruction: one sentence that describes the task. None: the data source's; "": no instruction.
         source: name of the data set.
         language: language code.
         scores: a teacher's scores of the positives, then of the negatives.
@@ -60,12 +60,12 @@ class TrainingExample:
         """Reads an object with the fields above, or with one text as ``positive``.
 
         Raises:
-            InvalidExampleError: names the offending field; an unknown field is answered with the nearest known one.
+            InvalidExampleError: names the offending field; for an unknown field, also the nearest known one.
         """
         return build_example(**own_fields({name: value for name, value in row.items() if value is not None}))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that say something: an absent one reads back as its default."""
+        """The fields that differ from their defaults, and the task."""
         return _without_defaults(self)
 
 
@@ -125,7 +125,7 @@ RERANKING_FIELDS = frozenset(field.name for field in fields(RerankingExample))
 
 
 class FieldNames(NamedTuple):
-    """How the user's file calls the fields, for error messages (see validation.py)."""
+    """The names of the fields in the user's file, for error messages (see validation.py)."""
 
     query: str = "query"
     positives: ColumnNames = "positives"
@@ -137,7 +137,11 @@ _OWN_NAMES = FieldNames()
 
 
 def own_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of ``build_example`` from a line of our own format."""
+    """Arguments of ``build_example`` from a line of our own format.
+
+    Raises:
+        InvalidExampleError: an unknown field, or both ``positive`` and ``positives``.
+    """
     refuse_unknown_fields(row.keys(), TRAINING_FIELDS)
     if "positive" not in row:
         return {"query": None, "positives": (), **row}
@@ -160,10 +164,14 @@ def build_example(
     scores: object = None,
     names: FieldNames = _OWN_NAMES,
 ) -> TrainingExample:
-    """Checks values that come from outside and makes an example of them.
+    """Checks values read from a file and makes an example of them.
+
+    Args:
+        query, positives, negatives, task, instruction, source, language, scores: as in ``TrainingExample``, unchecked.
+        names: how the user's file calls the fields.
 
     Raises:
-        InvalidExampleError: on the first thing that is wrong, under its name in ``names``.
+        InvalidExampleError: for the first error found, under its name in ``names``.
     """
     query_text = check_text(query, names.query)
     positive_texts = check_texts(positives, names.positives)
@@ -178,7 +186,7 @@ def build_example(
                 raise InvalidExampleError(
                     name_of(names.negatives, index),
                     f"is equal to a positive of the same line: {reprlib.repr(text)}",
-                    "Remove it from the negatives: it would be pulled and pushed at once.",
+                    "Remove it from the negatives: it cannot be both.",
                 )
     return TrainingExample(
         query_text,
@@ -198,7 +206,7 @@ def write_examples(path: Path, examples: Iterable[TrainingExample | RerankingExa
     JSON Lines are UTF-8 with one object per line and no empty fields; Parquet has list columns.
 
     Raises:
-        ValueError: for another suffix, or an example that could not be read back.
+        ValueError: another suffix, or an example that could not be read back.
     """
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"{path}: examples are written as .jsonl or .parquet. Rename it.")
@@ -211,7 +219,7 @@ def _without_defaults(example: TrainingExample | RerankingExample) -> dict[str, 
     row = {}
     for field in fields(example):
         value = getattr(example, field.name)
-        # The task is always written: whoever reads the file may set another default.
+        # The task is always written: a reader may set another default.
         if field.name == "task" or value != field.default:
             row[field.name] = list(value) if isinstance(value, tuple) else value
     return row
@@ -220,7 +228,7 @@ def _without_defaults(example: TrainingExample | RerankingExample) -> dict[str, 
 def _checked(
     path: Path, examples: Iterable[TrainingExample | RerankingExample]
 ) -> Iterator[TrainingExample | RerankingExample]:
-    """Refuses to write what could not be read back."""
+    """Checks that each example can be read back."""
     for number, example in enumerate(examples, start=1):
         try:
             yield type(example).from_json(example.to_json())

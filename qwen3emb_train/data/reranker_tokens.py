@@ -1,7 +1,7 @@
-"""The reranker's prompt in token ids: one copy for training, inference and checks.
+"""The reranker's prompt in token ids, shared by training, inference and checks.
 
-Prefix, body and suffix are tokenised each by itself, as in the released example (docs/sources.md); what is too long is
-cut from the body's end, so the model always ends where it is asked for the answer. Nothing is appended.
+Prefix, body and suffix are tokenised separately, as in the usage example of Qwen/Qwen3-Reranker; long bodies are
+truncated at their end, so the prompt always ends where the answer follows. Nothing is appended.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from qwen3emb_train.data.instructions import RERANKER_ANSWERS, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
 from qwen3emb_train.data.tokenization import ids_without_eos, load_fast_tokenizer, tokenizer_fingerprint
 
-_LEAST_BODY = 8  # tokens; with less there is no document to judge
+_MIN_BODY = 8  # tokens; with less there is no document to judge
 
 
 class RerankerTokenizer:
@@ -21,7 +21,7 @@ class RerankerTokenizer:
         hf: the transformers tokenizer.
         prefix_ids, suffix_ids: before and after the body.
         answer_ids: of yes and no.
-        fingerprint: digest of everything that decides the ids of a body.
+        fingerprint: digest of everything that determines the ids of a body.
     """
 
     def __init__(self, hf: Any) -> None:
@@ -37,7 +37,12 @@ class RerankerTokenizer:
         self.fingerprint = tokenizer_fingerprint(hf)
 
     def tokenize(self, instruction: str, query: str, documents: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """The whole prompt of each document, at most ``max_tokens`` long.
+        """The whole prompt of each document.
+
+        Args:
+            instruction, query: of the prompts.
+            documents: one for each prompt.
+            max_tokens: maximum tokens of a prompt, template included.
 
         Raises:
             ValueError: ``max_tokens`` leaves no room for a body.
@@ -47,18 +52,18 @@ class RerankerTokenizer:
         return [[*self.prefix_ids, *body[:limit], *self.suffix_ids] for body in bodies]
 
     def max_body_tokens(self, max_tokens: int) -> int:
-        """What the template leaves of ``max_tokens``.
+        """``max_tokens`` minus the template's tokens.
 
         Raises:
-            ValueError: next to nothing.
+            ValueError: fewer than 8 tokens are left.
         """
-        around = len(self.prefix_ids) + len(self.suffix_ids)
-        if max_tokens < around + _LEAST_BODY:
+        template = len(self.prefix_ids) + len(self.suffix_ids)
+        if max_tokens < template + _MIN_BODY:
             raise ValueError(
-                f"max_tokens is {max_tokens}, and the reranker's template alone takes {around}: use at least "
-                f"{around + _LEAST_BODY}, and better some hundreds."
+                f"max_tokens is {max_tokens}, and the reranker's template alone takes {template}: use at least "
+                f"{template + _MIN_BODY}, better a few hundred."
             )
-        return max_tokens - around
+        return max_tokens - template
 
     def save(self, directory: Path) -> None:
         """Writes the tokenizer files."""
@@ -69,7 +74,7 @@ class RerankerTokenizer:
 
 
 def load_reranker_tokenizer(path: str, *, trust_remote_code: bool = False) -> RerankerTokenizer:
-    """Loads the tokenizer of a model directory or hub name; one that appends an EOS token is taken without it.
+    """Loads the tokenizer of a model directory or hub name; an appended EOS token is disabled.
 
     Raises:
         FileNotFoundError: nothing loadable at ``path``.

@@ -1,4 +1,4 @@
-"""Planned rows to a ``RerankingBatch``: a query's documents, each in a whole prompt; doubtful negatives left out."""
+"""Planned rows to a ``RerankingBatch``: a query's documents, each in a prompt; likely false negatives are left out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from jaxtyping import Bool, Float, Int
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.batches import RerankingBatch
 from qwen3emb_train.data.mixture import SourceConfig
-from qwen3emb_train.data.sampling import Drawn, Frame, TextColumn, draw, pack_framed, spans_of_rows
+from qwen3emb_train.data.sampling import Frame, RowTexts, TextColumn, pack_framed, sample_texts, spans_of_rows
 from qwen3emb_train.data.token_store import TokenStore
 
 
 @dataclass
 class FalseNegativeFilter:
-    """Which negatives are too near to the positives to be called irrelevant, by the scores that rows bring.
+    """Drops negatives that score too close to the positives to count as irrelevant, by the scores in the rows.
 
-    Rows without scores, and both limits null, keep all. Mining applies such rules once (``mine_negatives``); here they
-    false_negatives files that somebody else mined.
+    Rows without scores keep all, as do two null limits. ``mine_negatives`` applies such rules while mining; this filter
+    is for files that were mined elsewhere.
 
     Attributes:
-        margin: a negative must score at least so much below the mean of its query's positives.
+        margin: a negative must score at least this much below the mean of its query's positives.
         max_relative_score: and below this share of that mean; for cosines, NV-Retriever's 0.95 (arXiv 2407.15831).
     """
 
@@ -38,20 +38,20 @@ class FalseNegativeFilter:
     def admits(
         self, negatives: Float[np.ndarray, " negatives"], positives: Float[np.ndarray, " negatives"]
     ) -> Bool[np.ndarray, " negatives"]:
-        """Which negatives stay, given their scores and the mean score of each one's positives; NaN = unknown."""
-        doubtful = np.zeros(len(negatives), dtype=bool)
+        """Which negatives are kept, given their scores and the mean score of each one's positives; NaN = unknown."""
+        too_close = np.zeros(len(negatives), dtype=bool)
         if self.margin is not None:
-            doubtful |= negatives > positives - self.margin
+            too_close |= negatives > positives - self.margin
         if self.max_relative_score is not None:
-            doubtful |= negatives >= positives * self.max_relative_score
-        return ~doubtful  # a comparison with NaN is false: what is not scored is not doubted
+            too_close |= negatives >= positives * self.max_relative_score
+        return ~too_close  # a comparison with NaN is false: unscored negatives are kept
 
 
 class RerankingCollator:
-    """Builds batches from the plan's steps; which documents are drawn depends on (seed, step, source, row) only.
+    """Builds batches from the plan's steps; which documents are sampled depends on (seed, step, source, row) only.
 
     Attributes:
-        names: of the sources, in the order of their numbers.
+        names: of the sources, in the order of their indices.
     """
 
     def __init__(
@@ -64,13 +64,24 @@ class RerankingCollator:
         max_tokens: int,
         seed: int,
     ) -> None:
+        """
+        Args:
+            sources, stores: by name.
+            frame: the prompt template around every body.
+            false_negatives: which negatives to leave out.
+            max_tokens: of a prompt, template included.
+            seed: of the run.
+        """
         self.names = tuple(sorted(sources))  # as BatchPlan.source_names
         self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
         self._frame, self._false_negatives, self._max_tokens, self._seed = frame, false_negatives, max_tokens, seed
 
     def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> RerankingBatch:
-        """
+        """The batch of a step.
+
         Args:
+            step: its index.
+            planned: its rows, or one rank's slice of them.
             members: sources of the whole step: all ranks must agree whether it has scores.
 
         Raises:
@@ -81,9 +92,9 @@ class RerankingCollator:
             queries = np.flatnonzero(planned.row_source == number)
             source, store, name = self._sources[number], self._stores[number], self.names[number]
             _, positives, negatives = spans_of_rows(store, planned.rows[queries])
-            negatives = self._unguarded(store, positives, negatives, len(queries))
-            relevant.add(store, number, draw(positives, source.max_positives, self._seed, step, name), queries)
-            others.add(store, number, draw(negatives, source.max_negatives, self._seed, step, name), queries)
+            negatives = self._filtered(store, positives, negatives, len(queries))
+            relevant.add(store, number, sample_texts(positives, source.max_positives, self._seed, step, name), queries)
+            others.add(store, number, sample_texts(negatives, source.max_negatives, self._seed, step, name), queries)
         relevant.finish()
         others.finish()
         if not len(relevant.texts) + len(others.texts):
@@ -97,7 +108,7 @@ class RerankingCollator:
             for part in ("row_idx", "source", "texts", "scores")
         )
         labels = np.repeat([1.0, 0.0], [len(relevant.texts), len(others.texts)]).astype(np.float32)
-        order = np.argsort(query, kind="stable")  # of each query the relevant ones first
+        order = np.argsort(query, kind="stable")  # by query, its relevant documents first
         limits = np.full(len(order), self._max_tokens)
         has_scores = any(self._stores[number].scores is not None for number in members)
         return RerankingBatch(
@@ -113,7 +124,7 @@ class RerankingCollator:
             row_number=torch.from_numpy(planned.rows.astype(np.int64)),
         )
 
-    def _unguarded(self, store: TokenStore, positives: Drawn, negatives: Drawn, num_rows: int) -> Drawn:
+    def _filtered(self, store: TokenStore, positives: RowTexts, negatives: RowTexts, num_rows: int) -> RowTexts:
         if store.scores is None or self._false_negatives == FalseNegativeFilter():
             return negatives
         mean = _mean_by_row(store.scores[positives.texts], positives.row_idx, num_rows)

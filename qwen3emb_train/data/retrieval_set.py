@@ -4,8 +4,8 @@
     queries.jsonl    {"_id": "q1", "text": "..."}                     may hold queries of other splits
     qrels/test.tsv   query-id <tab> corpus-id <tab> score             with this header; or one flat qrels.tsv
 
-A set that breaks its own promises (an id twice, a judgement of an unknown document) is refused, because every such
-break lowers or raises scores silently.
+An inconsistent set (a duplicate id, a judgement of an unknown document) is refused, because each such error silently
+lowers or raises scores.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class RetrievalSet:
 
     Attributes:
         query_ids, queries: the judged queries, in file order.
-        document_ids, documents: the corpus in the order of the ids, so that equal scores, which are ranked in this
-            order, do not make a result depend on the order of the file's lines.
+        document_ids, documents: the corpus sorted by id: ties are ranked in this order, so results do not depend on the
+            order of the file's lines.
         relevance: query id -> document id -> grade (0 = judged not relevant).
-        files: the files read, for the record of a run.
+        files: the files read, for the run record.
     """
 
     query_ids: list[str]
@@ -36,12 +36,12 @@ class RetrievalSet:
 
 
 def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
-    """Reads a directory in the BEIR layout; ``qrels/{split}.tsv`` goes before a flat ``qrels.tsv``.
+    """Reads a directory in the BEIR layout; ``qrels/{split}.tsv`` takes precedence over a flat ``qrels.tsv``.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a malformed line, an id twice, a judgement of an unknown query or document, a judged query without
-            any relevant document; always with file, line and field.
+        ValueError: a malformed line, a duplicate id, a judgement of an unknown query or document, a judged query
+            without any relevant document; always with file, line and field.
     """
     qrels_file = find_qrels(path, split)
     documents = read_texts(path / "corpus.jsonl", ids_required=True)

@@ -1,4 +1,4 @@
-"""Raw rows of a file with their numbers, and what JSON may not hold. What the columns mean is not known here.
+"""Raw rows of a file with their numbers, and what JSON may not contain. The meaning of columns is not known here.
 
 Files are streamed: a line, or a Parquet batch, at a time.
 """
@@ -22,7 +22,7 @@ _JSON_LINES_REMEDY = (
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Lines that are not blank: only a newline byte ends a line, not the U+2028 of a text."""
+    """The non-blank lines. Only a newline byte ends a line, not a U+2028 in a text."""
     line = 0
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
@@ -75,7 +75,7 @@ def decode_row(raw: RawRow) -> dict[str, Any]:
     """The object of a row.
 
     Raises:
-        InvalidExampleError: when the line is not UTF-8, not JSON or no object.
+        InvalidExampleError: when the line is not UTF-8, not JSON or not an object.
     """
     if isinstance(raw, dict):
         return raw
@@ -91,7 +91,7 @@ def decode_row(raw: RawRow) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         place = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
         ending = (
-            "" if raw.endswith(b"\n") else "; the file ends here without a newline, perhaps its writing was interrupted"
+            "" if raw.endswith(b"\n") else "; the file ends here without a newline, perhaps writing was interrupted"
         )
         raise InvalidExampleError("line", f"is not JSON: {place}{ending}", _JSON_LINES_REMEDY) from None
     if not isinstance(row, dict):
@@ -100,7 +100,7 @@ def decode_row(raw: RawRow) -> dict[str, Any]:
 
 
 def raw_text(raw: RawRow) -> str:
-    """The row as it stands in the file, for ``rejected.jsonl``; bytes that are not UTF-8 as ``\\xff``."""
+    """The row as in the file, for ``rejected.jsonl``; bytes that are not UTF-8 as ``\\xff``."""
     if isinstance(raw, bytes):
         return raw.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
     return json.dumps(raw, ensure_ascii=False, default=str) if isinstance(raw, dict) else ""

@@ -1,4 +1,4 @@
-"""What the collators share: which texts of a planned row are taken, and their tokens, cut and framed."""
+"""Shared by the collators: sampling a planned row's texts, and packing their tokens, truncated and framed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from qwen3emb_train.data.token_store import TokenStore, flat_spans
 
 @dataclass(frozen=True)
 class Frame:
-    """Ids that stand before and after every text and are never cut: an EOS token, or a reranker's template."""
+    """Token ids before and after every text, never truncated: an EOS token, or a reranker's template."""
 
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
@@ -24,34 +24,51 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """Texts of some rows: their indices in the store, and which of the rows each belongs to (ascending)."""
+class RowTexts:
+    """Texts of some rows.
+
+    Attributes:
+        texts: their indices in the store.
+        row_idx: which of the rows each belongs to (ascending).
+    """
 
     texts: Int[np.ndarray, " texts"]
     row_idx: Int[np.ndarray, " texts"]
 
-    def keep(self, kept: Bool[np.ndarray, " texts"]) -> "Drawn":
-        return Drawn(self.texts[kept], self.row_idx[kept])
+    def keep(self, kept: Bool[np.ndarray, " texts"]) -> "RowTexts":
+        return RowTexts(self.texts[kept], self.row_idx[kept])
 
 
-def spans_of_rows(store: TokenStore, rows: Int[np.ndarray, " rows"]) -> tuple[Drawn, Drawn, Drawn]:
+def spans_of_rows(store: TokenStore, rows: Int[np.ndarray, " rows"]) -> tuple[RowTexts, RowTexts, RowTexts]:
     """All queries, positives and negatives of the rows."""
     queries, negatives, ends = store.row_spans(rows)
     positives = flat_spans(queries + 1, negatives - queries - 1)
-    return Drawn(queries, np.arange(len(rows))), Drawn(*positives), Drawn(*flat_spans(negatives, ends - negatives))
+    return (
+        RowTexts(queries, np.arange(len(rows))),
+        RowTexts(*positives),
+        RowTexts(*flat_spans(negatives, ends - negatives)),
+    )
 
 
-def draw(found: Drawn, limit: int | None, seed: int, step: int, name: str) -> Drawn:
-    """At most ``limit`` texts of each row: those with the smallest random numbers. A text's index says its row, so the
-    draw depends on (seed, step, source, row) only.
+def sample_texts(found: RowTexts, limit: int | None, seed: int, step: int, name: str) -> RowTexts:
+    """At most ``limit`` texts of each row: those with the smallest random numbers.
+
+    A text's index in the store identifies its row, so the sample depends on (seed, step, source, row) only.
+
+    Args:
+        found: all texts of the rows.
+        limit: texts per row; None = all.
+        seed: of the run.
+        step: the training step.
+        name: of the source.
     """
     if limit is None or not len(found.texts):
         return found
-    luck = random_bits(found.texts, seed, "draw", step, name)
-    order = np.lexsort((luck, found.row_idx))
-    place = np.arange(len(order)) - np.searchsorted(found.row_idx, found.row_idx)  # in its row, row_idx ascend
-    kept = np.sort(order[place < limit])
-    return Drawn(found.texts[kept], found.row_idx[kept])
+    bits = random_bits(found.texts, seed, "draw", step, name)
+    order = np.lexsort((bits, found.row_idx))
+    rank = np.arange(len(order)) - np.searchsorted(found.row_idx, found.row_idx)  # within its row
+    kept = np.sort(order[rank < limit])
+    return RowTexts(found.texts[kept], found.row_idx[kept])
 
 
 def pack_framed(
@@ -61,7 +78,15 @@ def pack_framed(
     limits: Int[np.ndarray, " texts"],
     frame: Frame,
 ) -> PackedTokens:
-    """The texts' tokens, each at most ``limits`` long with its frame."""
+    """The texts' tokens, truncated and framed.
+
+    Args:
+        stores: of the sources.
+        source: of each text, an index into ``stores``.
+        texts: indices in their store.
+        limits: maximum tokens of each text, frame included.
+        frame: around each text.
+    """
     starts, lengths = np.empty_like(texts), np.empty_like(texts)
     for number in np.unique(source):
         own = source == number
@@ -85,7 +110,7 @@ def pack_framed(
 
 
 class TextColumn:
-    """Texts of one role, gathered source by source and then put in the order of the batch's rows."""
+    """Texts of one role, added source by source and then sorted into the order of the batch's rows."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -93,15 +118,19 @@ class TextColumn:
         self.source = self.texts = self.row_idx = self.text_hashes = np.zeros(0, dtype=np.int64)
         self.scores: Float[np.ndarray, " texts"] = np.zeros(0, dtype=np.float32)
 
-    def add(self, store: TokenStore, number: int, drawn: Drawn, queries: Int[np.ndarray, " rows"]) -> None:
-        """
+    def add(self, store: TokenStore, number: int, sampled: RowTexts, queries: Int[np.ndarray, " rows"]) -> None:
+        """Adds texts of one source.
+
         Args:
-            queries: the batch's number of each row that ``drawn`` counts.
+            store: of the source.
+            number: index of the source.
+            sampled: the texts.
+            queries: index in the batch of each row that ``sampled.row_idx`` counts.
         """
-        none = np.full(len(drawn.texts), np.nan, dtype=np.float32)
-        scores = none if store.scores is None else store.scores[drawn.texts]
-        source = np.full(len(drawn.texts), number)
-        self._parts.append((source, drawn.texts, queries[drawn.row_idx], store.text_hashes[drawn.texts], scores))
+        none = np.full(len(sampled.texts), np.nan, dtype=np.float32)
+        scores = none if store.scores is None else store.scores[sampled.texts]
+        source = np.full(len(sampled.texts), number)
+        self._parts.append((source, sampled.texts, queries[sampled.row_idx], store.text_hashes[sampled.texts], scores))
 
     def finish(self) -> None:
         source, texts, row_idx, hashes, scores = (np.concatenate(part) for part in zip(*self._parts, strict=True))

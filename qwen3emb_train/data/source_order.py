@@ -1,4 +1,4 @@
-"""Which stream of batches serves which step, and the number of that batch within the stream. A few bytes a step."""
+"""Which stream each step takes its batch from, and which of the stream's batches. A few bytes per step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from qwen3emb_train.data.permutation import permute, uniform
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Who serves each step.
+    """The source order of a run.
 
     Attributes:
-        stream_of_step: the number of the stream.
-        turn_of_step: how many steps before it had the same stream.
+        stream_of_step: index of each step's stream.
+        turn_of_step: number of earlier steps of the same stream.
     """
 
     stream_of_step: Int[np.ndarray, " steps"]
@@ -26,14 +26,26 @@ class Schedule:
         return len(self.stream_of_step)
 
 
-def draw_schedule(probabilities: Sequence[float], steps: int, seed: int) -> Schedule:
-    """Draws the stream of each step by itself: a longer run begins alike."""
+def sample_schedule(probabilities: Sequence[float], steps: int, seed: int) -> Schedule:
+    """Samples each step's stream independently, so a longer run starts with the same steps.
+
+    Args:
+        probabilities: of each stream.
+        steps: number of steps.
+        seed: of the run.
+    """
     bounds = np.cumsum(probabilities)[:-1]
     return _with_turns(np.searchsorted(bounds, uniform(np.arange(steps), seed, "stream"), side="right"))
 
 
-def deal_schedule(batches_per_epoch: Sequence[int], epochs: int, seed: int) -> Schedule:
-    """Passes over all streams, one after the other; within each the order is shuffled, the counts are exact."""
+def shuffle_schedule(batches_per_epoch: Sequence[int], epochs: int, seed: int) -> Schedule:
+    """Whole passes over all streams, one after the other, each in shuffled order; counts are exact.
+
+    Args:
+        batches_per_epoch: of each stream.
+        epochs: number of passes.
+        seed: of the run.
+    """
     once = np.repeat(np.arange(len(batches_per_epoch)), batches_per_epoch)
     numbers = np.arange(len(once))
     return _with_turns(

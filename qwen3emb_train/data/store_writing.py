@@ -1,4 +1,4 @@
-"""Writes a token store: one part for each group of shards, in several processes where it pays, then joined in order.
+"""Writes a token store: one part per group of shards, in several processes where that is faster, joined in order.
 
 The result does not depend on the number of processes. Memory: a few thousand rows for each process. Disk while joining:
 one part more than the store. A single large file is one part; split it to have it tokenised in parallel.
@@ -67,6 +67,11 @@ def write_store(
 ) -> None:
     """Writes the store of ``source``, complete or not at all.
 
+    Args:
+        directory: of the store.
+        source: a file or a directory of shards.
+        tokenizer, template, instruction, reading, processes: as in ``open_token_store``.
+
     Raises:
         FileNotFoundError, ValueError: from reading, or when there is no example at all.
     """
@@ -79,7 +84,7 @@ def write_store(
         num_parts = 1 if processes == 1 else min(len(shards), processes * _PARTS_PER_PROCESS)
         parts = [temporary / f"part_{number:05d}" for number in range(num_parts)]
         bounds = [len(shards) * number // num_parts for number in range(num_parts + 1)]
-        backend = tokenizer.hf.backend_tokenizer  # all that a process needs; it travels without transformers
+        backend = tokenizer.hf.backend_tokenizer  # all that a process needs; unpickling it needs no transformers
         tasks = [
             (part, shards[first:last], backend, template, instruction, reading)
             for part, (first, last) in zip(parts, pairwise(bounds), strict=True)
@@ -98,7 +103,7 @@ def write_store(
 
 
 def _num_cores() -> int:
-    """Those this process may use: a scheduler often gives out fewer than there are."""
+    """Cores available to this process: a scheduler often grants fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -111,7 +116,7 @@ def _write_in_processes(tasks: Sequence[tuple[Any, ...]], processes: int) -> lis
         try:
             return [future.result() for future in futures]
         except BaseException:
-            stop.set()  # else leaving would wait until every shard is tokenised
+            stop.set()  # otherwise the pool would wait until every shard is tokenised
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -178,7 +183,7 @@ def _embedding_row(example: TrainingExample, instruction: str | None) -> _Row:
 
 
 def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
-    """Relevant documents first. The query alone is no prompt: it is there to keep a batch from repeating it."""
+    """Relevant documents first. The query alone is not a prompt: it is stored so that no batch repeats it."""
     order = sorted(range(len(example.documents)), key=lambda i: -example.labels[i])
     judged_by = example.instruction or instruction or DEFAULT_INSTRUCTION
     bodies = [reranker_body(judged_by, example.query, example.documents[i]) for i in order]
@@ -219,7 +224,7 @@ def _append_rows(files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[
 def _join(
     directory: Path, parts: Sequence[Path], totals: Sequence[_Totals], arrays: Sequence[str], languages: Sequence[str]
 ) -> None:
-    """Puts the parts' arrays end to end, counting on, and removes the parts."""
+    """Concatenates the parts' arrays, with offsets adjusted, and removes the parts."""
     num_texts = num_tokens = 0
     for number, (part, total) in enumerate(zip(parts, totals, strict=True)):
         new_numbers = np.array([languages.index(name) for name in total.languages], dtype=np.int16)

@@ -1,4 +1,4 @@
-"""Streams: what a step takes its rows from. One source, or all sources of a task mixed."""
+"""Streams: where a step's rows come from. One source, or all sources of a task mixed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Stream:
     """Rows that share batches.
 
     Attributes:
-        names: of its sources, and ``members``: their numbers.
+        names, members: names and indices of its sources.
         task: of all its rows.
-        num_used: rows in use of each member, and ``num_stored``: rows it has; fewer are used with ``max_rows``.
+        num_used, num_stored: rows used of each member, and rows it has; fewer are used with ``max_rows``.
         batch_size: queries of its steps.
-        share: the probability that a step is its.
+        share: the probability that a step is of this stream.
         seed: decides which rows are in use.
     """
 
@@ -48,12 +48,12 @@ class Stream:
     def locate(
         self, stream_rows: Int[np.ndarray, " rows"]
     ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
-        """Source and row number there of each of the rows 0 .. num_rows - 1, which are the members' end to end."""
+        """Source, and row in the source, of rows 0 .. num_rows - 1, which are the members' rows concatenated."""
         ends = np.cumsum(self.num_used)
         place = np.searchsorted(ends, stream_rows, side="right")
         rows = stream_rows - (ends - self.num_used)[place]
         for number, (name, used, stored) in enumerate(zip(self.names, self.num_used, self.num_stored, strict=True)):
-            if used < stored:  # max_rows: the first so many of a permutation that never changes
+            if used < stored:  # max_rows: the first ones of a fixed permutation
                 own = place == number
                 rows[own] = permute(rows[own], stored, self.seed, "subset", name)
         return np.array(self.members)[place], rows
@@ -67,14 +67,17 @@ def build_streams(
     batch_size: int,
     seed: int,
 ) -> list[Stream]:
-    """The streams that have a share.
+    """The streams whose share is not 0.
 
     Args:
-        sources: in the order of their numbers.
+        sources: in the order of their indices.
         num_stored: rows of each.
+        mixture: the shares.
+        batch_size: for streams without their own.
+        seed: of the run.
 
     Raises:
-        ValueError: a stream has less than a batch.
+        ValueError: a stream has fewer rows than a batch.
     """
     names = list(sources)
     num_used = {

@@ -1,9 +1,8 @@
-"""Token ids of a data source, written once, memory-mapped ever after.
+"""Token ids of a data source, written once, then memory-mapped.
 
 Key: the tokenizer, the query template, the default instruction and the *contents* of the files. The ids are stored
-whole and without the EOS token, so truncation lengths can change without tokenising again. A row's texts lie
-together: query, positives, hard negatives; so one offset and one count describe a row, and nothing of it is a Python
-object.
+untruncated and without the EOS token, so truncation lengths can change without tokenising again. A row's texts are
+adjacent: query, positives, hard negatives; so one offset and one count describe a row, without Python objects.
 """
 
 import json
@@ -30,7 +29,7 @@ class TokenStore:
     """Memory-mapped arrays and what is known of the source.
 
     Attributes:
-        directory: where it lies.
+        directory: of its files.
         key: digest of everything the arrays depend on, the file contents included.
         contents: digest of the file contents alone.
         ids: tokens of all texts, end to end.
@@ -79,21 +78,26 @@ class TokenStore:
     def row_tokens(
         self, rows: Int[np.ndarray, " rows"], max_query_tokens: int, max_document_tokens: int
     ) -> Int[np.ndarray, " rows"]:
-        """Tokens of each row's texts, truncated and closed."""
+        """Tokens of each row's texts, truncated, EOS tokens included.
+
+        Args:
+            rows: of this store.
+            max_query_tokens, max_document_tokens: truncation lengths, EOS token included.
+        """
         queries, _, ends = self.row_spans(rows)
-        texts, owners = flat_spans(queries, ends - queries)
+        texts, row_idx = flat_spans(queries, ends - queries)
         limits = np.full(len(texts), max_document_tokens)
         limits[np.cumsum(ends - queries) - (ends - queries)] = max_query_tokens
         tokens = np.minimum(self.text_spans(texts)[1] + 1, limits)
-        return np.bincount(owners, weights=tokens, minlength=len(rows)).astype(np.int64)
+        return np.bincount(row_idx, weights=tokens, minlength=len(rows)).astype(np.int64)
 
 
 def flat_spans(
     starts: Int[np.ndarray, " spans"], lengths: Int[np.ndarray, " spans"]
 ) -> tuple[Int[np.ndarray, " items"], Int[np.ndarray, " items"]]:
-    """The indices ``start, ..., start + length - 1`` of all spans end to end, and the span each belongs to."""
-    owners = np.repeat(np.arange(len(starts)), lengths)
-    return np.arange(len(owners)) + (starts - (np.cumsum(lengths) - lengths))[owners], owners
+    """The indices ``start, ..., start + length - 1`` of all spans, concatenated, and the span each belongs to."""
+    span_idx = np.repeat(np.arange(len(starts)), lengths)
+    return np.arange(len(span_idx)) + (starts - (np.cumsum(lengths) - lengths))[span_idx], span_idx
 
 
 def open_token_store(
@@ -107,14 +111,18 @@ def open_token_store(
     verify_contents: bool = False,
     processes: int | None = None,
 ) -> TokenStore:
-    """The store of ``source`` (a file or a directory of shards), made now if these contents were never tokenised.
+    """The store of ``source``, written now if these contents were never tokenised.
 
     Args:
-        template: what of a row is tokenised.
-        instruction: for rows that bring none of their own.
-        verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
-            unchanged since they were last digested (see ``lineage.digest_cached``).
-        processes: that tokenise at once; None: as many as there are shards and cores, one for little data.
+        source: a file or a directory of shards.
+        tokenizer: whose ids are stored.
+        cache_dir: parent directory of all stores.
+        template: which texts of a row are tokenised.
+        instruction: for rows without their own.
+        reading: how strictly to read.
+        verify_contents: read all files to digest them, even those whose size, time stamp and inode are unchanged since
+            they were last digested (see ``lineage.digest_cached``).
+        processes: number of tokenising processes; None: as many as there are shards and cores, one for little data.
 
     Raises:
         FileNotFoundError, ValueError: from reading; see ``data.readers``.
@@ -150,12 +158,12 @@ def open_token_store(
 
 
 def _map(directory: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
-    # As a plain array: slicing a memmap costs several times more, for nothing we use.
+    # As a plain array: slicing a memmap costs several times more.
     return np.asarray(np.memmap(directory / f"{name}.bin", dtype=dtype, mode="r"))
 
 
 def copy_rejected(store: TokenStore, target: Path) -> bool:
-    """Puts the lines that reading left out beside the run's results; False when there are none."""
+    """Copies the lines that reading skipped to the run's results; False when there are none."""
     rejected = store.directory / REJECTED_FILE
     if not rejected.is_file() or rejected.stat().st_size == 0:
         return False

@@ -2,9 +2,9 @@
 
 The vector of a text is the last layer's state at one appended token. Qwen3-Embedding appends ``<|endoftext|>`` (151643)
 although the tokenizer's ``eos_token`` is ``<|im_end|>`` (151645); since transformers 5 an ``add_eos_token`` flag is
-ignored and only the post-processor inside ``tokenizer.json`` counts (mteb pull request 5237). So the EOS token
-is *looked up in, or written into, that post-processor*, and never taken from ``eos_token`` without being asked.
-Truncation cuts the text, never the EOS token, and no mask is ever derived from a pad id (pad == EOS here).
+ignored and only the post-processor inside ``tokenizer.json`` counts (mteb issue 5237). So the EOS token is *looked up
+in, or written into, that post-processor*, and not taken from ``eos_token`` by default. Truncation never removes the EOS
+token, and no mask is ever derived from a pad id (pad == EOS here).
 """
 
 import hashlib
@@ -12,6 +12,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from qwen3emb_train.texts.words import hash64
 
 # The end-of-text token of the families that pool on it, in order of preference, before the tokenizer's eos_token.
 _END_OF_TEXT = "<|endoftext|>"
@@ -34,13 +36,17 @@ class TextTokenizer:
         self.fingerprint = tokenizer_fingerprint(hf)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Ids of each text, at most ``max_tokens`` of them, the last one always the EOS token."""
+        """Ids of each text, at most ``max_tokens`` of them, the last one always the EOS token.
+
+        Raises:
+            ValueError: ``max_tokens`` is below 2.
+        """
         if max_tokens < 2:
             raise ValueError(f"max_tokens is {max_tokens}: a text needs at least one token and the EOS token (>= 2).")
         return [[*ids[: max_tokens - 1], self.eos_token_id] for ids in self.tokenize_without_eos(texts)]
 
     def tokenize_without_eos(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, whole and without any special token (an empty text gives an empty list)."""
+        """Ids of each text, untruncated and without special tokens (an empty text gives an empty list)."""
         return ids_without_eos(self.hf.backend_tokenizer, texts)
 
     def save(self, directory: Path) -> None:
@@ -59,15 +65,17 @@ def ids_without_eos(backend: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def text_hash(text: str) -> int:
     """A 63-bit hash of the characters, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+    return hash64(text) >> 1
 
 
 def load_tokenizer(path: str, eos_token: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
     """Loads the tokenizer of a model directory or hub name.
 
     Args:
+        path: the directory or name.
         eos_token: the token to append. None: the one the tokenizer appends already, else ``<|endoftext|>`` if the
             vocabulary has it, else the tokenizer's ``eos_token``.
+        trust_remote_code: run Python that comes with the model.
 
     Raises:
         FileNotFoundError: nothing loadable at ``path``.
@@ -96,20 +104,20 @@ def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
         raise ValueError(
             f"{path}: its tokenizer has no tokenizer.json (a fast tokenizer), which packing and export need."
         )
-    hf.backend_tokenizer.no_truncation()  # a saved per-call state would silently cut every text (model2vec 374)
+    hf.backend_tokenizer.no_truncation()  # a saved truncation length would silently apply to every text
     hf.backend_tokenizer.no_padding()
     return hf
 
 
 def refuse_missing_directory(path: str) -> None:
-    """A mistyped local path must not be taken for a hub name, which would be looked up for a minute.
+    """Refuses a mistyped local path, which would otherwise be looked up as a hub name for a minute.
 
     Raises:
-        FileNotFoundError: ``path`` can only be a directory, and is none.
+        FileNotFoundError: ``path`` can only be a local directory, and does not exist.
     """
     looks_local = path.startswith((".", "/", "~", "outputs/", "exports/")) or path.count("/") > 1
     if looks_local and not Path(path).is_dir():
-        raise FileNotFoundError(f"model {path}: no such directory. Run the stage that writes it, or mend the path.")
+        raise FileNotFoundError(f"model {path}: no such directory. Run the stage that writes it, or correct the path.")
 
 
 def _eos_token_of(hf: Any) -> str:
@@ -137,7 +145,7 @@ def _appended_token_id(hf: Any) -> int | None:
     """The single token that the post-processor appends to a text; None if it appends nothing.
 
     Raises:
-        ValueError: it also prepends something (a BOS): pooling is unharmed, but the template is not one we know.
+        ValueError: it adds other special tokens (a BOS), which the templates do not support.
     """
     backend = hf.backend_tokenizer
     bare = backend.encode("a", add_special_tokens=False).ids
@@ -169,5 +177,5 @@ def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
 
 
 def tokenizer_fingerprint(hf: Any) -> str:
-    """Digest of everything that decides the ids: the whole tokenizer.json (without per-call state)."""
+    """Digest of everything that determines the ids: the whole tokenizer.json (without per-call state)."""
     return hashlib.sha256(hf.backend_tokenizer.to_str().encode()).hexdigest()

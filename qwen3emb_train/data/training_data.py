@@ -1,4 +1,4 @@
-"""Everything a training run asks of its data behind one object: token stores, batch plan, collator, fingerprint."""
+"""The data of a training run as one object: token stores, batch plan, collator, fingerprint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +29,7 @@ class TrainingData(Generic[Batch]):
     Attributes:
         plan: which rows make up each step.
         stores: the token store of each source, in the order of the configuration.
-        components: everything that decides the batches, as JSON values; keep them to say later what has changed
+        components: everything that determines the batches, as JSON values; saved to report later what has changed
             (``plan_difference``).
         collator: from the plan's rows to batches.
     """
@@ -50,7 +50,11 @@ class TrainingData(Generic[Batch]):
         return value_digest(self.components)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """This rank's share of a step: a pure function of (fingerprint, step, rank, world_size).
+        """This rank's part of a step: a pure function of (fingerprint, step, rank, world_size).
+
+        Args:
+            step: 0-based.
+            rank, world_size: of this process, and the number of ranks.
 
         Raises:
             ValueError: the ranks do not divide the batch.
@@ -63,7 +67,7 @@ class TrainingData(Generic[Batch]):
         return planned.num_repeated / len(planned.rows)
 
     def describe(self) -> list[str]:
-        """Lines for the log: what there is, and how often it will be seen."""
+        """Lines for the log: rows and tokens of each source, steps and epochs of each stream."""
         lines = [
             f"data.{name}: {store.num_rows:,} rows, {len(store.ids):,} tokens" for name, store in self.stores.items()
         ]
@@ -173,7 +177,7 @@ def _components(
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """A longer run begins alike, so neither steps nor the number of epochs is part of it."""
+    """A longer run starts the same way, so neither steps nor the number of epochs is part of it."""
     described = {}
     for name, source in sources.items():
         settings = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction")}
@@ -190,7 +194,7 @@ def _components(
 
 
 def plan_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between the ``components`` of two runs, in words; "" when nothing does."""
+    """Describes the differences between the ``components`` of two runs; "" when there are none."""
     found = []
     old_sources, new_sources = saved.get("data", {}), now.get("data", {})
     for name in sorted(old_sources.keys() | new_sources.keys()):

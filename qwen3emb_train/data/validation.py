@@ -1,4 +1,4 @@
-"""What may stand in an example: checks of single values, each naming the field, the reason and the remedy.
+"""Checks of an example's values; each error names the field, the reason and the remedy.
 
 Values come from files, so they are ``object`` here and typed afterwards. A name is a string for a list column (``pos``
 gives ``pos[2]``), a tuple where each text has a column of its own (``negative_3``).
@@ -16,21 +16,29 @@ _WRAPPER_START = QUERY_TEMPLATE.partition("{")[0].rstrip()  # "Instruct:"
 
 
 class InvalidExampleError(ValueError):
-    """One thing that is wrong with one example.
+    """One error in one example.
 
     Attributes:
-        field: where, as the user's file calls it.
+        field: as the user's file calls it.
         reason: what is wrong.
-        remedy: how to mend it.
+        remedy: how to fix it.
     """
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
+        """
+        Args:
+            field, reason, remedy: see the attributes.
+        """
         super().__init__(f"{field}: {reason}. {remedy}")
         self.field, self.reason, self.remedy = field, reason, remedy
 
 
 def refuse_unknown_fields(found: Iterable[str], known: frozenset[str]) -> None:
-    """Refuses the first field that is not known, and names the nearest one that is."""
+    """Refuses unknown fields.
+
+    Raises:
+        InvalidExampleError: for the first unknown field; suggests the nearest known one.
+    """
     for field in found:
         if field not in known:
             nearest = difflib.get_close_matches(field, known, 1)
@@ -42,14 +50,14 @@ def refuse_unknown_fields(found: Iterable[str], known: frozenset[str]) -> None:
 
 
 def name_of(columns: ColumnNames, index: int | None = None) -> str:
-    """What the user calls the column (no index) or one of its texts."""
+    """The user's name of the column (no index) or of one of its texts."""
     if isinstance(columns, tuple):
         return columns[index or 0]
     return columns if index is None else f"{columns}[{index}]"
 
 
 def texts_of(value: object, column: str) -> tuple[object, ColumnNames]:
-    """The texts of a column that may hold one text or a list of them, and what to call them."""
+    """The texts of a column that may hold one text or a list of them, and their names."""
     return ([value], (column,)) if isinstance(value, str) else (value, column)
 
 
@@ -58,7 +66,11 @@ def describe(value: object) -> str:
 
 
 def check_text(value: object, name: str) -> str:
-    """A string with something to read."""
+    """A non-blank string.
+
+    Raises:
+        InvalidExampleError: it is none, or cannot be encoded as UTF-8.
+    """
     if isinstance(value, str) and _is_text(value):
         return value
     if value is None:
@@ -71,7 +83,11 @@ def check_text(value: object, name: str) -> str:
 
 
 def check_texts(values: object, columns: ColumnNames) -> tuple[str, ...]:
-    """A list of texts, or one text standing for a list of one."""
+    """A list of texts, or one text as a list of one.
+
+    Raises:
+        InvalidExampleError: it is neither, or a text is invalid.
+    """
     if isinstance(values, str):
         values = [values]
     if not isinstance(values, (list, tuple)):
@@ -90,9 +106,13 @@ def check_label_text(value: object, name: str) -> str:
 
 
 def check_instruction(value: object, query: str) -> str | None:
-    """The bare sentence or None: the template is added once, when the query is formatted."""
+    """The bare sentence or None: the template is added once, when the query is formatted.
+
+    Raises:
+        InvalidExampleError: instruction or query already contain the template.
+    """
     instruction = None if value is None else check_label_text(value, "instruction")
-    reason = "already carries the template that is added to it"
+    reason = "already contains the template that is added to it"
     if instruction and instruction.lstrip().startswith(_WRAPPER_START):
         raise InvalidExampleError("instruction", reason, f'Give only the sentence that follows "{_WRAPPER_START}".')
     if instruction != "" and query.startswith(_WRAPPER_START) and "\nQuery:" in query:
@@ -102,7 +122,16 @@ def check_instruction(value: object, query: str) -> str | None:
 
 
 def check_scores(scores: object, num_documents: int, name: str) -> tuple[float, ...]:
-    """Finite numbers, one per document."""
+    """Finite numbers, one per document.
+
+    Args:
+        scores: unchecked.
+        num_documents: of the example.
+        name: of the field, for error messages.
+
+    Raises:
+        InvalidExampleError: another number of scores, or one that is not a finite number.
+    """
     if not isinstance(scores, (list, tuple)) or len(scores) != num_documents:
         remedy = f"Give {num_documents} numbers: one per positive, then one per negative."
         raise InvalidExampleError(name, f"does not match the documents: {describe(scores)}", remedy)
@@ -115,7 +144,11 @@ def check_scores(scores: object, num_documents: int, name: str) -> tuple[float, 
 
 
 def check_labels(labels: object, documents: tuple[str, ...]) -> tuple[int, ...]:
-    """0 or 1 for each document, the same for equal documents."""
+    """0 or 1 for each document, the same for equal documents.
+
+    Raises:
+        InvalidExampleError: another number of labels, another value, or equal documents labelled both 0 and 1.
+    """
     if not isinstance(labels, (list, tuple)) or len(labels) != len(documents):
         remedy = f"Give {len(documents)} labels: one per document."
         raise InvalidExampleError("labels", f"does not match the documents: {describe(labels)}", remedy)
@@ -136,6 +169,6 @@ def _is_text(value: object) -> bool:
         return True
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON's escapes can spell half a surrogate pair, which no UTF-8 file can hold
+    except UnicodeEncodeError:  # JSON escapes can encode half a surrogate pair, which UTF-8 cannot
         return False
     return True

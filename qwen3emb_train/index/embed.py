@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen3emb_train import lineage
-from qwen3emb_train.data.corpus import iterate_texts, twice
+from qwen3emb_train.data.corpus import duplicate_id, iterate_texts
 from qwen3emb_train.data.tokenization import text_hash
 from qwen3emb_train.distributed import launched_rank
 from qwen3emb_train.index.embed_config import EmbedConfig
@@ -92,7 +92,7 @@ def check_corpus(corpus: Path) -> int:
         for line, text_id, _ in iterate_texts(corpus):
             if text_hash(text_id) in suspects:
                 if text_id in seen:
-                    raise twice(corpus, line, text_id)
+                    raise duplicate_id(corpus, line, text_id)
                 seen.add(text_id)
     return len(hashes)
 
