@@ -1,190 +1,217 @@
-"""How sure a score is: bootstrap intervals and paired tests over queries, pairs or texts.
+"""Bootstrap intervals and paired tests of scores; ``scipy.stats`` draws the samples.
 
-A bootstrap resample draws as many units as there are, with replacement; what matters of it is how often it holds each
-unit. So a resample is a row of *counts*, and every statistic here is computed from counts for many resamples at once:
-a mean is a product with them, ranks are cumulative sums of them over units that were sorted once.
+A "query" here is whatever a metric averages over: a query, pair, text or experiment. A bootstrap resample draws as many
+queries as there are, with replacement. Rank correlation and average precision are computed from how often a resample
+holds each query: ranks are cumulative sums of these counts over queries that were sorted once, which takes half the
+time of ranking every resample anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy import stats
 
-_ELEMENTS_AT_ONCE = 2**21  # counts in memory
+_BATCH_ELEMENTS = 2**20  # drawn queries in memory at a time
 _EQUAL = 1e-12  # two sums of the same terms in another order
 
 
 @runtime_checkable
 class Statistic(Protocol):
-    """A score over units.
+    """A score over queries.
 
     Attributes:
-        values: of the units; their mean is the score.
-        is_mean: whether a unit's value is its own, whatever the other units are. Ranks are not.
+        per_query: a value for each query; their mean is the score.
+        is_mean: whether a query's value is independent of the other queries. Ranks are not.
     """
 
     @property
     def is_mean(self) -> bool: ...
 
     @property
-    def values(self) -> Float64[np.ndarray, " units"]: ...
+    def per_query(self) -> Float64[np.ndarray, " queries"]: ...
 
-    def resampled(self, counts: Float64[np.ndarray, "samples units"]) -> Float64[np.ndarray, " samples"]:
-        """The score of each resample; ``counts`` says how often it holds each unit."""
+    def resampled(self, drawn: Int64[np.ndarray, "samples queries"]) -> Float64[np.ndarray, " samples"]:
+        """The score of each resample; ``drawn`` holds the indices of its queries."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """The mean of values that units have by themselves."""
+    """The mean of independent values, one for each query."""
 
-    values: Float64[np.ndarray, " units"]
+    per_query: Float64[np.ndarray, " queries"]
     is_mean: bool = True
 
-    def resampled(self, counts: Float64[np.ndarray, "samples units"]) -> Float64[np.ndarray, " samples"]:
-        return counts @ self.values / len(self.values)
+    def resampled(self, drawn: Int64[np.ndarray, "samples queries"]) -> Float64[np.ndarray, " samples"]:
+        means: Float64[np.ndarray, " samples"] = self.per_query[drawn].mean(axis=1)
+        return means
 
 
 @dataclass(frozen=True, eq=False)
 class RankCorrelation:
-    """Spearman's coefficient: the correlation of ranks, equal values sharing their mean rank.
+    """Spearman's rank correlation; equal values share their mean rank.
 
-    A unit's value is the product of its two standardised ranks.
+    The value of a query is the product of its two standardised ranks.
     """
 
-    first: Float64[np.ndarray, " units"]
-    second: Float64[np.ndarray, " units"]
+    first: Float64[np.ndarray, " queries"]
+    second: Float64[np.ndarray, " queries"]
     is_mean: bool = False
 
     @cached_property
-    def values(self) -> Float64[np.ndarray, " units"]:
+    def per_query(self) -> Float64[np.ndarray, " queries"]:
         counts = np.ones((1, len(self.first)))
         first, second = (_standardised(_ranks(values, counts), counts)[0] for values in (self.first, self.second))
         return first * second
 
-    def resampled(self, counts: Float64[np.ndarray, "samples units"]) -> Float64[np.ndarray, " samples"]:
+    def resampled(self, drawn: Int64[np.ndarray, "samples queries"]) -> Float64[np.ndarray, " samples"]:
+        counts = _counts(drawn)
         first, second = (_standardised(_ranks(values, counts), counts) for values in (self.first, self.second))
         return (counts * first * second).sum(axis=1) / counts.sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """Precision at each positive unit's score, averaged over positive units; equal scores are one step.
+    """Precision at the score of each positive query, averaged over positive queries; equal scores are one step.
 
-    A unit's value is that precision over the share of positive units, and 0 for a negative one.
+    The value of a positive query is that precision divided by the share of positive queries; of a negative one, 0.
     """
 
-    labels: Float64[np.ndarray, " units"]
-    scores: Float64[np.ndarray, " units"]
+    labels: Float64[np.ndarray, " queries"]
+    scores: Float64[np.ndarray, " queries"]
     is_mean: bool = False
 
     @cached_property
-    def values(self) -> Float64[np.ndarray, " units"]:
+    def per_query(self) -> Float64[np.ndarray, " queries"]:
         counts = np.ones((1, len(self.labels)))
-        found, precision, of_unit = self._steps(counts)
-        return self.labels * precision[0, of_unit] / found[0].sum() * len(self.labels)
+        found, precision, group_of = self._steps(counts)
+        return self.labels * precision[0, group_of] / found[0].sum() * len(self.labels)
 
-    def resampled(self, counts: Float64[np.ndarray, "samples units"]) -> Float64[np.ndarray, " samples"]:
-        found, precision, _ = self._steps(counts)
+    def resampled(self, drawn: Int64[np.ndarray, "samples queries"]) -> Float64[np.ndarray, " samples"]:
+        found, precision, _ = self._steps(_counts(drawn))
         return (found * precision).sum(axis=1) / np.maximum(found.sum(axis=1), 1.0)
 
     def _steps(
-        self, counts: Float64[np.ndarray, "samples units"]
-    ) -> tuple[Float64[np.ndarray, "samples steps"], Float64[np.ndarray, "samples steps"], Int64[np.ndarray, " units"]]:
-        """Positives found at each score from the highest down, the precision there, and each unit's step."""
-        order, starts, of_unit = _groups(-self.scores)
+        self, counts: Float64[np.ndarray, "samples queries"]
+    ) -> tuple[
+        Float64[np.ndarray, "samples steps"], Float64[np.ndarray, "samples steps"], Int64[np.ndarray, " queries"]
+    ]:
+        """Positives at each distinct score from the highest down, the precision there, and each query's step."""
+        order, starts, group_of = _groups(-self.scores)
         seen = np.add.reduceat(counts[:, order], starts, axis=1).cumsum(axis=1)
         found = np.add.reduceat((counts * self.labels)[:, order], starts, axis=1)
-        return found, found.cumsum(axis=1) / np.maximum(seen, 1.0), of_unit
+        return found, found.cumsum(axis=1) / np.maximum(seen, 1.0), group_of
+
+
+def _counts(drawn: Int64[np.ndarray, "samples queries"]) -> Float64[np.ndarray, "samples queries"]:
+    """How often each resample holds each query."""
+    num_samples, num_queries = drawn.shape
+    cells = drawn + num_queries * np.arange(num_samples)[:, None]
+    return np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def _groups(
-    values: Float64[np.ndarray, " units"],
-) -> tuple[Int64[np.ndarray, " units"], Int64[np.ndarray, " groups"], Int64[np.ndarray, " units"]]:
-    """Ascending order of the units, where each group of equal values starts in it, and each unit's group."""
+    values: Float64[np.ndarray, " queries"],
+) -> tuple[Int64[np.ndarray, " queries"], Int64[np.ndarray, " groups"], Int64[np.ndarray, " queries"]]:
+    """Ascending order of the queries, where each group of equal values starts in it, and the group of each query."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
-    of_unit = np.empty(len(values), dtype=np.int64)
-    of_unit[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
-    return order, starts, of_unit
+    group_of = np.empty(len(values), dtype=np.int64)
+    group_of[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
+    return order, starts, group_of
 
 
 def _ranks(
-    values: Float64[np.ndarray, " units"], counts: Float64[np.ndarray, "samples units"]
-) -> Float64[np.ndarray, "samples units"]:
-    """Each unit's rank in each resample, from 1; equal values share the mean of their ranks."""
-    order, starts, of_unit = _groups(values)
+    values: Float64[np.ndarray, " queries"], counts: Float64[np.ndarray, "samples queries"]
+) -> Float64[np.ndarray, "samples queries"]:
+    """The rank of each query in each resample, from 1; equal values share the mean of their ranks."""
+    order, starts, group_of = _groups(values)
     sizes = np.add.reduceat(counts[:, order], starts, axis=1)
-    return (sizes.cumsum(axis=1) - sizes + (sizes + 1.0) / 2.0)[:, of_unit]
+    return (sizes.cumsum(axis=1) - sizes + (sizes + 1.0) / 2.0)[:, group_of]
 
 
 def _standardised(
-    values: Float64[np.ndarray, "samples units"], counts: Float64[np.ndarray, "samples units"]
-) -> Float64[np.ndarray, "samples units"]:
+    values: Float64[np.ndarray, "samples queries"], counts: Float64[np.ndarray, "samples queries"]
+) -> Float64[np.ndarray, "samples queries"]:
     total = counts.sum(axis=1, keepdims=True)
     centred = values - (counts * values).sum(axis=1, keepdims=True) / total
     deviation = np.sqrt((counts * centred**2).sum(axis=1, keepdims=True) / total)
-    # All values equal: no correlation is defined, and 0 is what such vectors are worth.
+    # All values equal: the correlation is undefined, and such vectors score 0.
     return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
 
 
 def resample(
     statistics: Sequence[Statistic], num_samples: int, seed: Sequence[int]
 ) -> Float64[np.ndarray, "statistics samples"]:
-    """Every statistic's score on the same resamples, so that the differences of two rows are paired.
+    """Scores of every statistic on the same resamples, so that the difference of two rows is paired.
 
     Args:
-        statistics: over the same units.
+        statistics: over the same queries.
+        num_samples: how many resamples are drawn.
         seed: of the draws.
     """
-    num_units = len(statistics[0].values)
-    scores = [
-        np.stack([statistic.resampled(counts) for statistic in statistics])
-        for counts in _draws(num_units, num_samples, seed)
-    ]
-    return np.concatenate(scores, axis=1)
+    num_queries = len(statistics[0].per_query)
+    if num_queries == 1:  # every resample is that query; scipy refuses one observation
+        drawn = np.zeros((num_samples, 1), dtype=np.int64)
+        return np.stack([statistic.resampled(drawn) for statistic in statistics])
+    return np.stack([_bootstrap(statistic, num_queries, num_samples, seed) for statistic in statistics])
 
 
-def _draws(num_units: int, num_samples: int, seed: Sequence[int]) -> Iterator[Float64[np.ndarray, "samples units"]]:
-    randomness = np.random.default_rng(list(seed))
-    step = max(1, _ELEMENTS_AT_ONCE // num_units)
-    for first in range(0, num_samples, step):
-        num_rows = min(step, num_samples - first)
-        drawn = randomness.integers(num_units, size=(num_rows, num_units))
-        places = drawn + num_units * np.arange(num_rows)[:, None]
-        counts = np.bincount(places.ravel(), minlength=num_rows * num_units)
-        yield counts.reshape(num_rows, num_units).astype(np.float64)
-
-
-def flip_signs(
-    differences: Float64[np.ndarray, " units"], num_samples: int, seed: Sequence[int]
+def _bootstrap(
+    statistic: Statistic, num_queries: int, num_samples: int, seed: Sequence[int]
 ) -> Float64[np.ndarray, " samples"]:
-    """Mean differences as chance gives them where both systems are alike: every unit's sign is drawn."""
-    randomness = np.random.default_rng(list(seed))
-    step = max(1, _ELEMENTS_AT_ONCE // len(differences))
-    means = []
-    for first in range(0, num_samples, step):
-        positive = randomness.integers(2, size=(min(step, num_samples - first), len(differences)), dtype=np.int8)
-        means.append((2.0 * positive - 1.0) @ differences / len(differences))
-    return np.concatenate(means)
+    result = stats.bootstrap(
+        (np.arange(num_queries),), lambda drawn, axis: statistic.resampled(drawn), vectorized=True,
+        n_resamples=num_samples, batch=_batch(num_queries), method="percentile",
+        rng=np.random.default_rng(list(seed)),
+    )  # fmt: skip
+    scores: Float64[np.ndarray, " samples"] = result.bootstrap_distribution
+    return scores
+
+
+def _batch(num_queries: int) -> int:
+    return max(1, _BATCH_ELEMENTS // num_queries)
 
 
 def percentile_interval(scores: Float64[np.ndarray, " samples"], confidence: float) -> tuple[float, float]:
-    """The middle ``confidence`` of the resampled scores."""
+    """The middle ``confidence`` (0 .. 1) of the resampled scores."""
     low, high = np.quantile(scores, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return float(low), float(high)
 
 
-def randomization_p_value(difference: float, by_chance: Float64[np.ndarray, " samples"]) -> float:
-    """Two-sided: how often chance gives a difference at least as large. The observed one counts as one more draw."""
-    as_large = int((np.abs(by_chance) >= abs(difference) - _EQUAL).sum())
-    return (1 + as_large) / (1 + len(by_chance))
+def sign_flip_p_value(differences: Sequence[Float64[np.ndarray, " _"]], num_samples: int, seed: Sequence[int]) -> float:
+    """Two-sided p-value of the paired permutation test that two systems are alike.
+
+    Where they are, each query's difference has either sign with equal probability. The test statistic is the absolute
+    mean over sets of the mean difference over queries; the observed one counts as one more sample.
+    ``scipy.stats.permutation_test`` does the same, but permutes in a Python loop, 6 to 60 times slower.
+
+    Args:
+        differences: of two systems on the same queries, an array for each set.
+        num_samples: how many times signs are drawn.
+        seed: of the draws.
+    """
+    weighted = np.concatenate([one / (len(one) * len(differences)) for one in differences])
+    randomness = np.random.default_rng(list(seed))
+
+    def flipped(size: tuple[int, int]) -> Float64[np.ndarray, "samples queries"]:
+        return (2.0 * randomness.integers(2, size=size, dtype=np.int8) - 1.0) * weighted
+
+    def statistic(values: Any, axis: int) -> Any:
+        return np.abs(values.sum(axis=axis))
+
+    result = stats.monte_carlo_test(
+        weighted, flipped, statistic, vectorized=True, n_resamples=num_samples, batch=_batch(len(weighted)),
+        alternative="greater",
+    )  # fmt: skip
+    return float(result.pvalue)
 
 
 def bootstrap_p_value(differences: Float64[np.ndarray, " samples"]) -> float:
-    """Two-sided, from paired resamples: twice the smaller share of them on either side of zero, at most 1."""
+    """Two-sided p-value from paired resamples: twice the smaller share on either side of zero, at most 1."""
     above, below = int((differences >= -_EQUAL).sum()), int((differences <= _EQUAL).sum())
     return min(1.0, 2.0 * (1 + min(above, below)) / (1 + len(differences)))

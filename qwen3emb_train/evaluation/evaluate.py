@@ -126,7 +126,7 @@ def _measure_retrieval(
         _add(config, found, Ranking(name, set_name, *form, ranked[form]), data)
     if config.diagnostics:
         ranking = Ranking(name, set_name, *full, ranked[full])
-        scores = score_ranking(ranking.rows, data, _cuts(config)).statistic.values.tolist()
+        scores = score_ranking(ranking.rows, data, _cuts(config)).statistic.per_query.tolist()
         found.diagnostics.append(retrieval_diagnostics(ranking, data, queries, documents, scores, config.seed))
 
 
@@ -211,7 +211,7 @@ def _write(directory: Path, config: EvaluateConfig, found: _Found, rows: Sequenc
     units = [
         {
             "model": one.model, "set": one.set, "dim": one.dim, "quantization": one.quantization.value,
-            "metric": one.scores.metric, "ids": list(one.scores.ids), "values": one.scores.statistic.values.tolist(),
+            "metric": one.scores.metric, "ids": list(one.scores.ids), "values": one.scores.statistic.per_query.tolist(),
         }
         for one in found.measurements
     ]  # fmt: skip

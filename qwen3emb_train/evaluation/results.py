@@ -10,10 +10,9 @@ from jaxtyping import Float64
 
 from qwen3emb_train.evaluation.bootstrap import (
     bootstrap_p_value,
-    flip_signs,
     percentile_interval,
-    randomization_p_value,
     resample,
+    sign_flip_p_value,
 )
 from qwen3emb_train.evaluation.config import MEAN, TaskKind
 from qwen3emb_train.evaluation.stored_vectors import StoredAs
@@ -214,15 +213,10 @@ def _compare(one: _Sampled, others: Sequence[_Sampled], uncertainty: Uncertainty
     pairs = list(zip(one.parts, baseline.parts, strict=True))
     if not all(part.scores.statistic.is_mean for pair in pairs for part in pair):
         return Comparison(baseline.parts[0].model, difference, interval, bootstrap_p_value(samples))
-    by_chance = [
-        flip_signs(
-            mine.scores.statistic.values - its.scores.statistic.values, uncertainty.num_samples,
-            [*_seed(uncertainty, mine.set), 1],
-        )
-        for mine, its in pairs
-    ]  # fmt: skip
-    chance: Float64[np.ndarray, " samples"] = np.mean(by_chance, axis=0)
-    return Comparison(baseline.parts[0].model, difference, interval, randomization_p_value(difference, chance))
+    differences = [mine.scores.statistic.per_query - its.scores.statistic.per_query for mine, its in pairs]
+    seed = [*_seed(uncertainty, names[0] if len(names) == 1 else MEAN), 1]
+    p_value = sign_flip_p_value(differences, uncertainty.num_samples, seed)
+    return Comparison(baseline.parts[0].model, difference, interval, p_value)
 
 
 def _likeness(candidate: Measurement, to: Measurement) -> tuple[bool, bool, int]:

@@ -1,4 +1,4 @@
-"""Resampled scores are the score of the resampled units; intervals and p-values mean what they say."""
+"""Resampled scores are the score of the drawn queries; intervals and p-values mean what they say."""
 
 import numpy as np
 import pytest
@@ -10,67 +10,65 @@ from qwen3emb_train.evaluation.bootstrap import (
     RankCorrelation,
     Statistic,
     bootstrap_p_value,
-    flip_signs,
     percentile_interval,
-    randomization_p_value,
     resample,
+    sign_flip_p_value,
 )
 
 
-def _statistics(num_units: int) -> dict[str, Statistic]:
+def _statistics(num_queries: int) -> dict[str, Statistic]:
     """Values on a coarse grid: many are equal."""
     randomness = np.random.default_rng(3)
-    first, second = randomness.integers(0, 9, (2, num_units)) / 3.0
+    first, second = randomness.integers(0, 9, (2, num_queries)) / 3.0
     return {
         "mean": Mean(first),
         "spearman": RankCorrelation(first, first + second),
-        "precision": AveragePrecision((randomness.random(num_units) < 0.4).astype(float), second),
+        "precision": AveragePrecision((randomness.random(num_queries) < 0.4).astype(float), second),
     }
 
 
-def _plain(statistic: Statistic, units: np.ndarray) -> float:
-    """Other libraries' figure for the units that were drawn."""
+def _plain(statistic: Statistic, drawn: np.ndarray) -> float:
+    """Other libraries' score of the queries that were drawn."""
     from scipy.stats import spearmanr
     from sklearn.metrics import average_precision_score
 
     if isinstance(statistic, RankCorrelation):
-        return float(spearmanr(statistic.first[units], statistic.second[units])[0])
+        return float(spearmanr(statistic.first[drawn], statistic.second[drawn])[0])
     if isinstance(statistic, AveragePrecision):
-        return float(average_precision_score(statistic.labels[units], statistic.scores[units]))
-    return float(statistic.values[units].mean())
+        return float(average_precision_score(statistic.labels[drawn], statistic.scores[drawn]))
+    return float(statistic.per_query[drawn].mean())
 
 
 @pytest.mark.parametrize("name", ["mean", "spearman", "precision"])
-def test_a_resampled_score_is_the_score_of_the_drawn_units(name: str) -> None:
+def test_a_resampled_score_is_the_score_of_the_drawn_queries(name: str) -> None:
     statistic = _statistics(25)[name]
     randomness = np.random.default_rng(0)
     drawn = randomness.integers(25, size=(40, 25))
-    counts = np.stack([np.bincount(units, minlength=25) for units in drawn]).astype(float)
-    assert statistic.resampled(counts) == pytest.approx([_plain(statistic, units) for units in drawn], abs=1e-12)
+    assert statistic.resampled(drawn) == pytest.approx([_plain(statistic, rows) for rows in drawn], abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mean", "spearman", "precision"])
-def test_the_mean_of_the_units_values_is_the_score(name: str) -> None:
+def test_the_mean_over_queries_is_the_score(name: str) -> None:
     statistic = _statistics(60)[name]
-    assert statistic.values.mean() == pytest.approx(_plain(statistic, np.arange(60)), abs=1e-12)
-    assert statistic.resampled(np.ones((1, 60))) == pytest.approx(statistic.values.mean(), abs=1e-12)
+    assert statistic.per_query.mean() == pytest.approx(_plain(statistic, np.arange(60)), abs=1e-12)
+    assert statistic.resampled(np.arange(60)[None]) == pytest.approx(statistic.per_query.mean(), abs=1e-12)
 
 
 def test_equal_vectors_correlate_with_nothing() -> None:
     statistic = RankCorrelation(np.arange(5.0), np.ones(5))
-    assert statistic.values.mean() == 0.0
+    assert statistic.per_query.mean() == 0.0
     assert resample([statistic], 10, [0]).tolist() == [[0.0] * 10]
 
 
-def test_resamples_are_as_large_as_the_units_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn piece by piece, whatever a piece is: the score of a constant is that constant."""
+def test_resamples_are_as_large_as_the_set_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of any size; the score of a constant is that constant."""
     statistics = list(_statistics(30).values())
     whole = resample(statistics, 50, [7])
     assert resample([Mean(np.full(30, 2.5))], 50, [7]) == pytest.approx(2.5)
     assert np.array_equal(whole, resample(statistics, 50, [7]))
     assert not np.array_equal(whole, resample(statistics, 50, [8]))
     assert resample(statistics[1:], 50, [7]) == pytest.approx(whole[1:])  # others beside it change nothing
-    monkeypatch.setattr(bootstrap, "_ELEMENTS_AT_ONCE", 100)
+    monkeypatch.setattr(bootstrap, "_BATCH_ELEMENTS", 100)
     assert resample(statistics, 50, [7]) == pytest.approx(whole, abs=1e-12)
 
 
@@ -90,16 +88,39 @@ def test_sign_flips_find_a_difference_and_none_where_there_is_none() -> None:
     noise = randomness.normal(0.0, 1.0, 300)
     for shift, expected in ((0.0, (0.05, 1.0)), (0.5, (0.0, 0.001))):
         differences = noise - noise.mean() + shift + (0.02 if shift == 0.0 else 0.0)
-        p_value = randomization_p_value(float(differences.mean()), flip_signs(differences, 2000, [1]))
+        p_value = sign_flip_p_value([differences], 2000, [1])
         assert expected[0] <= p_value <= expected[1]
 
 
-def test_the_p_value_of_few_units_is_the_exact_one() -> None:
-    """Of four units with one sign, 2 of 16 sign patterns are as far out: 1/8."""
+def test_the_p_value_of_few_queries_is_the_exact_one() -> None:
+    """Of four queries with one sign, 2 of 16 sign patterns are as far out: 1/8."""
     differences = np.array([0.1, 0.2, 0.3, 0.4])
-    assert randomization_p_value(0.25, flip_signs(differences, 20_000, [0])) == pytest.approx(0.125, abs=0.01)
-    assert randomization_p_value(-0.25, flip_signs(-differences, 20_000, [0])) == pytest.approx(0.125, abs=0.01)
-    assert randomization_p_value(0.0, flip_signs(np.zeros(4), 100, [0])) == 1.0
+    assert sign_flip_p_value([differences], 20_000, [0]) == pytest.approx(0.125, abs=0.01)
+    assert sign_flip_p_value([-differences], 20_000, [0]) == pytest.approx(0.125, abs=0.01)
+    assert sign_flip_p_value([np.zeros(4)], 100, [0]) == 1.0
+    assert sign_flip_p_value([np.array([0.3])], 100, [0]) == 1.0
+
+
+def test_the_p_value_of_several_sets_is_of_the_mean_over_sets() -> None:
+    """Beside scipy's exact permutation test over all 2**10 sign patterns of two sets of unequal size."""
+    from scipy.stats import permutation_test
+
+    randomness = np.random.default_rng(4)
+    sets = [randomness.normal(0.4, 1.0, 7), randomness.normal(0.4, 1.0, 3)]
+
+    def mean_over_sets(values: np.ndarray) -> float:
+        return float((values[:7].mean() + values[7:].mean()) / 2)
+
+    exact = permutation_test((np.concatenate(sets),), mean_over_sets, permutation_type="samples", n_resamples=2**10)
+    assert len(exact.null_distribution) == 2**10
+    found = sign_flip_p_value(sets, 50_000, [0])
+    assert 0.02 < exact.pvalue < 0.98
+    assert found == pytest.approx(exact.pvalue, abs=0.01)
+    assert found == sign_flip_p_value(sets, 50_000, [0])
+
+
+def test_a_set_of_one_query_has_an_interval_without_width() -> None:
+    assert resample([Mean(np.array([0.4]))], 3, [0]).tolist() == [[0.4] * 3]
 
 
 def test_the_bootstraps_p_value_is_two_sided_and_never_zero() -> None:

@@ -46,7 +46,7 @@ def look(data: RetrievalSet, vectors: tuple[torch.Tensor, torch.Tensor]) -> dict
 
 def _look(data: RetrievalSet, vectors: tuple[torch.Tensor, torch.Tensor], seed: int) -> dict[str, Any]:
     rows = rank(*vectors, DIM, StoredAs.float32, 10)
-    scores = score_ranking(rows, data, Cuts(10, [10], 10)).statistic.values.tolist()
+    scores = score_ranking(rows, data, Cuts(10, [10], 10)).statistic.per_query.tolist()
     return retrieval_diagnostics(Ranking("m", "s", DIM, StoredAs.float32, rows), data, *vectors, scores, seed)
 
 

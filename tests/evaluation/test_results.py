@@ -12,19 +12,21 @@ from qwen3emb_train.evaluation.stored_vectors import StoredAs
 from qwen3emb_train.evaluation.table import format_table
 from qwen3emb_train.evaluation.tasks.task import TaskScores
 
-UNITS = 50
+QUERIES = 50
 
 
 def _values(seed: int, shift: float = 0.0) -> np.ndarray:
-    return np.random.default_rng(seed).random(UNITS) * 0.5 + shift
+    return np.random.default_rng(seed).random(QUERIES) * 0.5 + shift
 
 
 def _measured(
     model: str, set_name: str, statistic: Statistic, *, dim: int | None = 32, form: StoredAs = StoredAs.float32,
     metric: str = "ndcg@10", task: TaskKind = TaskKind.retrieval,
 ) -> Measurement:  # fmt: skip
-    scores = TaskScores({metric: float(statistic.values.mean())}, metric, [str(i) for i in range(UNITS)], statistic)
-    return Measurement(model, set_name, dim, form, task, scores, UNITS)
+    scores = TaskScores(
+        {metric: float(statistic.per_query.mean())}, metric, [str(i) for i in range(QUERIES)], statistic
+    )
+    return Measurement(model, set_name, dim, form, task, scores, QUERIES)
 
 
 def _rows(measurements: list[Measurement], **settings: Any) -> dict[tuple[str, str, int | None, str], ResultRow]:
@@ -41,7 +43,7 @@ def test_a_row_is_compared_with_the_baselines_of_its_own_kind_or_its_longest() -
     for (dim, quantization), expected in (((8, "int8"), (8, StoredAs.int8)), ((64, "float32"), (32, StoredAs.float32))):
         against = rows["new", "s", dim, quantization].against
         assert against is not None
-        assert against.difference == pytest.approx(better.values.mean() - base[expected].values.mean())
+        assert against.difference == pytest.approx(better.per_query.mean() - base[expected].per_query.mean())
         assert against.interval is not None
         assert against.interval[0] < against.difference < against.interval[1]
         assert against.p_value == pytest.approx(1 / 501)  # far apart: no flip comes near
@@ -49,7 +51,7 @@ def test_a_row_is_compared_with_the_baselines_of_its_own_kind_or_its_longest() -
 
 
 def test_a_difference_is_paired() -> None:
-    """Every unit gains the same: the scores' intervals are wide, the difference's has no width."""
+    """Every query gains the same: the scores' intervals are wide, the difference's has no width."""
     values = _values(0)
     rows = _rows([_measured("old", "s", Mean(values)), _measured("new", "s", Mean(values + 0.01))])
     row = rows["new", "s", 32, "float32"]
@@ -68,7 +70,7 @@ def test_the_mean_over_sets_weighs_each_alike_and_is_only_of_systems_that_have_a
     row = rows["new", "mean", 32, "float32"]
     score = (_values(2).mean() + _values(3).mean()) / 2
     assert row.scores == {"ndcg@10": pytest.approx(score)}
-    assert (row.metric, row.task, row.num_queries, row.num_documents) == ("ndcg@10", "retrieval", 2 * UNITS, None)
+    assert (row.metric, row.task, row.num_queries, row.num_documents) == ("ndcg@10", "retrieval", 2 * QUERIES, None)
     on_sets = [rows["new", name, 32, "float32"].interval for name in "ab"]
     widths = [interval[1] - interval[0] for interval in [*on_sets, row.interval] if interval]
     # Draws of different sets are independent, so the mean's width is that of a sum of independent errors.

@@ -50,7 +50,7 @@ class PairClassificationTask:
         }
         # Rounded, so that pairs of equal texts tie: their last bits shall not make one similarity the best.
         precision = {name: AveragePrecision(self.labels, scores.round(DECIMALS)) for name, scores in near.items()}
-        scores = {f"{name}_ap": float(statistic.values.mean()) for name, statistic in precision.items()}
+        scores = {f"{name}_ap": float(statistic.per_query.mean()) for name, statistic in precision.items()}
         # The first of equals, so that unit vectors are told apart by their cosine.
         best = max(precision, key=lambda name: round(scores[f"{name}_ap"], DECIMALS))
         f1, accuracy = _at_best_threshold(self.labels, near["cosine"])

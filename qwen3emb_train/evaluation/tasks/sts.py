@@ -41,7 +41,7 @@ class StsTask:
     def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
         near = cosines(*halves(vectors))
         spearman = RankCorrelation(self.gold, near)
-        scores = {"cosine_spearman": float(spearman.values.mean()), "cosine_pearson": _pearson(self.gold, near)}
+        scores = {"cosine_spearman": float(spearman.per_query.mean()), "cosine_pearson": _pearson(self.gold, near)}
         return TaskScores(scores, "cosine_spearman", self.pairs.ids, spearman)
 
 
