@@ -309,7 +309,7 @@ def add_lora(backbone: Any, lora: LoraConfig) -> Any:
     return peft.get_peft_model(backbone, settings)
 
 
-def _use_text_dropout(backbone: Any) -> TextKeys:
+def _use_text_dropout(backbone: Any, shared: TextKeys) -> None:
     """Replaces the adapters' dropout by one that is independent of chunks and ranks."""
     from peft.tuners.lora import LoraLayer
 
