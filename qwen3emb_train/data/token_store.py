@@ -37,8 +37,8 @@ class TokenStore:
         text_hashes: 63-bit hash of each (formatted) text.
         row_ends: text index after each row's texts.
         num_positives: positives of each row.
-        scores: a teacher's score of each document, at its text's index; NaN at queries and in rows that bring none.
-            None where no row of the source brings any.
+        scores: a teacher's score of each document, at its text's index; NaN at queries and in rows without scores.
+            None where no row of the source has any.
         languages: number of each row's language in ``language_names``. None where no row names one.
     """
 
@@ -63,7 +63,7 @@ class TokenStore:
     ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
         """Text indices of each row: its query, its first hard negative, one past its last text.
 
-        The positives lie between the query and the first hard negative.
+        The positives are between the query and the first hard negative.
         """
         queries = np.where(rows > 0, self.row_ends[rows - 1], 0)
         return queries, queries + 1 + self.num_positives[rows], self.row_ends[rows]
@@ -153,7 +153,7 @@ def open_token_store(
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{directory}: damaged token store of {source} ({error}). Delete it; it is made anew."
+            f"{directory}: damaged token store of {source} ({error}). Delete it; it is written again."
         ) from error
 
 

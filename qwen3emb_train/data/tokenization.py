@@ -161,7 +161,7 @@ def _appended_token_id(hf: Any) -> int | None:
 
 
 def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
-    """Appends ``token`` by a TemplateProcessing after whatever the post-processor does (Qwen3: ByteLevel)."""
+    """Appends ``token`` by a TemplateProcessing after the existing post-processor's ByteLevel (Qwen3), if any."""
     from tokenizers import processors
 
     backend = hf.backend_tokenizer

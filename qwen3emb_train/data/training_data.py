@@ -18,7 +18,7 @@ from qwen3emb_train.data.token_store import TokenStore, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import value_digest
 
-PLAN_VERSION = 1  # raised when the same settings begin to give other batches
+PLAN_VERSION = 1  # incremented when the same settings give other batches
 Batch = TypeVar("Batch", EmbeddingBatch, RerankingBatch)
 
 

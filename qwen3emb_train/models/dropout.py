@@ -1,6 +1,6 @@
 """Dropout whose masks belong to the text: a pure function of (seed, text, position, channel, module).
 
-torch draws masks from a stream, so they change with whatever else was encoded before: other chunks, other ranks. Here
+torch draws masks from a stream, so they depend on what else was encoded before: other chunks, other ranks. Here
 the same text in the same step is masked alike in whichever chunk and on whichever rank it is encoded, and a replay
 draws the first pass's mask without any saved state. So the gradient of a step with dropout, too, is the same for any
 chunk size and any number of ranks.
@@ -34,9 +34,9 @@ class TextKeys:
     def set_tokens(self, tokens: PackedTokens) -> None:
         """Called by the encoder before every pass."""
         of_token = mix(mix(tokens.input_ids) + tokens.position_ids)
-        owner = torch.repeat_interleave(tokens.lengths, output_size=tokens.num_tokens)
-        of_text = torch.zeros_like(tokens.lengths).index_add(0, owner, of_token)
-        self.keys = mix(mix(of_text + self.seed)[owner] + tokens.position_ids)
+        text_idx = torch.repeat_interleave(tokens.lengths, output_size=tokens.num_tokens)
+        of_text = torch.zeros_like(tokens.lengths).index_add(0, text_idx, of_token)
+        self.keys = mix(mix(of_text + self.seed)[text_idx] + tokens.position_ids)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """``context_fn`` of ``torch.utils.checkpoint``: a layer is recomputed with the keys of its first pass.
@@ -59,7 +59,7 @@ class TextDropout(nn.Module):
 
     Args:
         probability: of a component to be zeroed.
-        salt: tells modules apart.
+        salt: differs between modules.
         shared: the encoder's keys.
     """
 

@@ -65,8 +65,8 @@ def find_packaged_gguf(package: str) -> Path:
 def convert_gguf(gguf_file: Path, output_dir: Path) -> Path:
     """Writes a Hugging Face model directory (causal LM in float32, tokenizer, ``run.json``); returns it.
 
-    Takes about half a minute and 2 GB for a model of 135M parameters; returns at once if the directory is there
-    already and was made from a file with the same contents.
+    Takes about half a minute and 2 GB for a model of 135M parameters; returns at once if the directory exists and was
+    made from a file with the same contents.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -93,7 +93,7 @@ def require_finite(tensor: Shaped[Tensor, "..."], name: str, origin: Path) -> No
         count = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
             f"{origin}: tensor {name!r} holds NaN or infinity in {count} of {tensor.numel()} values. The run that "
-            "wrote it diverged, or the values do not fit the dtype asked for: take an earlier checkpoint, or float32."
+            "wrote it diverged, or the values exceed the requested dtype: take an earlier checkpoint, or float32."
         )
 
 
