@@ -1,1 +1,1 @@
-"""Texts to vectors in bulk, vector stores, and exact, lexical and approximate search over them."""
+"""Embedding texts in bulk, vector stores, and exact, lexical and approximate search."""

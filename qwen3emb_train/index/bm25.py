@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Bm25Index:
-    """A corpus by bm25s (Lucene's variant), English stop words removed.
+    """A BM25 index by bm25s (Lucene's variant), English stop words removed.
 
-    Words are cut at non-word characters, so for languages written without spaces the ranking says little.
+    Words are split at non-word characters, so for languages written without spaces the ranking means little.
 
     Raises:
         ImportError: bm25s is not installed.
@@ -33,9 +33,9 @@ class Bm25Index:
         kept = min(k, self._num_documents)
         scores, rows = torch.zeros(len(queries), kept), torch.arange(kept).repeat(len(queries), 1)
         for query, its_words in enumerate(words):
-            if its_words:  # bm25s's own top-k breaks ties by chance
+            if its_words:  # bm25s's own top-k breaks ties arbitrarily
                 every = torch.from_numpy(self._index.get_scores(its_words))
-                # Sorting only what can be among the best: most documents share no word with the query.
+                # Only candidates for the top k are sorted: most documents share no word with the query.
                 lowest = every.topk(kept).values[-1]
                 candidates = (every >= lowest).nonzero()[:, 0]
                 order = every[candidates].argsort(descending=True, stable=True)[:kept]
@@ -45,7 +45,12 @@ class Bm25Index:
 
 
 def rank_with_bm25(queries: Sequence[str], documents: Sequence[str], k: int) -> Int[Tensor, "queries kept"]:
-    """Rows of the ``k`` best documents of every query."""
+    """Rows of the ``k`` best documents of every query.
+
+    Args:
+        queries, documents: texts.
+        k: documents per query.
+    """
     return Bm25Index(documents).top_k(queries, k)[1]
 
 

@@ -1,6 +1,6 @@
-"""The fast part of the exact search: documents among which the best must be, found by products that are a little off.
+"""The fast part of the exact search: candidates that include the best documents, found by low-precision products.
 
-How far off they can be is known (``_error``), so a query whose candidates may lack one of its best is known, too.
+Their error is bounded (``_error``), so queries whose candidates may lack one of the best are known.
 """
 
 import math
@@ -15,9 +15,9 @@ from qwen3emb_train.index.vector_rows import VectorRows, longest_length
 from qwen3emb_train.index.workers import Workers
 from qwen3emb_train.models.precision import Precision, resolve_precision
 
-GROUP = 16  # columns that are known by their maximum: most need no closer look
-DECIMALS = 12  # of scores that count as equal
-_QUERIES_AT_ONCE = 512  # of a thread: enough for fast products
+GROUP = 16  # columns first compared by their maximum: most can be skipped
+DECIMALS = 12  # to which scores that count as equal agree
+_QUERIES_AT_ONCE = 512  # per thread: enough for fast products
 _Buffers = SimpleQueue[Tensor]
 
 
@@ -26,7 +26,7 @@ def filter_types(query_type: torch.dtype, device: torch.device) -> list[torch.dt
     if query_type is torch.float64:
         return [torch.float64]
     filters = []
-    # Not on GPUs: split sums may be added up in bfloat16 there.
+    # Not on GPUs: partial sums may be added in bfloat16 there.
     if device.type == "cpu" and resolve_precision(Precision.auto, device) is Precision.bf16:
         filters.append(torch.bfloat16)
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
@@ -46,21 +46,28 @@ def find_candidates(
     device: torch.device,
     threads: Workers,
 ) -> tuple[Int[Tensor, "queries found"], Bool[Tensor, " queries"]]:
-    """Rows that hold the ``k`` best (-1: nobody), and for which queries that is certain. On the CPU.
+    """Rows that include the ``k`` best (-1: none), and for which queries that is certain. On the CPU.
 
-    Every document is read once. No more scores are held than ``documents_at_once * queries_at_once``.
+    Every document is read once. At most ``documents_at_once * queries_at_once`` scores are in memory.
 
     Args:
+        queries: vectors.
+        documents: vectors, read block by block.
+        k: documents per query.
+        total: number of documents to search.
+        documents_at_once, queries_at_once: size of a block of scores.
         work_type: of the products; one of ``filter_types``.
+        device: where products are computed.
+        threads: that share the work.
     """
-    spare = 16 + (k // 4 if work_type is torch.bfloat16 else 0)  # places beyond k
+    spare = 16 + (k // 4 if work_type is torch.bfloat16 else 0)  # candidates beyond k
     wanted = min(total, k + spare)
     work = queries.to(device, work_type)
     if device.type == "cpu":
         share = max(1, min(queries_at_once, len(work)) // threads.number)
         queries_at_once = min(share, _QUERIES_AT_ONCE)
     parts = [_Best(part, wanted) for part in work.split(queries_at_once)]
-    # One for each thread and all blocks: getting fresh memory every time would take as long as the products.
+    # One per thread, for all blocks: allocating memory every time would take as long as the products.
     buffers: _Buffers = SimpleQueue()
     for _ in range(threads.number):
         buffers.put(work.new_empty(min(queries_at_once, len(work)) * min(documents_at_once, total)))
@@ -88,7 +95,7 @@ def find_candidates(
 
 
 class _Best:
-    """The best documents of some queries so far, in no order.
+    """The best documents of some queries so far, unordered.
 
     Attributes:
         scores, rows: of the documents.
@@ -100,7 +107,13 @@ class _Best:
         self.rows = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
 
     def add(self, block: Float[Tensor, "rows dim"], first: int, buffers: _Buffers) -> None:
-        """More documents; ``first`` is the row of the first of them."""
+        """Adds documents.
+
+        Args:
+            block: their vectors.
+            first: the row of the first of them.
+            buffers: memory for the products.
+        """
         buffer = buffers.get()
         try:
             products = buffer[: len(self._queries) * len(block)].view(len(self._queries), len(block))
@@ -121,29 +134,30 @@ def _error(
     most_lost: float,
     products: Float[Tensor, " queries"],
 ) -> Float[Tensor, " queries"]:
-    """How far a product in the type of ``work`` may be off from the inner product, for each query.
+    """Bound of the error of a product in the dtype of ``work``, for each query.
 
-    Of ``q`` and ``d`` rounded to that type, which loses ``dq`` and ``dd``, the exact product is off by at most
-    ``|dq| |d| + |q + dq| |dd|`` (Cauchy-Schwarz; the lengths of what was lost are measured). Its terms are summed in
-    float32, in whatever order: that is off by at most ``gamma |q| |d|`` with ``gamma = dim u / (1 - dim u)``,
-    ``u = 2**-24`` (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Then the sum is rounded, too.
+    With ``q`` and ``d`` rounded to that dtype, with rounding errors ``dq`` and ``dd``, the exact product is off by at
+    most ``|dq| |d| + |q + dq| |dd|`` (Cauchy-Schwarz; the norms of the errors are measured). Its terms are summed in
+    float32, in any order: that is off by at most ``gamma |q| |d|`` with ``gamma = dim u / (1 - dim u)``,
+    ``u = 2**-24`` (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Then the sum is rounded too.
 
     Args:
-        work: the queries, rounded.
-        longest, most_lost: the longest document vector, and the most that one of them lost.
-        products: the size of the product in question.
+        queries: exact.
+        work: rounded.
+        longest, most_lost: the largest norm of a document, and of a document's rounding error.
+        products: magnitude of the products.
     """
     unit = torch.finfo(torch.promote_types(work.dtype, torch.float32)).eps / 2
     gamma = work.shape[1] * unit / (1 - work.shape[1] * unit)
     lengths, lost = queries.double().norm(dim=1), _lost(queries, work)
     error = lost * longest + (lengths + lost) * (most_lost + gamma * (longest + most_lost))
     error += torch.finfo(work.dtype).eps / 2 * products.abs()
-    # The lengths are rounded as well, and so is a product somewhat larger; and scores so near count as equal.
+    # The norms are rounded too, and a product may be slightly larger; and scores this close count as equal.
     return 1.01 * error + 10.0**-DECIMALS
 
 
 def _lost(vectors: Float[Tensor, "rows dim"], rounded: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
-    """The length of what rounding took from each vector. On the CPU."""
+    """The norm of each vector's rounding error. On the CPU."""
     if torch.promote_types(vectors.dtype, rounded.dtype) is rounded.dtype:
         return torch.zeros(len(vectors), dtype=torch.float64)
     return (vectors - rounded.to(vectors)).norm(dim=1).double().cpu()
@@ -152,26 +166,28 @@ def _lost(vectors: Float[Tensor, "rows dim"], rounded: Float[Tensor, "rows dim"]
 def _best_of_block(
     scores: Float[Tensor, "queries columns"], best: Float[Tensor, "queries wanted"] | None, wanted: int
 ) -> tuple[Float[Tensor, "queries found"], Int[Tensor, "queries found"]]:
-    """Scores and columns of at least those of the ``wanted`` largest that belong among ``best``, in no order.
+    """Scores and columns of at least those of the ``wanted`` largest that belong among ``best``, unordered.
 
-    Where a query has fewer than another, minus infinities fill up.
+    Where a query has fewer than others, the rest are minus infinity.
 
     Args:
-        best: what earlier blocks gave; None while that is not ``wanted`` yet.
+        scores: of the block.
+        best: of earlier blocks; None while there are fewer than ``wanted``.
+        wanted: scores to find.
     """
     num_queries, num_columns = scores.shape
     if num_columns % GROUP or num_columns < wanted * GROUP or not num_queries:
         return scores.topk(min(wanted, num_columns), dim=1, sorted=False)
     grouped = scores.view(num_queries, GROUP, -1)  # group g: columns g, g + groups, g + 2 groups, ...
     highest = grouped.amax(dim=1)
-    # ``wanted`` groups hold a score of at least the least of their maxima.
+    # At least ``wanted`` scores reach the lowest of the ``wanted`` largest group maxima.
     floor = highest.topk(wanted, dim=1).values[:, -1] if best is None else best.amin(dim=1)
     query, group = (highest >= floor[:, None]).nonzero(as_tuple=True)
     members = grouped[query, :, group]
     hit, place = (members >= floor[query, None]).nonzero(as_tuple=True)
     counts = torch.bincount(query[hit], minlength=num_queries)
     most = int(counts.max())
-    if most > num_columns // 4:  # such as documents in rising order
+    if most > num_columns // 4:  # such as documents in ascending order of score
         return scores.topk(wanted, dim=1, sorted=False)
     position = torch.arange(len(hit), device=hit.device) - (counts.cumsum(0) - counts)[query[hit]]
     found = scores.new_full((num_queries, most), -math.inf)

@@ -17,7 +17,7 @@ from qwen3emb_train.index.embed_texts import embed_texts
 from qwen3emb_train.index.vector_store import VectorStore
 
 PROGRAM = "embed"
-_HOW = ("output_dir", "engine", "num_processes", "overwrite", "verify")  # they do not change what comes out
+_HOW = ("output_dir", "engine", "num_processes", "overwrite", "verify")  # they do not change the result
 
 
 class EmbedEngine(str, Enum):
@@ -35,8 +35,8 @@ class EmbedCorpusConfig(EmbedConfig):
         model: our model directory, a Sentence-Transformers directory, or a hub name.
         corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one, its queries.jsonl too.
         output_dir: the vector store.
-        engine: who does the work. With ``ray`` the corpus and the store must lie where all nodes see them, and
-            ``num_processes`` is the largest number of actors.
+        engine: what runs the encoding. With ``ray`` the corpus and the store must be visible to all nodes, and
+            ``num_processes`` is the maximum number of actors.
     """
 
     model: str = "???"
@@ -50,8 +50,8 @@ def embed(config: EmbedCorpusConfig) -> Path:
 
     Raises:
         FileNotFoundError: no such corpus or model.
-        ValueError: a bad line or an id twice in the corpus (named); a store of other texts or settings, or a damaged
-            one (see ``models.embed_texts``).
+        ValueError: a bad line or a duplicate id in the corpus (named); a store of other texts or settings, or a damaged
+            one (see ``index.embed_texts``).
         ImportError: Ray, or Sentence-Transformers, is needed and not installed.
     """
     corpus, output = Path(config.corpus), Path(config.output_dir)
@@ -76,7 +76,7 @@ def read_pairs(corpus: Path) -> Iterator[tuple[str, str]]:
 def check_corpus(corpus: Path) -> int:
     """Reads all lines once, so that a bad one at the end is found before the first is encoded.
 
-    Ids are compared by 63 bits of each: 8 bytes in memory, and no false alarm, for the lines are then compared.
+    Ids are compared by 63-bit hash: 8 bytes in memory, and no false alarm, for equal hashes are compared as strings.
 
     Returns:
         The number of texts.
@@ -98,7 +98,7 @@ def check_corpus(corpus: Path) -> int:
 
 
 class Progress:
-    """Says now and then how far it is; only the first rank, whose share of the work is like the others'.
+    """Prints progress regularly; only on the first rank, whose part of the work is like the others'.
 
     Args:
         num_texts: of the corpus.

@@ -1,4 +1,4 @@
-"""How texts become a vector store: the settings."""
+"""Settings of encoding and of vector stores."""
 
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -8,7 +8,7 @@ from qwen3emb_train.models.precision import Precision
 
 
 class TextRole(str, Enum):
-    """Documents carry no instruction, queries do."""
+    """Documents have no instruction, queries do."""
 
     document = "document"
     query = "query"
@@ -76,7 +76,7 @@ class EmbedConfig(EncodingConfig):
 
 
 def embed_config(encoding: EncodingConfig, role: TextRole, instruction: str | None = None) -> EmbedConfig:
-    """A program's encoding settings, as ``embed_texts`` takes them.
+    """The ``EmbedConfig`` of a program's encoding settings.
 
     Args:
         encoding: any configuration that inherits ``EncodingConfig``.

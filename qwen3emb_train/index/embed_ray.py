@@ -1,7 +1,7 @@
 """The program ``embed`` as a Ray Data pipeline: shard numbers flow through actors that hold the model.
 
-Ray starts and replaces actors as nodes come and go; which actor makes a shard does not matter, because it reads the
-texts itself and the shard on disk is the same. So what a lost cluster leaves behind is continued like any killed run.
+Ray starts and replaces actors as nodes come and go; which actor writes a shard does not matter, because it reads the
+texts itself and the shard on disk is the same. So a run that lost its cluster continues like any killed run.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +23,18 @@ _INSTALL = "engine=ray needs Ray: pip install 'qwen3emb-train[ray]', or leave en
 def embed_with_ray(
     corpus: Path, model: str, directory: Path, config: EmbedConfig, progress: Callable[[int], None]
 ) -> VectorStore:
-    """As ``models.embed_texts``, on the cluster that ``RAY_ADDRESS`` names, or else on this machine.
+    """As ``index.embed_texts``, on the cluster of ``RAY_ADDRESS``, or else on this machine.
+
+    Args:
+        corpus: JSON Lines of texts.
+        model: model directory or hub name.
+        directory: of the store.
+        config: how to encode.
+        progress: called with the number of texts encoded so far.
 
     Raises:
         ImportError: Ray is not installed.
-        Others: see ``models.embed_texts``.
+        Others: see ``index.embed_texts``.
     """
     try:
         import ray
@@ -59,7 +66,7 @@ def embed_with_ray(
 
 
 class _ShardMaker:
-    """An actor: the model, and a place in the corpus from which it reads on while shards come in ascending order."""
+    """An actor: the model, and a position in the corpus from which it continues while shards come in order."""
 
     def __init__(self, task: ShardTask, corpus: Path) -> None:
         import torch

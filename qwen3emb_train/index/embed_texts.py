@@ -2,8 +2,8 @@
 
     store = embed_texts([("d1", "A text."), ("d2", "Another.")], "outputs/mine/model", Path("outputs/vectors"))
 
-A run that was killed continues at the first shard that is missing. A complete store of the same texts and settings is
-handed back without loading the model.
+A killed run continues at the first missing shard. A complete store of the same texts and settings is returned without
+loading the model.
 """
 
 import os
@@ -30,20 +30,22 @@ def embed_texts(
     config: EmbedConfig | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> VectorStore:
-    """Encodes texts into the store of ``directory``; makes, continues or reuses it.
+    """Encodes texts into the store of ``directory``; writes, continues or reuses it.
 
-    Under ``accelerate launch`` every rank calls this with the same arguments and makes every ``world_size``-th shard;
-    all return when the store is complete. The directory must be one that all ranks see. No process group is needed.
+    Under ``accelerate launch`` every rank calls this with the same arguments and writes every ``world_size``-th shard;
+    all return when the store is complete. All ranks must see the directory. No process group is needed.
 
     Args:
-        texts: ``(id, text)`` in row order; read once, and no more than a few shards of them held at a time.
+        texts: ``(id, text)`` in row order; read once, at most a few shards of them in memory.
         model: our model directory, a Sentence-Transformers directory, or a hub name.
+        directory: of the store.
+        config: how to encode; None: the defaults.
         progress: called with the number of texts that this process has encoded so far.
 
     Raises:
         FileNotFoundError: no such model.
-        ValueError: there are no texts; or the store holds another text (named by its id), was made with other settings,
-            or has a damaged shard (named). With ``config.overwrite`` only the last of these.
+        ValueError: there are no texts; or the store has another text (named by its id) or other settings, or a damaged
+            shard (named). With ``config.overwrite`` only the last of these.
         BrokenProcessPool: a worker was killed, most likely for lack of memory.
     """
     config = config or EmbedConfig()
@@ -59,7 +61,7 @@ def embed_texts(
 
 
 def _device(config: EmbedConfig) -> str:
-    """Every rank its own GPU."""
+    """The rank's own GPU."""
     if not torch.cuda.is_available():
         return "auto"
     if config.num_processes > 1:
@@ -71,7 +73,7 @@ def _device(config: EmbedConfig) -> str:
 
 
 def _make_shards(shards: Iterable[TextShard], task: ShardTask) -> Iterator[int]:
-    """Makes the shards; yields the number of texts of each as it is done."""
+    """Writes the shards; yields the number of texts of each as it is done."""
     config = task.config
     if config.num_processes > 1:
         threads = config.threads_per_process or max(1, torch.get_num_threads() // config.num_processes)
@@ -82,7 +84,7 @@ def _make_shards(shards: Iterable[TextShard], task: ShardTask) -> Iterator[int]:
     embedder: Embedder | None = None
     for shard in shards:
         with _threads(config.threads_per_process):
-            embedder = embedder or task.load()  # not before there is something to do
+            embedder = embedder or task.load()  # only when a shard is missing
             task.write(embedder, shard)
         yield len(shard.texts)
 

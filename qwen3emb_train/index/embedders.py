@@ -1,7 +1,7 @@
-"""One face for every kind of embedding model: our model directories, exports, any Sentence-Transformers model.
+"""One interface to every kind of embedding model: our model directories, exports, any Sentence-Transformers model.
 
-An export is loaded exactly as a user loads it, so that what is measured is what was published. Whoever only wants its
-vectors fast (mining, ``embed``) may have it through our packed encoder, which gives the same ones.
+An export is loaded exactly as a user loads it, so that what is measured is what was published. Where only speed matters
+(mining, ``embed``) it can run in our packed encoder, which gives the same vectors.
 """
 
 import json
@@ -17,6 +17,7 @@ from torch import Tensor
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.index.inference import ParallelTextEncoder, TextEncoder
+from qwen3emb_train.index.model_files import model_file, model_json
 from qwen3emb_train.lineage import digest
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.precision import Precision, resolve_device, resolve_precision
@@ -30,12 +31,12 @@ class EmbeddingSettings:
     """How texts become vectors.
 
     Attributes:
-        max_tokens: longest text; a Sentence-Transformers model's own limit holds where it is lower.
+        max_tokens: maximum tokens of a text; a Sentence-Transformers model's own limit applies where it is lower.
         precision: of the matrix products ("auto": bf16 where the hardware multiplies it faster).
         tokens_per_batch: tokens encoded at once by our encoder.
         texts_per_batch: texts encoded at once by Sentence-Transformers.
         device: "auto" is CUDA where there is one, else the CPU.
-        num_processes: of our encoder: on a CPU, or one for each GPU. Sentence-Transformers' models have one.
+        num_processes: of our encoder: on a CPU, or one per GPU. Sentence-Transformers models have one.
     """
 
     max_tokens: int = 8192
@@ -52,7 +53,7 @@ class Embedder:
 
     Attributes:
         encode_queries: takes the queries and an instruction (None: the model's own; "": none).
-        encode_documents: takes the documents; they carry no instruction.
+        encode_documents: takes the documents; they have no instruction.
     """
 
     encode_queries: Callable[[Sequence[str], str | None], Float[Tensor, "texts dim"]]
@@ -68,25 +69,31 @@ def load_embedder(
     other one is ours.
 
     Args:
+        model: the directory or name.
+        settings: how to encode.
         num_layers: use only the first layers; not for an export, which is measured as it was published.
-        as_published: False: a Sentence-Transformers model that pools on its last token goes through our packed encoder.
+        as_published: False: a Sentence-Transformers model with last-token pooling runs in our packed encoder.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: ``num_layers`` is set for an export.
     """
     refuse_missing_directory(model)
-    modules = _file_of(model, "modules.json")
+    modules = model_file(model, "modules.json")
     if modules is not None and num_layers is not None:
         raise ValueError(f"{model} is an export: it is measured as it is. Remove its num_layers.")
     if modules is None:
         return _packed(model, settings, num_layers, {"query": query_prompt(DEFAULT_INSTRUCTION)})
     if as_published or not _pools_last_token(model, modules):
         return _sentence_transformer(model, settings)
-    prompts = _json_of(model, "config_sentence_transformers.json").get("prompts") or {}
+    prompts = (model_json(model, "config_sentence_transformers.json") or {}).get("prompts") or {}
     return _packed(model, settings, None, prompts, _own_limit(model))
 
 
 def _packed(
     model: str, settings: EmbeddingSettings, num_layers: int | None, prompts: dict[str, str], limit: int = _UNLIMITED
 ) -> Embedder:
-    """Through our encoder."""
+    """In our packed encoder."""
     how: dict[str, Any] = {
         "num_layers": num_layers,
         "max_tokens": min(limit, settings.max_tokens),
@@ -146,9 +153,9 @@ def _sentence_transformer(model: str, settings: EmbeddingSettings) -> Embedder:
 
 
 def _prompt(prompts: dict[str, str], instruction: str | None) -> str:
-    """What stands before a query.
+    """The prompt of a query.
 
-    A model without a query prompt was not trained with instructions: giving it one would only mislead it.
+    A model without a query prompt was not trained with instructions, so it gets none.
     """
     own = prompts.get("query") or ""
     if instruction is None:
@@ -159,47 +166,32 @@ def _prompt(prompts: dict[str, str], instruction: str | None) -> str:
 def _pools_last_token(model: str, modules: Path) -> bool:
     """Whether the model is a transformer, last-token pooling, and at most a norm."""
     types = [str(module["type"]).rsplit(".", 1)[-1] for module in json.loads(modules.read_text(encoding="utf-8"))]
-    pooling = _json_of(model, "1_Pooling/config.json")
+    pooling = model_json(model, "1_Pooling/config.json") or {}
     last = pooling.get("pooling_mode") == "lasttoken" or bool(pooling.get("pooling_mode_lasttoken"))
     return last and types in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 
 
 def _own_limit(model: str) -> int:
-    """The longest text of a Sentence-Transformers model, where that library looks for it."""
-    limit = _json_of(model, "sentence_bert_config.json").get("max_seq_length")
+    """The maximum tokens of a Sentence-Transformers model, read as that library does."""
+    limit = (model_json(model, "sentence_bert_config.json") or {}).get("max_seq_length")
     if limit is None:
-        positions = _json_of(model, "config.json").get("max_position_embeddings", _UNLIMITED)
-        limit = min(positions, _json_of(model, "tokenizer_config.json").get("model_max_length", _UNLIMITED))
+        positions = (model_json(model, "config.json") or {}).get("max_position_embeddings", _UNLIMITED)
+        limit = min(positions, (model_json(model, "tokenizer_config.json") or {}).get("model_max_length", _UNLIMITED))
     return int(limit)
 
 
-def _json_of(model: str, name: str) -> dict[str, Any]:
-    path = _file_of(model, name)
-    content: dict[str, Any] = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _file_of(model: str, name: str) -> Path | None:
-    """A file of a model directory, or of a hub model (downloaded where the hub is in reach); None if it has none."""
-    if Path(model).is_dir():
-        return path if (path := Path(model) / name).is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )  # fmt: skip
-    return None if found is None else Path(found)
-
-
 def model_identity(model: str) -> str:
-    """What tells one model from another: the digest of a directory's contents, or a hub name with its commit."""
+    """A model's identity: the digest of a directory's contents, or a hub name with its commit.
+
+    Raises:
+        FileNotFoundError: no such model.
+    """
     refuse_missing_directory(model)
     if Path(model).is_dir():
         return digest(Path(model))
-    config = _file_of(model, "config.json")
+    config = model_file(model, "config.json")
     if config is None:
-        raise FileNotFoundError(f"model {model}: no such directory, and no model of that name in reach.")
+        raise FileNotFoundError(f"model {model}: no such directory, and no model of that name can be reached.")
     return f"{model}@{config.parent.name}"  # the hub's cache names a snapshot's directory by its commit
 
 

@@ -1,6 +1,6 @@
-"""An approximate index of a corpus, for corpora too large to compare every query with every document.
+"""An approximate index, for corpora too large to compare every query with every document.
 
-Returns candidates only; who asks ranks them by their exact scores. So what an index costs is recall, never order.
+It returns candidates only; the caller ranks them by exact scores. So an index costs recall, but never changes order.
 """
 
 import os
@@ -37,9 +37,13 @@ class FaissIndex:
     def build_or_read(
         documents: VectorStore, num_documents: int, description: str, num_probes: int, directory: Path
     ) -> "FaissIndex":
-        """The index over the first ``num_documents``; the first rank builds it, and it stays in ``directory``.
+        """The index over the first ``num_documents``; the first rank builds it, and it is kept in ``directory``.
 
         Args:
+            documents: the store.
+            num_documents: rows to index.
+            num_probes: cells searched per query, where the index has cells.
+            directory: of index files.
             description: for ``faiss.index_factory``: "IVF4096,Flat", "HNSW32", "IVF65536,PQ64", ...
 
         Raises:

@@ -1,6 +1,6 @@
-"""Vectors for many texts: packed, sorted by length, cut by token budget; in one process or several.
+"""Embeddings of many texts: packed, sorted by length, in batches of a token budget; in one process or several.
 
-For mining, selection, evaluation, search. A vector store (``embed_texts.py``) has processes that make whole shards.
+For mining, selection, evaluation, search. A vector store (``embed_texts.py``) has processes that write whole shards.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 
-# More at once leaves a CPU core's cache, and grids of less alike lengths; half as many tokens a second at 8192.
+# More exceeds a CPU core's cache and mixes lengths in a grid; half as many tokens per second at 8192.
 _CPU_TOKENS = 2048
 
 
@@ -31,7 +31,7 @@ class TextEncoder:
 
     Attributes:
         encoder, tokenizer: the parts.
-        max_tokens: longest text, the EOS token included; longer ones are cut.
+        max_tokens: maximum tokens of a text, EOS token included; longer ones are truncated.
     """
 
     def __init__(
@@ -43,6 +43,13 @@ class TextEncoder:
         precision: Precision = Precision.auto,
         device: str = "auto",
     ) -> None:
+        """
+        Args:
+            encoder, tokenizer: the parts.
+            max_tokens: maximum tokens of a text.
+            precision: of matrix products.
+            device: "auto" is CUDA where there is one, else the CPU.
+        """
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.encoder = encoder.to(self.device).eval()
@@ -58,7 +65,13 @@ class TextEncoder:
         precision: str = "auto",
         device: str = "auto",
     ) -> "TextEncoder":
-        """Loads a model directory (a checkpoint's ``model/``, a merge, an export, a hub name)."""
+        """Loads a model.
+
+        Args:
+            path: model directory (a checkpoint's ``model/``, a merge, an export) or hub name.
+            num_layers: keep only the first layers; None = all.
+            max_tokens, precision, device: as in the constructor.
+        """
         encoder = load_encoder(ModelConfig(path=path, num_layers=num_layers))
         if resolve_precision(Precision(precision), resolve_device(device)) is Precision.bf16:
             _round_once(encoder)
@@ -76,8 +89,9 @@ class TextEncoder:
         """L2-normalised float32 vectors on the CPU, in the order of ``texts``.
 
         Args:
-            dim: keep this Matryoshka prefix (truncated before the norm); None = the full vector.
-            tokens_per_batch: tokens encoded at once; a CPU takes no more than 2048, which is faster.
+            texts: to encode.
+            dim: Matryoshka dimension (truncated before the norm); None = the full vector.
+            tokens_per_batch: tokens encoded at once; at most 2048 on a CPU, which is faster.
         """
         tokens = self.tokenizer.tokenize(texts, self.max_tokens)
         budget = _budget(tokens_per_batch, self.device)
@@ -96,14 +110,14 @@ class TextEncoder:
 class ParallelTextEncoder:
     """``TextEncoder`` in several processes, each with the whole model: on a CPU, or one for each GPU.
 
-    Use it as a context, or ``close`` it. The batches are those of one process, so at equally many threads for each the
-    vectors are the same to the bit. Processes are spawned: a script must have its ``if __name__ == "__main__"``.
+    Use it as a context manager, or ``close`` it. The batches are those of one process, so with as many threads per
+    process the vectors are identical. Processes are spawned: a script needs its ``if __name__ == "__main__"``.
 
     Args:
-        path, num_layers, max_tokens, precision, device: as ``TextEncoder.load`` takes them. With device "auto" or
-            "cuda" process i has GPU i.
-        num_processes: how many.
-        threads_per_process: None: torch's own number, shared out among the processes.
+        path, num_layers, max_tokens, precision, device: as in ``TextEncoder.load``. With device "auto" or "cuda"
+            process i uses GPU i.
+        num_processes: number of processes.
+        threads_per_process: None: torch's number divided by the number of processes.
 
     Raises:
         ValueError: there are fewer GPUs than processes.
@@ -139,7 +153,10 @@ class ParallelTextEncoder:
     def encode(
         self, texts: Sequence[str], *, dim: int | None = None, tokens_per_batch: int = 8192
     ) -> Float[Tensor, "texts kept"]:
-        """See ``TextEncoder.encode``.
+        """As ``TextEncoder.encode``.
+
+        Args:
+            texts, dim, tokens_per_batch: as there.
 
         Raises:
             BrokenProcessPool: a process was killed, most likely for lack of memory.
@@ -159,7 +176,7 @@ class ParallelTextEncoder:
 
 
 def _round_once(encoder: Encoder) -> None:
-    """Rounds weights once, not in every batch, and states once, not for each that reads them: the same numbers."""
+    """Rounds weights once, not in every batch, and states once, not for each layer that reads them; same results."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             module.to(torch.bfloat16)
@@ -186,7 +203,7 @@ def _in_batches(
     dim: int | None,
     run: Callable[[Iterable[list[list[int]]]], Iterator[tuple[int, Any]]],
 ) -> Float[Tensor, "texts kept"]:
-    """Encodes tokenised texts; ``run`` gives each batch's number and raw vectors, in any order."""
+    """Encodes tokenised texts; ``run`` yields each batch's number and raw vectors, in any order."""
     vectors = torch.empty(len(tokens), width)
     chunks = chunk_by_tokens(torch.tensor([len(ids) for ids in tokens], dtype=torch.long), tokens_per_batch)
     for number, raw in run([tokens[i] for i in chosen.tolist()] for chosen in chunks):
@@ -211,4 +228,4 @@ def _raw_vectors(
     encoder: TextEncoder, tokens: list[list[int]], raise_if_stopped: Callable[[], None]
 ) -> Float[np.ndarray, "texts dim"]:
     raise_if_stopped()
-    return encoder.raw_vectors(tokens).numpy()  # an array travels by its bytes, a tensor through a file descriptor
+    return encoder.raw_vectors(tokens).numpy()  # an array is sent as bytes, a tensor through a file descriptor

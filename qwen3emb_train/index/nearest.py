@@ -1,13 +1,13 @@
 """Exact nearest documents of many queries, block by block: the score matrix never exists as a whole.
 
-The answer is the float64 ranking of the given vectors, and so the same for every block size, device, thread or rank:
+The result is the float64 ranking of the given vectors, so it is the same for every block size, device, thread or rank:
 
-1. A fast filter finds more documents than asked for. Its scores are off by no more than a known error, so whoever
-   scores twice that below the k-th is out (``candidates.py``). It is a product in bfloat16 on a CPU with AMX tiles,
-   where that is four times as fast, and in float32 everywhere else.
-2. Those left are scored again in float64 and put in order; scores that agree to 12 decimals go by row.
-3. Where so many lie within the error that the spare places do not hold them, the query goes to the next filter: from
-   bfloat16 to float32 to a search in float64 as a whole (a corpus of copies, a model that gives all texts one vector).
+1. A fast filter finds more than k documents. Its error is bounded, so documents that score more than twice the bound
+   below the k-th are excluded (``candidates.py``). It is a product in bfloat16 on a CPU with AMX tiles, where that is
+   four times as fast, and in float32 everywhere else.
+2. The remaining ones are scored again in float64 and sorted; scores that agree to 12 decimals are ordered by row.
+3. Where more are within the error bound than candidates were kept, the query is searched again by the next filter: from
+   bfloat16 to float32 to a complete search in float64 (a corpus of copies, a model that gives all texts one vector).
 """
 
 import math
@@ -20,7 +20,7 @@ from qwen3emb_train.index.candidates import DECIMALS, GROUP, filter_types, find_
 from qwen3emb_train.index.vector_rows import TensorRows, VectorRows, longest_length
 from qwen3emb_train.index.workers import Workers, workers
 
-_ELEMENTS_AT_ONCE = 2**19  # of vectors that a thread scores in float64: few, so that they stay in its cache
+_ELEMENTS_AT_ONCE = 2**19  # of vectors that a thread scores in float64: few, to stay in its cache
 _QUERIES_OF_A_THREAD = 64  # at least
 
 
@@ -39,7 +39,7 @@ def top_k_documents(
         k: documents for each query; all of them if there are fewer.
         block_elements: scores held at once. 2**24 float32 are 64 MiB, and the work on them about half as much again.
         device: where the blocks are multiplied. Vectors and results stay on the CPU.
-        num_documents: search only the first so many rows; None = all.
+        num_documents: search only this many rows, from the first; None = all.
 
     Returns:
         Scores and row numbers, best first; ``kept = min(k, documents)``.
@@ -56,7 +56,7 @@ def top_k_documents(
         documents_at_once -= documents_at_once % GROUP
     queries_at_once = max(1, block_elements // documents_at_once)
     kept = min(k, total)
-    queries_per_pass = max(1, block_elements // kept)  # over all documents: what is found shall be no larger, either
+    queries_per_pass = max(1, block_elements // kept)  # results are no larger than a block of scores either
     filters = filter_types(queries.dtype, torch.device(device))
     scores, rows = queries.new_empty(len(queries), kept), torch.empty(len(queries), kept, dtype=torch.long)
     for first in range(0, len(queries), queries_per_pass):
@@ -73,7 +73,7 @@ def top_k_documents(
                 scores[settled], rows[settled] = _rank(queries[settled], source, found[is_certain], kept, threads)
             left = left[~is_certain]
             if 2 * len(left) > len(block):
-                filters.remove(work_type)  # too coarse for these documents: the other queries go without it
+                filters.remove(work_type)  # too coarse for these documents: the other queries skip it
             if not len(left):
                 break
         else:
@@ -93,7 +93,9 @@ def rank_candidates(
     """The ``k`` best of each query's candidates by their scores in float64; equal scores by row.
 
     Args:
-        candidates: rows. -1 is nobody: it comes last, with a score of minus infinity.
+        queries, documents: vectors.
+        candidates: rows. -1 means none: it is ranked last, with a score of minus infinity.
+        k: documents per query.
     """
     with workers(len(queries) // _QUERIES_OF_A_THREAD) as threads:
         return _rank(queries, documents, candidates, k, threads)
@@ -102,7 +104,12 @@ def rank_candidates(
 def candidate_scores(
     queries: Float[Tensor, "queries dim"], documents: VectorRows, candidates: Int[Tensor, "queries candidates"]
 ) -> Float[Tensor, "queries candidates"]:
-    """The scores of any documents, as the search gives them; minus infinity where the row is -1."""
+    """The scores of any documents, equal to those of the search; minus infinity where the row is -1.
+
+    Args:
+        queries, documents: vectors.
+        candidates: rows of documents for each query.
+    """
     scores = queries.new_empty(candidates.shape)
 
     def score(some: slice) -> None:
@@ -124,7 +131,7 @@ def _rank(
     scores, rows = queries.new_empty(len(queries), kept), candidates.new_empty(len(queries), kept)
 
     def rank(some: slice) -> None:
-        # Without columns that hold nobody; and ascending, so that a stable sort leaves equal scores in row order.
+        # Without empty columns; and ascending, so that a stable sort leaves equal scores in row order.
         by_row = candidates[some].sort(dim=1, descending=True).values
         num_columns = max(kept, int((by_row >= 0).sum(dim=1).max()))
         by_row = by_row[:, :num_columns].flip(1)
@@ -137,7 +144,7 @@ def _rank(
 
 
 def _pieces(queries: Float[Tensor, "queries dim"], candidates: Int[Tensor, "queries candidates"]) -> list[slice]:
-    """Some queries at a time."""
+    """Blocks of queries."""
     step = max(1, _ELEMENTS_AT_ONCE // max(1, candidates.shape[1] * queries.shape[1]))
     return [slice(first, first + step) for first in range(0, len(queries), step)]
 
@@ -145,7 +152,7 @@ def _pieces(queries: Float[Tensor, "queries dim"], candidates: Int[Tensor, "quer
 def _exact_scores(
     queries: Float[Tensor, "queries dim"], documents: VectorRows, candidates: Int[Tensor, "queries candidates"]
 ) -> Float[Tensor, "queries candidates"]:
-    """Scores in float64. Summed along each vector, so that equal vectors score alike."""
+    """Scores in float64. Summed along each vector, so that equal vectors have equal scores."""
     vectors = documents.at(candidates.clamp(min=0).flatten()).view(*candidates.shape, queries.shape[1])
     exact = vectors.double().mul_(queries.double().unsqueeze(1)).sum(dim=2)
     return exact.masked_fill_(candidates < 0, -math.inf)
@@ -164,10 +171,10 @@ def _search_in_float64(
     best_rows = torch.empty(len(work), 0, dtype=torch.long, device=work.device)
     for first in range(0, total, documents_at_once):
         block = documents.rows(first, min(first + documents_at_once, total))
-        # Rounded, so that copies of a text tie wherever the product put their last bit.
+        # Rounded, so that copies of a text tie whatever the last bit of their products.
         scores = (work @ block.to(work).T).round(decimals=DECIMALS)
         columns = _largest_columns(scores, k)
-        # Earlier blocks stand first and hold lower rows, so column order is row order among equal scores.
+        # Earlier blocks come first and have lower rows, so column order is row order among equal scores.
         best_scores = torch.cat([best_scores, scores.gather(1, columns)], dim=1)
         best_rows = torch.cat([best_rows, columns + first], dim=1)
         chosen = _largest_columns(best_scores, k)
@@ -181,7 +188,7 @@ def _largest_columns(scores: Float[Tensor, "queries columns"], k: int) -> Int[Te
     num_columns = scores.shape[1]
     if k >= num_columns:
         return torch.arange(num_columns, device=scores.device).expand(len(scores), -1)
-    # The k-th value is certain even where topk's choice among ties is not.
+    # The k-th value is well defined even where topk's choice among ties is not.
     smallest_kept = scores.topk(k, dim=1).values[:, -1:]
     above: Bool[Tensor, "queries columns"] = scores > smallest_kept
     tied: Bool[Tensor, "queries columns"] = scores == smallest_kept

@@ -1,4 +1,4 @@
-"""Several processes, each with a model of its own, that work on items from one that has none.
+"""Worker processes, each with a model of its own, that process items of a parent without one.
 
 They end with their parent, and stop when one of them fails.
 """
@@ -15,23 +15,23 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-_ITEMS_WAITING = 2  # for each process: enough to keep it busy, few enough for memory
+_ITEMS_WAITING = 2  # per process: enough to keep it busy, few enough for memory
 
 Settings = TypeVar("Settings")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_stop: Any = None  # in a process: set when the others shall end
-_load: Any = None  # in a process: makes its model
-_model: Any = None  # in a process, once it has something to do
+_stop: Any = None  # in a process: set when all must stop
+_load: Any = None  # in a process: loads its model
+_model: Any = None  # in a process, from its first item on
 
 
 class ModelProcesses(Generic[Settings, Item, Result]):
-    """Use it as a context, or ``close`` it; the processes start with the first items and load their models then.
+    """Use it as a context manager, or ``close`` it; the processes start, and load their models, with the first items.
 
     Args:
-        load: makes a process's model from its settings. A function of a module, as ``work`` is: it is sent by name.
-        work: is called with the model, an item, and a function to call now and then that raises when all shall stop.
+        load: loads a process's model from its settings. Module-level, like ``work``: functions are pickled by name.
+        work: called with the model, an item, and a function to call regularly, which raises when all must stop.
         settings: one for each process.
         threads: of torch, in each process.
     """
@@ -54,9 +54,9 @@ class ModelProcesses(Generic[Settings, Item, Result]):
         self._pool = ProcessPoolExecutor(len(settings), context, _start, (self._stop, threads, load, each))
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Each item's number and result, as they are done; no more items are read than the processes can do soon.
+        """Each item's number and result, as they are done; items are read only a few ahead.
 
-        Whoever leaves early, by an error or not, ends the processes.
+        Leaving early, by an error or not, ends the processes.
 
         Raises:
             BrokenProcessPool: a process was killed, most likely for lack of memory.
@@ -80,8 +80,8 @@ class ModelProcesses(Generic[Settings, Item, Result]):
             raise
 
     def close(self) -> None:
-        """Ends the processes; what they have begun is dropped."""
-        self._stop.set()  # else this would wait for items that nobody wants any more
+        """Ends the processes; unfinished items are dropped."""
+        self._stop.set()  # otherwise this would wait for items that are no longer needed
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> "ModelProcesses[Settings, Item, Result]":
@@ -107,7 +107,7 @@ def _start(stop: Any, threads: int, load: Callable[[Any], Any], settings: Any) -
 
 
 def _end_with_parent() -> None:
-    """A killed run must not leave processes that write while the next run writes the same."""
+    """Ends this process with its parent: it must not write while the next run writes the same files."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

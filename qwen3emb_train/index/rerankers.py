@@ -1,12 +1,10 @@
-"""Scores of documents for queries by a yes/no reranker: packed, and what the prompts of a query share is read once.
+"""Scores of documents for queries by a yes/no reranker: packed, with the shared prefix of a query's prompts read once.
 
-All documents of a query stand behind the same system turn, instruction and query. They are encoded together, with that
-beginning once (``data.prefixes``), which is exact under causal attention. For mining, evaluation and search.
+All prompts of a query start with the same system turn, instruction and query. They are encoded together, with that
+prefix once (``data.prefixes``), which is exact under causal attention. For mining, evaluation and search.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +16,12 @@ from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, RERANKER_ANSWE
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import load_fast_tokenizer, refuse_missing_directory
+from qwen3emb_train.index.model_files import model_json
 from qwen3emb_train.models.loading import ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
 
-_PROMPTS_IN_MEMORY = 4096  # as Python lists of ids, which take some 40 bytes a token
+_PROMPTS_IN_MEMORY = 4096  # as Python lists of ids, which take some 40 bytes per token
 
 
 class TextReranker:
@@ -30,8 +29,8 @@ class TextReranker:
 
     Attributes:
         reranker, tokenizer: the parts.
-        instruction: what documents are judged by where a call names nothing else.
-        max_tokens: longest prompt, the template included; what is longer is cut at the document's end.
+        instruction: the default instruction.
+        max_tokens: maximum tokens of a prompt, template included; longer ones are truncated at the document's end.
     """
 
     def __init__(
@@ -44,6 +43,17 @@ class TextReranker:
         precision: Precision = Precision.auto,
         device: str = "auto",
     ) -> None:
+        """
+        Args:
+            reranker, tokenizer: the parts.
+            instruction: the default one.
+            max_tokens: maximum tokens of a prompt.
+            precision: of matrix products.
+            device: "auto" is CUDA where there is one, else the CPU.
+
+        Raises:
+            ValueError: ``max_tokens`` leaves no room for a document.
+        """
         tokenizer.max_body_tokens(max_tokens)  # refuses too low a limit
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -63,8 +73,13 @@ class TextReranker:
     ) -> "TextReranker":
         """Loads a causal language model: a checkpoint's ``model/``, a merge, an export, a hub name.
 
-        An export's own instruction is the default one, its own limit holds where it is lower, and so do the model's
-        positions.
+        An export's own instruction is the default one; its own limit and the model's positions apply where they are
+        lower.
+
+        Args:
+            path: the directory or name.
+            num_layers: keep only the first layers; None = all.
+            max_tokens, precision, device: as in the constructor.
 
         Raises:
             FileNotFoundError: nothing loadable at ``path``.
@@ -73,7 +88,7 @@ class TextReranker:
         require_yes_no_reranker(path)
         tokenizer = load_reranker_tokenizer(path)
         reranker = load_reranker(ModelConfig(path=path, num_layers=num_layers), tokenizer.answer_ids)
-        exported = _stored(path, "config_sentence_transformers.json")
+        exported = model_json(path, "config_sentence_transformers.json")
         limits = [max_tokens, reranker.config.max_position_embeddings]
         if exported:
             limits.append(tokenizer.hf.model_max_length)
@@ -89,7 +104,12 @@ class TextReranker:
     def score(
         self, query: str, documents: Sequence[str], instruction: str | None = None, *, tokens_per_batch: int = 8192
     ) -> Float[Tensor, " documents"]:
-        """``logit(yes) - logit(no)`` of each document; see ``score_groups``."""
+        """``logit(yes) - logit(no)`` of each document.
+
+        Args:
+            query, documents: texts.
+            instruction, tokens_per_batch: as in ``score_groups``.
+        """
         return self.score_groups([query], [documents], instruction, tokens_per_batch=tokens_per_batch)[0]
 
     @torch.inference_mode()
@@ -103,14 +123,15 @@ class TextReranker:
     ) -> list[Float[Tensor, " documents"]]:
         """``logit(yes) - logit(no)`` of each query's documents, float32 on the CPU, in their order.
 
-        Its sigmoid is the probability that the report calls the score (section 2). A document that a query has
-        twice is read once, so that equal documents have equal scores, to the last bit.
+        Its sigmoid is the score of the report (arXiv 2506.05176, section 2). A query's repeated documents are read
+        once, so that equal documents have exactly equal scores.
 
         Args:
+            queries: texts.
             documents: those of each query.
-            instruction: the task; None or "": the reranker's own, since its template always holds one.
-            tokens_per_batch: tokens encoded at once, a shared beginning counted once. A prompt that is longer is a
-                batch of its own.
+            instruction: the task; None or "": the reranker's own, since its template always has one.
+            tokens_per_batch: tokens encoded at once, a shared prefix counted once. A longer prompt is a batch of its
+                own.
         """
         assert len(queries) == len(documents), "each query has a list of documents"
         task = instruction or self.instruction
@@ -140,17 +161,21 @@ class TextReranker:
 def chunk_groups(
     prompts: dict[int, list[list[int]]], tokens_per_chunk: int, *, is_shared: bool = True
 ) -> list[list[tuple[int, int]]]:
-    """Cuts prompts into chunks by token budget, a query's together as long as they fit into one chunk.
+    """Divides prompts into chunks by token budget, those of a query together where they fit into one chunk.
 
-    Longest first, so that what does not fit into memory fails at the beginning, and prompts of similar length meet. A
-    query that is too large for one chunk is spread over several, each of which reads the shared beginning once.
+    Longest first, so that what does not fit into memory fails at once, and prompts of similar length share a chunk. A
+    query that is too large for one chunk is spread over several, each of which reads the shared prefix once.
 
     Args:
         prompts: query -> the ids of each of its prompts.
-        is_shared: whether beginnings are read once.
+        tokens_per_chunk: the budget.
+        is_shared: whether shared prefixes are read once.
 
     Returns:
         Of each chunk the (query, prompt) pairs; every prompt occurs exactly once.
+
+    Raises:
+        ValueError: ``tokens_per_chunk`` is below 1.
     """
     if tokens_per_chunk < 1:
         raise ValueError(f"tokens_per_batch is {tokens_per_chunk}; it must be at least 1 (a usual value is 8192).")
@@ -174,13 +199,13 @@ def chunk_groups(
 
 
 def _num_common(prompts: list[list[int]]) -> int:
-    """How many first tokens all have in common: no two differ earlier than the first and the last in order."""
+    """Length of the longest common prefix: that of the lexicographically first and last prompt."""
     first, last = min(prompts), max(prompts)
     return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
 def _memory_loads(documents: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """Queries whose prompts are held as ids at once; those with long documents first."""
+    """Groups of queries whose prompts are in memory at once; those with long documents first."""
     some: list[int] = []
     num_prompts = 0
     for query in sorted(range(len(documents)), key=lambda query: -max(map(len, documents[query]), default=0)):
@@ -194,16 +219,16 @@ def _memory_loads(documents: Sequence[Sequence[str]]) -> Iterator[list[int]]:
 
 
 def is_yes_no_reranker(path: str) -> bool:
-    """Whether ``TextReranker`` scores as the directory (or hub model) says it wants to be scored.
+    """Whether ``TextReranker`` scores as the model directory (or hub model) specifies.
 
-    So does a causal language model that says nothing about it. An export for Sentence-Transformers must have our
-    template, score by the logits of yes and no, and apply no activation to their difference.
+    True for a plain causal language model. An export for Sentence-Transformers must have our template, score by the
+    logits of yes and no, and apply no activation to their difference.
     """
     refuse_missing_directory(path)
-    if _stored(path, "modules.json") is None:
-        return str(((_stored(path, "config.json") or {}).get("architectures") or [""])[0]).endswith("ForCausalLM")
-    answers = _stored(path, "1_LogitScore/config.json")
-    exported = _stored(path, "config_sentence_transformers.json") or {}
+    if model_json(path, "modules.json") is None:
+        return str(((model_json(path, "config.json") or {}).get("architectures") or [""])[0]).endswith("ForCausalLM")
+    answers = model_json(path, "1_LogitScore/config.json")
+    exported = model_json(path, "config_sentence_transformers.json") or {}
     if answers is None or not str(exported.get("activation_fn")).endswith(".Identity"):
         return False
     hf = load_fast_tokenizer(path)
@@ -212,10 +237,11 @@ def is_yes_no_reranker(path: str) -> bool:
 
 
 def require_yes_no_reranker(path: str) -> None:
-    """
+    """Refuses other kinds of models.
+
     Raises:
         FileNotFoundError: nothing at ``path``.
-        ValueError: something else (see ``is_yes_no_reranker``).
+        ValueError: not a yes/no reranker (see ``is_yes_no_reranker``).
     """
     if not is_yes_no_reranker(path):
         raise ValueError(
@@ -237,16 +263,5 @@ def _has_our_template(hf: Any) -> bool:
 
 
 def _own_instruction(exported: dict[str, Any] | None) -> str | None:
-    """The prompt that Sentence-Transformers would use where none is given."""
+    """The prompt that Sentence-Transformers uses by default."""
     return ((exported or {}).get("prompts") or {}).get((exported or {}).get("default_prompt_name"))
-
-
-def _stored(path: str, name: str) -> Any:
-    """A JSON file of a model directory, or of a hub model; None if it has none."""
-    from transformers.utils import cached_file
-
-    file = cached_file(
-        path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )  # fmt: skip
-    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A histogram of scores, as counts and as a bar chart in characters: for the reports of mining and of selection."""
+"""A histogram of scores, as counts and as a bar chart in text: for the reports of mining and selection."""
 
 from collections.abc import Iterable
 
@@ -31,7 +31,7 @@ class Histogram:
         return self.total / len(self) if len(self) else None
 
     def lines(self, title: str) -> list[str]:
-        """A bar chart in characters, the empty ends left out."""
+        """A bar chart in text, without the empty bins at both ends."""
         if not len(self):
             return [f"{title}: none"]
         filled = [index for index, count in enumerate(self.counts) if count]
@@ -45,5 +45,5 @@ class Histogram:
 
 
 def bin_edge(index: int) -> float:
-    """The lower end of a bin."""
+    """The lower edge of a bin."""
     return -1 + index * 2 / NUM_BINS

@@ -1,7 +1,7 @@
-"""What is missing of a vector store, what contradicts it, and when it is complete; on one machine or on many.
+"""Which shards of a vector store are missing, what contradicts it, and when it is complete; on one or many machines.
 
-Everything is decided by what lies in the directory, so ranks need no messages: each makes its own shards, the first one
-writes ``store.json`` when all are there, and the others wait for that file.
+The directory's files decide everything, so ranks need no messages: each writes its own shards, the first one writes
+``store.json`` when all are there, and the others wait for that file.
 """
 
 import json
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 class StoreBuilder:
-    """Makes or continues the store of one directory; call ``missing``, make those shards with ``task``, ``finish``.
+    """Writes or continues the store of one directory; call ``missing``, write those shards with ``task``, ``finish``.
 
     Attributes:
-        task: what a process needs to make a shard.
+        task: what a process needs to write a shard.
     """
 
     def __init__(
@@ -52,7 +52,15 @@ class StoreBuilder:
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        # Decided once, so that what is noted is what every process does, whatever hardware it is on.
+        """
+        Args:
+            directory: of the store.
+            model: model directory or hub name.
+            config: how to encode.
+            device: where the model runs.
+            rank, num_ranks: of this process, and the number of ranks.
+        """
+        # Resolved once, so that every process does what is recorded, whatever its hardware.
         precision = resolve_precision(config.precision, resolve_device(device))
         config = replace(config, precision=precision)
         self.task = ShardTask(directory, model, device, config, _settings(model, config))
@@ -61,11 +69,10 @@ class StoreBuilder:
         self._digests: list[str] = []  # of the texts, shard by shard
 
     def missing(self, texts: Iterable[tuple[str, str]]) -> Iterator[TextShard]:
-        """Reads all texts; yields the shards that this rank has to make.
+        """Reads all texts; yields the shards that this rank has to write.
 
         Raises:
-            ValueError: there are no texts; or the store holds other texts, was made with other settings, or has a
-                damaged shard.
+            ValueError: there are no texts; or the store has other texts, other settings, or a damaged shard.
         """
         finished = VectorStore.read(self._directory)
         for shard in cut_shards(texts, self.task.config.rows_per_shard):
@@ -76,7 +83,7 @@ class StoreBuilder:
             if finished is not None and shard.number >= len(finished.shards) and not self._overwrite:
                 raise ValueError(self._refusal(f"document {shard.ids[0]!r} is not in the store"))
             if not self._is_there(shard, is_own) and is_own:
-                # From the first change on the store is not complete, whatever happens to this process.
+                # From the first change on the store is incomplete, whatever happens to this process.
                 (self._directory / STORE_FILE).unlink(missing_ok=True)
                 yield shard
         if not self._digests:
@@ -85,7 +92,7 @@ class StoreBuilder:
             raise ValueError(self._refusal(_GONE.format(read_ids(surplus[0])[0])))
 
     def finish(self) -> VectorStore:
-        """Waits for the other ranks' shards, and completes the store. Call it when the missing shards are made."""
+        """Waits for the other ranks' shards, and completes the store. Call it when the missing shards are written."""
         if self._rank == 0:
             shards = [asdict(self._wait_for_shard(number)) for number in range(len(self._digests))]
             for surplus in self._surplus():
@@ -101,10 +108,10 @@ class StoreBuilder:
         return VectorStore.open(self._directory)
 
     def _is_there(self, shard: TextShard, is_own: bool) -> bool:
-        """Whether a shard has been made, of these texts, in this way.
+        """Whether a shard exists, of these texts and settings.
 
         Raises:
-            ValueError: it has been made otherwise, and may not be overwritten; or it is damaged.
+            ValueError: it is of others, and may not be overwritten; or it is damaged.
         """
         directory = shard_directory(self._directory, shard.number)
         stored = read_shard(directory)
@@ -124,10 +131,10 @@ class StoreBuilder:
         return stored.settings == self._settings and stored.texts == digest
 
     def _refusal(self, reason: str) -> str:
-        return f"{self._directory}: {reason}. Set overwrite=true to make anew what differs, or give another directory."
+        return f"{self._directory}: {reason}. Set overwrite=true to replace what differs, or give another directory."
 
     def _surplus(self) -> list[Path]:
-        """Shards behind the last text."""
+        """Shards after the last text."""
         expected = {shard_directory(self._directory, number) for number in range(len(self._digests))}
         return sorted(set(self._directory.glob("shard_*")) - expected)
 
@@ -157,11 +164,11 @@ def _wait(awaited: str, is_done: Callable[[], bool]) -> None:
         time.sleep(_POLL_SECONDS)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
-            logger.warning("waiting for %s since %d s", awaited, reported - started)
+            logger.warning("waiting for %s for %d s", awaited, reported - started)
 
 
 def _settings(model: str, config: EmbedConfig) -> dict[str, Any]:
-    """What the vectors depend on beside the texts, as plain JSON values."""
+    """What the vectors depend on besides the texts, as plain JSON values."""
     return {
         "version": _STORE_VERSION,
         "model": model_identity(model),
@@ -178,4 +185,4 @@ def _settings(model: str, config: EmbedConfig) -> dict[str, Any]:
 
 def _first_other_setting(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     name = next(name for name in wanted if stored.get(name) != wanted[name])
-    return f"it was made with {name}={stored.get(name)}, and now {name}={wanted[name]} is asked for"
+    return f"it was made with {name}={stored.get(name)}, but {name}={wanted[name]} is configured"

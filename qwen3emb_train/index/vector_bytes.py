@@ -1,6 +1,6 @@
-"""Vectors as they lie on the disk: float32, float16, int8 (a quarter of float32) or binary (a thirty-second), and back.
+"""The stored form of vectors: float32, float16, int8 (a quarter of float32) or binary (1/32), and back.
 
-Queries stay float32; documents are what fills the disk.
+Queries stay float32; documents take the space.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,13 @@ def to_stored(vectors: Float[Tensor, "rows dim"], vector_type: VectorType) -> di
 def from_stored(
     stored: Mapping[str, Shaped[np.ndarray, "rows ..."]], vector_type: VectorType, dim: int
 ) -> Float[Tensor, "rows dim"]:
-    """float32 vectors again. int8 and binary come back near what they were, not exactly (nor exactly of length 1)."""
+    """float32 vectors. int8 and binary are restored approximately (and not exactly at length 1).
+
+    Args:
+        stored: the arrays of ``to_stored``.
+        vector_type: their type.
+        dim: components of a vector.
+    """
     vectors = stored["vectors"]
     if vector_type is VectorType.binary:
         return torch.from_numpy(restore_binary(vectors, dim))

@@ -1,4 +1,4 @@
-"""Vectors that are read piece by piece, from memory or from the disk."""
+"""Vectors that are read block by block, from memory or from disk."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @runtime_checkable
 class VectorRows(Protocol):
-    """Vectors that can be read piece by piece, such as a ``VectorStore``."""
+    """Vectors that can be read block by block, such as a ``VectorStore``."""
 
     @property
     def num_rows(self) -> int: ...
@@ -44,7 +44,12 @@ class TensorRows:
 
 
 def longest_length(vectors: Float[Tensor, "rows dim"], name: str, first: int) -> float:
-    """The length of the longest of them.
+    """The largest norm.
+
+    Args:
+        vectors: to check.
+        name: what they are, for error messages.
+        first: row number of the first, for error messages.
 
     Raises:
         ValueError: one of them is not finite; names it by its row, counted from ``first``.

@@ -1,4 +1,4 @@
-"""Some thousand texts and their vectors: how a vector store grows, by one complete shard at a time."""
+"""Shards of a few thousand texts and their vectors: a vector store grows by one complete shard at a time."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ class TextShard:
     """The texts of one shard.
 
     Attributes:
-        number: which shard of the store.
+        number: index of the shard in the store.
         ids, texts: in row order.
     """
 
@@ -49,7 +49,7 @@ class TextShard:
 
     @cached_property
     def hashes(self) -> Int[np.ndarray, " texts"]:
-        """63 bits of each text: enough to name the one that changed."""
+        """63-bit hash of each text: enough to report which one changed."""
         return np.array([text_hash(text) for text in self.texts], dtype=np.int64)
 
     @cached_property
@@ -67,14 +67,14 @@ def cut_shards(texts: Iterable[tuple[str, str]], rows_per_shard: int) -> Iterato
 
 
 def first_difference(directory: Path, shard: TextShard) -> str:
-    """Which text of a stored shard is another one now, by its id."""
+    """Describes the first difference between a stored shard and the present texts, by id."""
     ids, hashes = read_ids(directory), map_arrays(directory / VECTORS_FILE)["text_hashes"]
     first = shard.number
     for row, (stored_id, stored_hash) in enumerate(zip(ids, hashes.tolist(), strict=True)):
         if row >= len(shard.ids):
             return f"document {stored_id!r} is in the store, but no longer among the texts"
         if shard.ids[row] != stored_id:
-            return f"document {shard.ids[row]!r} stands where the store has {stored_id!r} (row {row} of shard {first})"
+            return f"document {shard.ids[row]!r} is where the store has {stored_id!r} (row {row} of shard {first})"
         if shard.hashes[row] != stored_hash:
             return f"the text of document {stored_id!r} has changed (row {row} of shard {first})"
     return f"document {shard.ids[len(ids)]!r} is not in the store"
@@ -82,14 +82,14 @@ def first_difference(directory: Path, shard: TextShard) -> str:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """All that a process needs to make shards; small, so that it can be sent to one.
+    """All that a process needs to write shards; small, so that it can be sent to one.
 
     Attributes:
         directory: of the store.
         model: model directory or hub name.
         device: where it runs; "auto": CUDA where there is one.
-        config: how.
-        settings: what the vectors depend on beside the texts; noted in every shard.
+        config: how to encode.
+        settings: what the vectors depend on besides the texts; recorded in every shard.
     """
 
     directory: Path
@@ -109,7 +109,9 @@ class ShardTask:
         """Encodes a shard and writes it, complete or not at all.
 
         Args:
-            check: called now and then; may raise to end the work.
+            embedder: the model.
+            shard: its texts.
+            check: called regularly; may raise to stop.
 
         Raises:
             ValueError: the model gives a vector that is not finite, or zero; names the document.

@@ -1,17 +1,17 @@
-"""The vectors of a corpus on disk: sharded, memory-mapped, and known by what they were made of.
+"""The vectors of a corpus on disk: sharded, memory-mapped, and identified by model, settings and texts.
 
     store = embed_texts(pairs_of_id_and_text, "outputs/mine/model", Path("outputs/vectors"), EmbedConfig(dim=256))
     store = VectorStore.open(Path("outputs/vectors"))       # later, or in another process: cheap, needs no model
     for first in range(0, store.num_rows, 8192):
-        block = store.rows(first, first + 8192)              # float32 [rows, dim], whatever the disk holds
+        block = store.rows(first, first + 8192)              # float32 [rows, dim], whatever the stored type
     store.ids(0, 10), store.at([5, 99, 7]), store.ids_at([5, 99, 7])
 
-``embed_texts`` (``models.embed_texts``) makes a store, continues one that was interrupted, and hands a finished one
-back without loading the model. Row ``i`` is the ``i``-th text given. Layout of the directory:
+``embed_texts`` (``index.embed_texts``) writes a store, continues an interrupted one, and returns a finished one without
+loading the model. Row ``i`` is the ``i``-th text given. Layout of the directory:
 
     store.json              written last: the store is complete. Settings, number of rows, digests of every shard
-    shard_00000/            each written beside its final name and renamed
-        vectors.safetensors   ``vectors`` (and ``scales`` for int8), ``text_hashes``: 63 bits of each text
+    shard_00000/            each written under a temporary name and renamed
+        vectors.safetensors   ``vectors`` (and ``scales`` for int8), ``text_hashes``: 63-bit hash of each text
         ids.json              the ids, in row order
         shard.json            settings, number of rows, digest of ids and texts, digest of each file
 """
@@ -42,14 +42,14 @@ _ARRAY_TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.ui
 
 @dataclass(frozen=True)
 class StoredShard:
-    """What ``shard.json`` says of one shard.
+    """The content of a shard's ``shard.json``.
 
     Attributes:
         num_rows, dim: of its vectors.
         texts: digest of its ids and texts, in order.
         files: SHA-256 of each of its files.
         sizes: bytes of each of its files.
-        settings: what the vectors depend on beside the texts; in ``store.json`` they stand once, for all shards.
+        settings: what the vectors depend on besides the texts; ``store.json`` has them once for all shards.
     """
 
     num_rows: int
@@ -65,8 +65,8 @@ class VectorStore:
     """A complete store. All rows are float32 on the CPU when read; ids and rows are in the order of the texts.
 
     Attributes:
-        directory: where it lies.
-        settings: what the vectors depend on beside the texts: model (digest), role, instruction, dim, dtype,
+        directory: of the store.
+        settings: what the vectors depend on besides the texts: model (digest), role, instruction, dim, dtype,
             rows_per_shard, max_tokens, num_layers, precision.
         shards: all shards, in row order.
     """
@@ -84,6 +84,7 @@ class VectorStore:
         """Opens a complete store.
 
         Args:
+            directory: of the store.
             verify: read every byte and compare it with the digests (sizes are compared in any case).
 
         Raises:
@@ -100,7 +101,11 @@ class VectorStore:
 
     @staticmethod
     def read(directory: Path) -> "VectorStore | None":
-        """``open`` without a look at the shards; None where no store is complete."""
+        """``open`` without checking the shards; None where there is no complete store.
+
+        Raises:
+            ValueError: ``store.json`` is not readable.
+        """
         path = directory / STORE_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +142,7 @@ class VectorStore:
         return torch.cat(parts) if parts else torch.empty(0, self.dim)
 
     def at(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> Float[Tensor, "rows dim"]:
-        """Any rows, in the order asked for, dequantised.
+        """Any rows, in the given order, dequantised.
 
         Raises:
             IndexError: a row that the store does not have.
@@ -156,7 +161,7 @@ class VectorStore:
         return [text_id for number, rows in spans for text_id in self._ids_of(number)[rows]]
 
     def ids_at(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> list[str]:
-        """Ids of any rows, in the order asked for."""
+        """Ids of any rows, in the given order."""
         numbers, within = self._places(np.asarray(rows, dtype=np.int64).reshape(-1))
         return [self._ids_of(number)[row] for number, row in zip(numbers.tolist(), within.tolist(), strict=True)]
 
@@ -167,7 +172,7 @@ class VectorStore:
         return np.divmod(rows, self.settings["rows_per_shard"])
 
     def _spans(self, start: int, stop: int) -> list[tuple[int, slice]]:
-        """The shards that hold the rows, and which of their rows."""
+        """The shards that contain the rows, and which of their rows."""
         if start < 0:
             raise IndexError(f"{self.directory}: row {start}; rows count from 0.")
         size, stop = int(self.settings["rows_per_shard"]), min(stop, self.num_rows)
@@ -197,10 +202,10 @@ def shard_directory(directory: Path, number: int) -> Path:
 
 
 def read_shard(directory: Path) -> StoredShard | None:
-    """What is known of a shard; None where it does not exist yet.
+    """The description of a shard; None where it does not exist yet.
 
     Raises:
-        ValueError: its description is not readable.
+        ValueError: its ``shard.json`` is not readable.
     """
     try:
         return StoredShard(**json.loads((directory / SHARD_FILE).read_text(encoding="utf-8")))
@@ -211,7 +216,16 @@ def read_shard(directory: Path) -> StoredShard | None:
 
 
 def check_files(directory: Path, shard: StoredShard, *, verify: bool) -> None:
-    """Raises ValueError, naming the shard, where a file is missing, of another size or (``verify``) of other bytes."""
+    """Checks the files of a shard.
+
+    Args:
+        directory: of the shard.
+        shard: its description.
+        verify: compare the bytes too, not only the sizes.
+
+    Raises:
+        ValueError: a file is missing, of another size, or (``verify``) has other bytes; names the shard.
+    """
     for name, size in shard.sizes.items():
         path = directory / name
         if not path.is_file():
@@ -225,8 +239,8 @@ def check_files(directory: Path, shard: StoredShard, *, verify: bool) -> None:
 def damaged(directory: Path, reason: str) -> str:
     """The message about a damaged shard."""
     return (
-        f"{directory}: damaged shard: {reason}. Delete this directory and run `embed` again; it makes this shard anew "
-        "and keeps the others."
+        f"{directory}: damaged shard: {reason}. Delete this directory and run `embed` again; it writes this shard "
+        "again and keeps the others."
     )
 
 
@@ -236,9 +250,9 @@ def read_ids(directory: Path) -> list[str]:
 
 
 def map_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
-    """The tensors of a safetensors file, memory-mapped: rows are read when they are asked for.
+    """The tensors of a safetensors file, memory-mapped: rows are read on access.
 
-    (safetensors' own slices cannot pick single rows without reading the tensor.)
+    (safetensors' own slices cannot select single rows without reading the tensor.)
     """
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
@@ -247,7 +261,7 @@ def map_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
     arrays = {}
     for name, tensor in header.items():
         offset = 8 + header_size + tensor["data_offsets"][0]
-        # As a plain array: slicing a memmap costs several times more, for nothing we use.
+        # As a plain array: slicing a memmap costs several times more.
         mapped = np.memmap(path, _ARRAY_TYPES[tensor["dtype"]], "r", offset, tuple(tensor["shape"]))
         arrays[name] = np.asarray(mapped)
     return arrays

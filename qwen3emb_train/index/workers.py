@@ -1,8 +1,7 @@
-"""Threads that compute alone, each a piece of the work, in place of all threads on one operation after the other.
+"""Threads that each compute a piece of the work, instead of all threads sharing every operation.
 
-PyTorch's own threads wait for one another at the end of every operation, and spin while they wait. Where operations
-are short and many, and anything else wants a core, that costs several times the work itself. Pieces wait once, at
-their end.
+PyTorch's own threads synchronise at the end of every operation, and spin while they wait. Where operations are many and
+short, and other work needs a core, that costs several times the work itself. Pieces synchronise once, at the end.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,14 +34,14 @@ class Workers:
 def workers(most_pieces: int) -> Iterator[Workers]:
     """Threads for a block of code: as many as PyTorch has, unless there are fewer pieces.
 
-    Where one is enough, it is this very thread, and PyTorch's threads share its operations as ever.
+    Where one is enough, it is the calling thread, and PyTorch's threads share its operations as usual.
     """
     num_threads = torch.get_num_threads()
     number = min(num_threads, most_pieces)
     if number <= 1:
         yield Workers(1, map)
         return
-    torch.set_num_threads(1)  # for each operation; new threads, too, go by it
+    torch.set_num_threads(1)  # for each operation; new threads inherit it
     try:
         with ThreadPoolExecutor(number) as pool:
             yield Workers(number, pool.map)

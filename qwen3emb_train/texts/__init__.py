@@ -1,1 +1,1 @@
-"""Judges of text, for found and synthetic data alike: words, overlap, languages."""
+"""Text analysis for existing and synthetic data: words, overlap, languages."""

@@ -1,4 +1,4 @@
-"""The language of a text, by lingua, which is made for short ones. Imported when the first text is judged."""
+"""Language identification by lingua, which is made for short texts. Imported when first used."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from qwen3emb_train.texts.words import words
 
 _WIDESPREAD = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pt", "ru", "tr", "vi", "zh")
 _SURE = 0.6
-_ENOUGH = 1000  # characters; more says nothing new
-_INSTALL = "Languages are told apart by lingua: pip install 'qwen3emb-train[mine]' (lingua-language-detector)."
+_ENOUGH = 1000  # characters; more adds nothing
+_INSTALL = "Language identification needs lingua: pip install 'qwen3emb-train[mine]' (lingua-language-detector)."
 
 
 @dataclass
@@ -18,11 +18,11 @@ class LanguageConfig:
 
     Attributes:
         enabled: off keeps all (and needs no lingua).
-        languages: ISO 639-1 codes that a text may be taken for, besides those asked for; each costs about 15 MB and
-            some time. Empty: all 75.
-        certainty: a text goes only where another language is at least this probable ...
-        max_expected: ... and the one asked for at most this.
-        min_letters: shorter texts (names, numbers, two words) say too little.
+        languages: ISO 639-1 codes of candidate languages, besides the expected ones; each costs about 15 MB and some
+            time. Empty: all 75.
+        certainty: a text is rejected only where another language is at least this probable ...
+        max_expected: ... and the expected one at most this.
+        min_letters: shorter texts (names, numbers, two words) are not checked.
     """
 
     enabled: bool = True
@@ -39,14 +39,14 @@ class LanguageConfig:
 
 
 class LanguageIdentifier:
-    """How probable each language is for a text. Loads its models at the first question, a second or so."""
+    """The probability of each language for a text. Loads its models on first use, in about a second."""
 
     def __init__(self, codes: Iterable[str]) -> None:
         self._codes = frozenset(codes)
         self._detector: Any = None
 
     def probabilities(self, text: str, code: str = "") -> dict[str, float]:
-        """By language; ``code`` joins the languages that are told apart, where lingua knows it."""
+        """By language code; ``code`` is added to the candidate languages, where lingua knows it."""
         if self._detector is None or (self._codes and code and code not in self._codes):
             self._codes = self._codes | {code} if self._codes and code else self._codes
             self._detector = _detector(self._codes)
@@ -54,27 +54,28 @@ class LanguageIdentifier:
         return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
 
     def detect(self, text: str) -> str:
-        """The code of the text's language; "" where that is unsure."""
+        """The code of the text's language; "" where that is uncertain."""
         found = self.probabilities(text)
         best = max(found, key=lambda code: found[code])
         return best if found[best] >= _SURE else ""
 
 
 class LanguageJudge:
-    """Compares texts with the language that they should be in."""
+    """Checks whether texts are in their expected language."""
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
         self._identifier = LanguageIdentifier(config.languages)
 
     def other_language(self, text: str, language: str) -> tuple[str, float] | None:
-        """The language that the text is in instead, with its probability; None where none is sure.
+        """The other language that the text is in, with its probability; None where that is uncertain.
 
         Args:
-            language: a code such as "de", "pt-BR" or "zh_Hant"; one that lingua does not know is never contradicted.
+            text: to check.
+            language: expected, a code such as "de", "pt-BR" or "zh_Hant"; always accepted if lingua does not know it.
         """
         letters = sum(character.isalpha() for character in text)
-        is_dense = len(words(text)) > letters / 2  # a Han character says as much as several Latin letters
+        is_dense = len(words(text)) > letters / 2  # a Han character is worth several Latin letters
         if letters < (self.config.min_letters / 4 if is_dense else self.config.min_letters):
             return None
         code = language_code(language)
@@ -99,6 +100,6 @@ def _detector(codes: frozenset[str]) -> Any:
         raise ImportError(_INSTALL) from None
     known = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
     chosen = [known[code] for code in sorted(codes & known.keys())]
-    if len(chosen) < 2:  # lingua tells at least two apart
+    if len(chosen) < 2:  # lingua needs at least two
         return LanguageDetectorBuilder.from_all_languages().build()
     return LanguageDetectorBuilder.from_languages(*chosen).build()

@@ -1,8 +1,8 @@
 """Whether two texts are the same, share a long run of words, or are nearly the same.
 
-For decontamination and near-duplicates, of data that is found (``mining.cleaning``) and of data that is made
-(``data_synth``). MinHash finds candidates, the Jaccard similarity of the character 4-grams decides, so a result does
-not hang on hashing luck. datasketch is imported when the first MinHash is asked for.
+For decontamination and deduplication of existing (``curation.cleaning``) and synthetic data (``data_synth``). MinHash
+finds candidates, and the Jaccard similarity of the character 4-grams decides, so a match does not depend on the
+hashes. datasketch is imported when the first MinHash is computed.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ def normal_form(text: str) -> str:
 
 
 class ComparedText:
-    """A text, and what it is compared by; each is computed when it is first asked for."""
+    """A text, and the features it is compared by; each is computed on first use."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -87,7 +87,7 @@ def similarity(a: UInt64[np.ndarray, " a"], b: UInt64[np.ndarray, " b"]) -> floa
 
 
 def _minhash(shingles: UInt64[np.ndarray, " shingles"]) -> Any:
-    minhash = _empty_minhash().copy()  # drawing the permutations anew would take most of the time
+    minhash = _empty_minhash().copy()  # drawing the permutations again would take most of the time
     minhash.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
     return minhash
 
@@ -102,7 +102,14 @@ def _empty_minhash() -> Any:
 
 
 class NearDuplicateIndex:
-    """Texts by number (0, 1, ...), found again by similarity. At most about 10 kB a text: cut huge sets into shards."""
+    """Texts by number (0, 1, ...), retrieved by similarity. At most about 10 kB per text: split huge sets into shards.
+
+    Args:
+        threshold: Jaccard similarity of character 4-grams.
+
+    Raises:
+        ImportError: datasketch is not installed.
+    """
 
     def __init__(self, threshold: float) -> None:
         try:
@@ -118,7 +125,7 @@ class NearDuplicateIndex:
         return len(self._shingles)
 
     def add(self, text: ComparedText) -> int:
-        """Adds a text, and returns its number. One without words is like no other."""
+        """Adds a text, and returns its number. One without words matches nothing."""
         if text.shingles.size:
             self._lsh.insert(len(self._shingles), text.minhash, check_duplication=False)
         self._shingles.append(text.shingles[:_SKETCH].copy())
@@ -137,11 +144,11 @@ class NearDuplicateIndex:
 
 
 class OverlapRule(str, Enum):
-    """How a text is found among others.
+    """How texts match.
 
-    ``equal``: but for case and white space. ``same_words``: but for punctuation and width, too. ``ngram``: a run of 13
-    words (GPT-3's rule, arXiv 2005.14165, appendix C; runs that many held-out texts share are boilerplate and count for
-    nothing). ``near_duplicate``: of a short held-out text; long ones share runs.
+    ``equal``: up to case and white space. ``same_words``: also up to punctuation and width. ``ngram``: a run of 13
+    words (GPT-3's rule, arXiv 2005.14165, appendix C; runs that many held-out texts share are boilerplate and do not
+    count). ``near_duplicate``: of a short held-out text; long ones share runs.
     """
 
     equal = "equal"
@@ -154,9 +161,9 @@ class Match(NamedTuple):
     """What a text shares with a held-out one.
 
     Attributes:
-        rule: by which it was found.
-        shared: the run of words, or the held-out text that it is near to; "" where the texts are the same.
-        similarity: 1 but for near-duplicates.
+        rule: that matched.
+        shared: the run of words, or the similar held-out text; "" where the texts are the same.
+        similarity: 1 except for near-duplicates.
     """
 
     rule: OverlapRule
@@ -165,14 +172,15 @@ class Match(NamedTuple):
 
 
 class HeldOutTexts:
-    """Texts that must not occur, such as an evaluation set's; 8 bytes for every run of them, and the short ones.
+    """Texts that must not occur, such as an evaluation set's; takes 8 bytes per run, and the short texts.
 
     Args:
+        texts: the held-out texts.
         ngram: length of a run, in words.
         max_texts_with_run: a run in more texts than this is boilerplate.
         min_run_share: share of a text's runs that must be held-out ones; 0: one is enough.
         threshold: Jaccard similarity of character 4-grams from which a text is a near-duplicate.
-        rules: which are applied, in the order of ``OverlapRule``.
+        rules: those to apply, in the order of ``OverlapRule``.
     """
 
     def __init__(
@@ -207,10 +215,11 @@ class HeldOutTexts:
         self._runs = _sorted({run for run, count in runs.items() if count <= max_texts_with_run})
 
     def find(self, text: ComparedText, *, is_query: bool = False) -> Match | None:
-        """The first rule that finds the text; None where it is clean.
+        """The match of the first rule that applies; None where there is none.
 
         Args:
-            is_query: other texts of less than 3 words are not looked at: a label may be a test query by chance.
+            text: to look for.
+            is_query: other texts of less than 3 words are not checked: a label may be a test query by chance.
         """
         if len(text.words) < _MIN_WORDS and not is_query:
             return None
@@ -236,7 +245,7 @@ def _sorted(hashes: set[int]) -> UInt64[np.ndarray, " hashes"]:
 
 
 def _places(texts: list[str], known: UInt64[np.ndarray, " hashes"]) -> list[int]:
-    """Which of the texts are known by their hash."""
+    """Which of the texts have a known hash."""
     if not texts or not known.size:
         return []
     wanted = np.array([hash64(text) for text in texts], dtype=np.uint64)

@@ -1,7 +1,7 @@
-"""Words of any script, for overlaps and lengths: the one normalisation that all filters share.
+"""Words of any script, for overlaps and lengths: the normalisation that all filters share.
 
-Case, width and punctuation do not count. Scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) give
-one word a character, so an n-gram means about the same there.
+Case, width and punctuation are ignored. In scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each
+character is a word, so that n-grams are comparable across scripts.
 """
 
 import hashlib

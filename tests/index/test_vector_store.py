@@ -196,7 +196,7 @@ def _changed(row: int, text: str) -> list[tuple[str, str]]:
     [
         (_changed(13, TEXTS[13][1] + "."), "text of document 'd13' has changed"),
         (_changed(0, TEXTS[0][1].upper()), "text of document 'd0' has changed"),
-        ([*TEXTS[:7], ("new", "x"), *TEXTS[7:]], "document 'new' stands where the store has 'd7'"),
+        ([*TEXTS[:7], ("new", "x"), *TEXTS[7:]], "document 'new' is where the store has 'd7'"),
         (TEXTS[:22], "document 'd22' is in the store, but no longer"),
         (TEXTS[:10], "document 'd10' is in the store, but no longer"),
         ([*TEXTS, ("d23", "more")], "document 'd23' is not in the store"),
