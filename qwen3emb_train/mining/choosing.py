@@ -1,4 +1,4 @@
-"""From what was found to the negatives of an example."""
+"""From search results to the negatives of an example."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,9 @@ class Choice:
     """Applies the rules, example by example.
 
     Attributes:
-        by_model, by_bm25: what was found.
-        known: cosines of what is relevant or kept.
+        problem, config: what was searched, and the rules.
+        by_model, by_bm25: search results.
+        known: cosines of relevant and kept documents.
         rescored: the reranker's scores; None where there is no reranker.
     """
 
@@ -33,8 +34,8 @@ class Choice:
         prompt = prompt_of(example, config)
         number = self.problem.row_of_prompt[prompt]
         query = self.problem.queries[number]
-        brought = dict.fromkeys(pool.rows(example.negatives)) if config.keep_negatives else {}
-        kept_rows = [row for row in brought if row not in query.relevant]
+        own_rows = dict.fromkeys(pool.rows(example.negatives)) if config.keep_negatives else {}
+        kept_rows = [row for row in own_rows if row not in query.relevant]
         cosine_of = _by_row(self.known, number)
         score_of = cosine_of if self.rescored is None else _by_row(self.rescored, number)
         positives = [
@@ -68,7 +69,7 @@ class Choice:
         return eligible(cosine_of, rescored or cosine_of, taken_out, limit, self.config, source)
 
     def scores_to_write(self, mined: Mined) -> tuple[float, ...] | None:
-        """Of the positives, then of the negatives."""
+        """Scores of the positives, then of the negatives; None if none are written."""
         candidates = mined.positives + mined.negatives
         if self.config.written_scores is WrittenScores.none:
             return None

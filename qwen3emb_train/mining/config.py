@@ -22,10 +22,10 @@ class Backend(str, Enum):
 
 
 class WrittenScores(str, Enum):
-    """What an example's ``scores`` hold: what ``auto`` writes is the reranker's where there is one, and else nothing.
+    """Contents of an example's ``scores``; ``auto``: the reranker's where there is one, else none.
 
     A training run with a distillation weight learns these scores. The searching model's own cosines are no better than
-    the student's, so they are written on demand only.
+    the student's, so they are written only on request.
     """
 
     auto = "auto"
@@ -45,15 +45,15 @@ class MiningConfig(EncodingConfig):
         examples: examples in any layout that training reads; those of other ``tasks`` are copied as they are.
         output_dir: gets ``examples.jsonl``, ``provenance.jsonl``, ``report.html``, ``report.txt`` and ``run.json``.
         corpus: JSONL with ``text`` and optional ``title`` (BEIR's corpus.jsonl). None: all documents of the examples.
-        num_negatives: at most so many for an example. Where fewer are eligible, it gets fewer.
-        keep_negatives: an example's own negatives stay, and mined ones fill up. Otherwise they are mere candidates.
+        num_negatives: maximum per example; it gets fewer where fewer are eligible.
+        keep_negatives: keep an example's own negatives and add mined ones. Otherwise they are only candidates.
         rank_from, rank_to: the window, both ends included, counted from 1 without the query's positives.
         max_relative_score: a negative scores below this share of the positives' mean score (NV-Retriever: 0.95).
         absolute_margin: a negative scores below the positives' mean score minus this; a negative margin lets
-            it score higher, as the VL report does ("mean + small safety margin").
+            it score higher, as Qwen3-VL-Embedding does ("mean + small safety margin", arXiv 2601.04720).
         max_score: a negative scores below this.
-        min_positive_score: an example none of whose positives scores above this is left out: its label is in doubt
-            (the VL report's t+).
+        min_positive_score: an example none of whose positives scores above this is left out: its label is doubtful
+            (t+ in arXiv 2601.04720).
         sampling: how negatives are drawn from what the rules leave.
         seed: of ``sampling=random``.
         bm25_share: share of an example's negatives that BM25 finds, by the same rules with its own ranks. Where one
@@ -63,7 +63,7 @@ class MiningConfig(EncodingConfig):
             them, and ``max_relative_score=null``.
         scores: what the examples' ``scores`` hold.
         tasks: tasks whose examples get negatives. Scores of other tasks are labels and must not be overwritten.
-        instruction: for examples that bring none; "" is none. Not for models without a query prompt.
+        instruction: for examples without their own; "" is none. Not for models without a query prompt.
         backend: how the nearest documents are found.
         faiss_index: of ``backend=faiss``: a description for faiss.index_factory.
         faiss_probes: cells looked at for a query, where the index has cells.

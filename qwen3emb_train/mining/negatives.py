@@ -1,4 +1,4 @@
-"""The program ``mine_negatives``: what is near a query, but clearly farther than its positives, is a hard negative.
+"""The program ``mine_negatives``: hard negatives are documents similar to a query, but less than its positives.
 
     python -m qwen3emb_train mine_negatives model=outputs/mine/model examples=pairs.jsonl output_dir=outputs/mined
     accelerate launch -m qwen3emb_train mine_negatives ...       # encoding and search shared by the ranks
@@ -29,7 +29,7 @@ from qwen3emb_train.mining.search.rescoring import rescore
 from qwen3emb_train.mining.search.vectors import embed_problem
 
 PROGRAM = "mine_negatives"
-# What the result does not depend on.
+# Settings that do not change the result.
 _LOGISTICS = ("output_dir", "work_dir", "overwrite", "num_processes", "queries_per_block", "block_elements")
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 def mine_negatives(config: MiningConfig) -> Path:
     """Mines negatives for a file of examples; returns ``output_dir``. Does nothing if that is up to date.
 
-    The written examples keep their order. Line ``n`` of ``provenance.jsonl`` tells of example ``n``: id, cosine, rank
+    The written examples keep their order. Line ``n`` of ``provenance.jsonl`` is about example ``n``: id, cosine, rank
     and source of each negative, and the reranker's score.
 
     Raises:
@@ -88,7 +88,7 @@ def _inputs(config: MiningConfig) -> dict[str, Path]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file. Check the path, or run the stage that writes it.")
     for name, model in (("model", config.model), ("reranker", config.reranker)):
-        if model is not None and Path(model).exists():  # a hub name has no bytes here; it stands in the settings
+        if model is not None and Path(model).exists():  # a hub name has no local files; it is part of the settings
             inputs[name] = Path(model)
     return inputs
 

@@ -1,16 +1,16 @@
-"""The documents that mining knows: each text once, found again by its normalized form."""
+"""The documents of mining: each text once, looked up by its normalized form."""
 
 import hashlib
 from collections.abc import Iterable
 
 
 def normalized_text(text: str) -> str:
-    """Equal for texts that differ only in case and white space: where one is relevant, the other is no negative."""
+    """Equal for texts that differ only in case and white space: if one is relevant, the other is no negative."""
     return " ".join(text.split()).casefold()
 
 
 class DocumentPool:
-    """Documents in the order they came; of those with one normalized form, the first.
+    """Documents in order of insertion; of those with the same normalized form, the first.
 
     Attributes:
         ids, texts: of the documents; their index is their row.
@@ -29,10 +29,10 @@ class DocumentPool:
                 self.texts.append(text)
 
     def rows(self, texts: Iterable[str]) -> list[int]:
-        """Rows of texts that were added, themselves or an identical one."""
+        """Rows of texts that were added, up to normalization."""
         return [self._row_of[_key(text)] for text in texts]
 
 
 def _key(text: str) -> bytes:
-    """In place of the normalized text, which would hold every text in memory twice."""
+    """Instead of the normalized text, which would keep every text in memory twice."""
     return hashlib.blake2b(normalized_text(text).encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Where every negative comes from: one line beside each example, since an example itself only holds texts."""
+"""The origin of every negative: one line for each example, since an example itself has texts only."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Mined:
     Attributes:
         query: the query alone.
         positives: their rows, cosines and scores; as candidates of the source "positive".
-        negatives: the chosen ones, in the order in which the example holds them.
+        negatives: the chosen ones, in the order of the written example.
         is_rescored: whether the scores are a reranker's.
     """
 

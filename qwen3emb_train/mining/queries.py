@@ -1,4 +1,4 @@
-"""From examples to what is searched: documents, queries, and what is relevant to each."""
+"""From examples to a search problem: documents, queries, and what is relevant to each."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from qwen3emb_train.mining.pool import DocumentPool, normalized_text
 
 @dataclass(slots=True)
 class Query:
-    """One text to search with; several examples may share it.
+    """A distinct query; several examples may share it.
 
     Attributes:
-        prompt: what the model encodes, the instruction included.
-        text: the query alone.
+        prompt: what the model encodes, instruction included.
+        text: without instruction.
         relevant: rows that are a positive of any example with this query, whatever its instruction.
-        kept: rows of negatives that its examples keep.
+        kept: rows of its examples' own negatives that are kept.
     """
 
     prompt: str
@@ -36,9 +36,9 @@ class SearchProblem:
 
     Attributes:
         pool: all documents.
-        num_candidates: the first so many of them are the corpus; the rest are scored, but never found.
+        num_candidates: the first ones of them, which are the corpus; the rest are scored, but never retrieved.
         queries: each prompt once.
-        row_of_prompt: the query of each prompt.
+        row_of_prompt: index of each prompt's query.
     """
 
     pool: DocumentPool
@@ -48,12 +48,12 @@ class SearchProblem:
 
     @property
     def labels_digest(self) -> str:
-        """Of what is relevant to each query, and what is kept."""
+        """Digest of what is relevant to each query, and what is kept."""
         return value_digest([[sorted(query.relevant), sorted(query.kept)] for query in self.queries])
 
     @property
     def most_taken_out(self) -> int:
-        """Documents that may have to be taken out of what a query finds."""
+        """The largest number of known documents that have to be removed from a query's results."""
         return max(len(query.relevant) + len(query.kept) for query in self.queries)
 
 
@@ -72,7 +72,7 @@ def gather(examples: Sequence[TrainingExample], config: MiningConfig) -> SearchP
     for example in examples:
         if example.task not in config.tasks:
             continue
-        known = relevant[normalized_text(example.query)]  # one set for all prompts of the query: it grows as they come
+        known = relevant[normalized_text(example.query)]  # one set shared by all prompts of the query
         known.update(pool.rows(example.positives))
         prompt = prompt_of(example, config)
         if row_of_prompt.setdefault(prompt, len(queries)) == len(queries):
@@ -87,7 +87,7 @@ def prompt_of(example: TrainingExample, config: MiningConfig) -> str:
 
 
 def _documents_of(examples: Sequence[TrainingExample], config: MiningConfig) -> Iterator[tuple[str, str]]:
-    """With where they stand as id: ``3/positives/0`` is the first positive of the third example."""
+    """With their positions as ids: ``3/positives/0`` is the first positive of the third example."""
     for number, example in enumerate(examples, start=1):
         if example.task in config.tasks:
             for role, texts in (("positives", example.positives), ("negatives", example.negatives)):

@@ -1,4 +1,4 @@
-"""What mining found, as figures, as text, and as a page to read."""
+"""Statistics of mining, as numbers, as text, and as an HTML page."""
 
 import random
 from collections import Counter
@@ -30,8 +30,8 @@ class MiningStatistics:
         num_without: examples without any.
         num_positive_first: examples whose best positive scores at least as high as every document of the corpus.
         recall: what an approximate index found of the true nearest documents; None where the search was exact.
-        sources: negatives by who found them.
-        histograms: by what they count ("positive cosines", ...).
+        sources: number of negatives by source.
+        histograms: by name ("positive cosines", ...).
         shown: a random sample of the examples.
     """
 
@@ -70,7 +70,7 @@ class MiningStatistics:
         return self.histograms.setdefault(name, Histogram())
 
     def _sample(self, mined: Mined) -> None:
-        """Every example with the same chance, without knowing how many will come."""
+        """Reservoir sampling: every example has the same chance, without knowing their number."""
         if len(self.shown) < NUM_EXAMPLES:
             self.shown.append(mined)
         elif (place := self._generator.randrange(self.num_examples + 1)) < NUM_EXAMPLES:

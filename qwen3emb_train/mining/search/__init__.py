@@ -1,2 +1,2 @@
-"""The long part of mining, in blocks of queries: each block a file, so a killed run continues where it was, and ranks
-share the work without messages."""
+"""The search of mining, in blocks of queries: each block is a file, so a killed run continues, and ranks share the work
+without messages."""

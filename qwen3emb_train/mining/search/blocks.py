@@ -1,7 +1,7 @@
-"""Work in blocks of queries, each spilled to a file: resumable, and shared by ranks.
+"""Work in blocks of queries, each written to a file: resumable, and shared by ranks.
 
-Rank ``r`` of ``W`` does blocks ``r, r + W, ...``; what lies in the directory says what is left to do, so ranks need no
-messages. The directory is named by a digest of all that the result depends on: what is there may be used.
+Rank ``r`` of ``W`` does blocks ``r, r + W, ...``; the files in the directory show what is left to do, so ranks need no
+messages. The directory is named by a digest of all that the result depends on, so existing files can be used.
 """
 
 import logging
@@ -25,25 +25,31 @@ logger = logging.getLogger(__name__)
 
 
 class QueryBlocks:
-    """Rows of tensors, one row for each query, in files of ``queries_per_block`` rows."""
+    """Rows of tensors, one row for each query, in files of ``queries_per_block`` rows.
+
+    Args:
+        directory: of the files.
+        num_queries: rows in all.
+        queries_per_block: rows of a file.
+    """
 
     def __init__(self, directory: Path, num_queries: int, queries_per_block: int) -> None:
         self.directory = directory
         self._num_queries = num_queries
         self._queries_per_block = queries_per_block
-        self._read = lru_cache(2)(self._load)  # examples come in the order of their queries, nearly
+        self._read = lru_cache(2)(self._load)  # examples come almost in the order of their queries
 
     @property
     def num_blocks(self) -> int:
         return -(-self._num_queries // self._queries_per_block)
 
     def of(self, query: int) -> dict[str, Shaped[np.ndarray, " columns"]]:
-        """The query's row of every tensor; as arrays, whose rows are had ten times faster than a tensor's."""
+        """The query's row of every tensor; as arrays, whose rows are read ten times faster than a tensor's."""
         number, row = divmod(query, self._queries_per_block)
         return {name: array[row] for name, array in self._read(number).items()}
 
     def fill(self, work: Callable[[range], dict[str, Tensor]]) -> None:
-        """Does this rank's missing blocks, and waits for those of others where this is the first rank.
+        """Does this rank's missing blocks; the first rank also waits for those of the others.
 
         Args:
             work: queries of a block -> its tensors, with a row for each.
@@ -84,9 +90,12 @@ class QueryBlocks:
 
 
 def blocks_for(work_dir: Path, kind: str, num_queries: int, queries_per_block: int, depends_on: Any) -> QueryBlocks:
-    """The blocks of a piece of work.
+    """The blocks of one kind of work.
 
     Args:
+        work_dir: parent of their directory.
+        kind: name of the work.
+        num_queries, queries_per_block: see ``QueryBlocks``.
         depends_on: everything that the result depends on, as JSON values.
     """
     name = f"{kind}_{value_digest([depends_on, num_queries, queries_per_block])[:16]}"

@@ -29,8 +29,14 @@ def find_by_model(
 ) -> QueryBlocks:
     """``rows`` and ``scores`` (cosines) of the nearest documents of each query, best first.
 
-    Ranked in float64 (see ``models.nearest``), so blocks, ranks and devices do not change a byte. An approximate index
-    may miss documents; where it finds fewer than asked for, rows end in -1.
+    Ranked in float64 (see ``index.nearest``), so the result does not depend on blocks, ranks or devices. An approximate
+    index may miss documents; where it finds too few, rows end in -1.
+
+    Args:
+        problem: what is searched.
+        documents, queries: their vectors.
+        config: how to search.
+        work_dir: of the blocks.
     """
     blocks = _blocks(problem, documents, queries, config, work_dir, "model")
     k = config.rank_to + problem.most_taken_out
@@ -39,7 +45,7 @@ def find_by_model(
 
     @cache
     def searched() -> VectorRows:
-        """In memory where they are few, since every block of queries reads them all."""
+        """In memory if small enough, since every block of queries reads all of them."""
         if problem.num_candidates * documents.dim > _IN_MEMORY:
             return documents
         return TensorRows(documents.rows(0, problem.num_candidates))
@@ -59,7 +65,11 @@ def find_by_model(
 def find_by_bm25(
     problem: SearchProblem, documents: VectorStore, queries: VectorStore, config: MiningConfig, work_dir: Path
 ) -> QueryBlocks:
-    """``rows`` of each query's best documents by BM25, best first (-1: no more share a word), and their cosines."""
+    """``rows`` of each query's best documents by BM25, best first (-1: no more share a word), and their cosines.
+
+    Args:
+        problem, documents, queries, config, work_dir: as in ``find_by_model``.
+    """
     blocks = _blocks(problem, documents, queries, config, work_dir, "bm25")
     k = config.rank_to + problem.most_taken_out
     index: list[Bm25Index] = []
@@ -68,7 +78,7 @@ def find_by_bm25(
         if not index:
             index.append(Bm25Index(problem.pool.texts[: problem.num_candidates]))
         matches, rows = index[0].top_k([problem.queries[query].text for query in span], k)
-        rows = rows.masked_fill(matches <= 0, -1)  # no word in common: a document by chance
+        rows = rows.masked_fill(matches <= 0, -1)  # no word in common: an arbitrary document
         return {"scores": candidate_scores(queries.rows(span.start, span.stop), documents, rows), "rows": rows}
 
     blocks.fill(work)
@@ -78,7 +88,11 @@ def find_by_bm25(
 def score_known(
     problem: SearchProblem, documents: VectorStore, queries: VectorStore, config: MiningConfig, work_dir: Path
 ) -> QueryBlocks:
-    """Cosines of what is not searched for: of each query's relevant and kept documents; ``rows`` end in -1."""
+    """Cosines of each query's relevant and kept documents; ``rows`` end in -1.
+
+    Args:
+        problem, documents, queries, config, work_dir: as in ``find_by_model``.
+    """
     blocks = _blocks(problem, documents, queries, config, work_dir, "labels")
 
     def work(span: range) -> dict[str, Tensor]:
@@ -91,7 +105,7 @@ def score_known(
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Int[Tensor, "queries longest"]:
-    """Ragged rows, ended by -1."""
+    """Ragged rows, padded with -1."""
     longest = max(map(len, rows))
     return torch.tensor([[*its_rows, *[-1] * (longest - len(its_rows))] for its_rows in rows], dtype=torch.long)
 
@@ -117,7 +131,13 @@ def _blocks(
 def sampled_recall(
     found: QueryBlocks, documents: VectorStore, queries: VectorStore, problem: SearchProblem, config: MiningConfig
 ) -> float:
-    """Of the true first ``rank_to`` documents, the share that the index found; on evenly spaced queries."""
+    """The share of the true first ``rank_to`` documents that the index found; on evenly spaced queries.
+
+    Args:
+        found: by ``find_by_model``.
+        documents, queries: their vectors.
+        problem, config: as in ``find_by_model``.
+    """
     chosen = torch.linspace(0, queries.num_rows - 1, min(_RECALL_QUERIES, queries.num_rows)).long()
     _, truth = top_k_documents(
         queries.at(chosen), documents, config.rank_to, config.block_elements, own_device(), problem.num_candidates
@@ -136,6 +156,6 @@ def _index(documents: VectorStore, num_candidates: int, config: MiningConfig, wo
 
 
 def own_device() -> str:
-    """Every rank its own GPU."""
+    """The rank's own GPU."""
     device = str(resolve_device("auto"))
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device

@@ -1,6 +1,7 @@
 """A barrier through files: a work directory is removed only when no rank, however late, still reads in it.
-A rank that is done says so by a file of its own, again and again until the directory is gone. So the first rank may
-take away such files before it counts them: those that a killed run left behind do not come back.
+
+A rank that is done touches a file of its own until the directory is gone. So the first rank may delete such files
+before it counts them: those of a killed run do not come back.
 """
 
 import logging
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def wait_for_removal(work_dir: Path) -> None:
-    """For every rank but the first: signals that it is done until the directory is gone."""
+    """For all ranks but the first: signals being done until the directory is gone."""
     with suppress(FileNotFoundError):
         while True:
             _done_file(work_dir, launched_rank()).touch()
@@ -38,7 +39,7 @@ def wait_for_others(work_dir: Path) -> None:
 
 
 def remove(work_dir: Path) -> None:
-    """For the first rank: in one rename, since the others still write their files."""
+    """For the first rank: removes the directory after a rename, since the others still touch their files."""
     removed = work_dir.with_name(f".{work_dir.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     work_dir.rename(removed)

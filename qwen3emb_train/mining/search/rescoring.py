@@ -1,4 +1,4 @@
-"""A reranker's scores of what was found, and of the positives: better judges than cosines, worth distilling."""
+"""A reranker's scores of retrieved documents and positives: more accurate than cosines, and useful for distillation."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,10 +23,16 @@ Scorer = Callable[[Sequence[Query], Sequence[Sequence[str]]], list[float]]
 
 
 def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: MiningConfig, work_dir: Path) -> QueryBlocks:
-    """``rows`` (ended by -1) and ``scores`` of each query's relevant and kept documents and of the windows.
+    """``rows`` (padded with -1) and ``scores`` of each query's relevant and kept documents and of the windows.
 
-    A yes/no reranker judges by the query's instruction. Other cross-encoders get the bare query: they bring their own
+    A yes/no reranker uses the query's instruction. Other cross-encoders get the bare query: they have their own
     template.
+
+    Args:
+        problem: what is searched.
+        found: by model and by BM25.
+        config: which reranker, and the window.
+        work_dir: of the blocks.
     """
     assert config.reranker is not None
     depends_on = [
@@ -51,17 +57,17 @@ def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: Mining
 
 
 def load_scorer(config: MiningConfig) -> Scorer:
-    """What scores a query's documents: a yes/no reranker of ours, exported or not, or any other cross-encoder.
+    """The scorer of a query's documents: a yes/no reranker of ours, exported or not, or any other cross-encoder.
 
     Raises:
-        ImportError: a cross-encoder of another kind, and sentence-transformers is not installed.
+        ImportError: another cross-encoder, and sentence-transformers is not installed.
         ValueError: the model gives several scores to a pair.
     """
     return _yes_no_reranker(config) if is_yes_no_reranker(str(config.reranker)) else _cross_encoder(config)
 
 
 def _yes_no_reranker(config: MiningConfig) -> Scorer:
-    """Through our packed model, which reads a query's instruction and text once for all its documents."""
+    """In our packed model, which reads a query's instruction and text once for all its documents."""
     reranker = TextReranker.load(
         str(config.reranker), max_tokens=config.max_tokens, precision=config.precision.value, device=own_device()
     )
@@ -86,7 +92,7 @@ def _yes_no_reranker(config: MiningConfig) -> Scorer:
 
 
 def _instruction(query: Query) -> str:
-    """What ``data.instructions.format_query`` put before the text; "" where it put nothing."""
+    """The instruction that ``data.instructions.format_query`` put before the text; "" where there is none."""
     before, after = query_prompt("{}").split("{}")
     return query.prompt.removesuffix(query.text).removeprefix(before).removesuffix(after)
 
@@ -114,7 +120,7 @@ def _cross_encoder(config: MiningConfig) -> Scorer:
 
 
 def _rows_to_score(query: Query, number: int, found: Sequence[QueryBlocks], config: MiningConfig) -> list[int]:
-    """In ascending order, each once. The window is widened by what an example may take out of it."""
+    """In ascending order, each once. The window is widened by the kept documents that are removed from it."""
     rows = query.relevant | query.kept
     for blocks in found:
         ranks = window(

@@ -11,13 +11,18 @@ from qwen3emb_train.mining.queries import SearchProblem
 
 
 def embed_problem(problem: SearchProblem, config: MiningConfig, work_dir: Path) -> tuple[VectorStore, VectorStore]:
-    """Stores of the documents' and the queries' vectors; made, continued or used again.
+    """Stores of the documents' and the queries' vectors; written, continued or reused.
+
+    Args:
+        problem: the texts.
+        config: which model.
+        work_dir: parent of the stores.
 
     Raises:
         ValueError: ``work_dir`` holds vectors of other texts (names one) or of another model, and ``overwrite`` is off.
     """
     documents = zip(problem.pool.ids, problem.pool.texts, strict=True)
-    # Prompts hold their instructions, which differ from query to query: the model shall add none.
+    # Prompts include their instructions, which differ from query to query: the model must add none.
     has_prompts = takes_instructions(config.model)
     queries = (
         (f"query {number}", query.prompt if has_prompts else query.text) for number, query in enumerate(problem.queries)
