@@ -1,4 +1,4 @@
-"""Lines that a program leaves out: kept as they were, in one file for each reason."""
+"""Lines that a program leaves out, stored unchanged in one file per reason."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ MALFORMED = "malformed.jsonl"
 
 
 class RejectedLines:
-    """Writes ``REASON.jsonl``: file, line, reason, detail, and the line itself as ``raw``; so ``jq -r .raw`` undoes it.
+    """Writes ``REASON.jsonl``: file, line, reason, detail, and the line as ``raw``, which ``jq -r .raw`` restores.
 
     Args:
-        directory: is made when the first line comes.
+        directory: created with the first line.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,14 @@ class RejectedLines:
             file.close()
 
     def add(self, line: SourceLine, reason: str, detail: str, **more: Any) -> None:
-        """Keeps a line."""
+        """Writes a line.
+
+        Args:
+            line: as read.
+            reason: name of the file.
+            detail: what exactly was wrong.
+            more: further fields.
+        """
         if reason not in self._files:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._files[reason] = (self._directory / f"{reason}.jsonl").open("w", encoding="utf-8", newline="\n")
@@ -41,7 +48,7 @@ class RejectedLines:
 
 
 def count_malformed(path: Path) -> int:
-    """Lines that the reader has put aside; an empty file is removed."""
+    """The number of lines that the reader has rejected; an empty file is removed."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:

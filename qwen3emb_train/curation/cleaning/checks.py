@@ -1,4 +1,4 @@
-"""Why a row goes: what can be said of it by itself."""
+"""Checks of single rows: lengths and languages."""
 
 from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -8,16 +8,16 @@ from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.texts.languages import LanguageJudge, language_code
 from qwen3emb_train.texts.overlap import ComparedText
 
-compared = lru_cache(maxsize=64)(ComparedText)  # several checks look at the texts of a row
+compared = lru_cache(maxsize=64)(ComparedText)  # several checks use the texts of a row
 
 
 class Drop(NamedTuple):
-    """Why a row is left out.
+    """The reason for leaving out a row.
 
     Attributes:
-        reason: a short name; also that of the file in ``rejected/``.
-        detail: what exactly was wrong, for a reader.
-        found: of ``contaminated``: the evaluation set, and the rule.
+        reason: a short name; also the name of the file in ``rejected/``.
+        detail: what exactly was wrong.
+        found: for ``contaminated``: the evaluation set, and the rule.
     """
 
     reason: str
@@ -26,20 +26,20 @@ class Drop(NamedTuple):
 
 
 @runtime_checkable
-class Check(Protocol):
-    """One idea of what makes a row bad."""
+class RowCheck(Protocol):
+    """A check of a row; returns why to drop it, or None."""
 
     def __call__(self, example: TrainingExample) -> Drop | None: ...
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """A text for a detail: one line, cut."""
+    """A text as one line of at most ``limit`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 class LengthCheck:
-    """Too short to mean anything, or too long to be what it should be."""
+    """A text that is too short or too long."""
 
     def __init__(self, config: TextLengthConfig) -> None:
         self._config = config
@@ -59,7 +59,7 @@ class LengthCheck:
 
 
 class LanguageCheck:
-    """A query (or positive) that is surely in another language than its row says."""
+    """A query (or positive) that is clearly in another language than its row states."""
 
     def __init__(self, config: LanguageCheckConfig) -> None:
         self._config = config

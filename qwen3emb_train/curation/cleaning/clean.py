@@ -1,8 +1,7 @@
-"""From found data to a training set: the program ``clean``.
+"""From raw data to a training set: the program ``clean``.
 
-One pass reads, judges and keeps; a second assigns what was kept to train, dev and test. Memory is that of the indexes:
-about 100 bytes a row for equal rows, 10 to 20 kB at most for a query and its document where near-duplicates are looked
-for.
+The first pass reads and checks; the second assigns the kept rows to train, dev and test. Memory is that of the indexes:
+about 100 bytes per row for exact duplicates, at most 10 to 20 kB per query and document for near-duplicates.
 """
 
 import json
@@ -12,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from qwen3emb_train import lineage
-from qwen3emb_train.curation.cleaning.checks import Check, Drop, LanguageCheck, LengthCheck
+from qwen3emb_train.curation.cleaning.checks import Drop, LanguageCheck, LengthCheck, RowCheck
 from qwen3emb_train.curation.cleaning.config import CleanConfig
 from qwen3emb_train.curation.cleaning.duplicates import ExactDuplicates, NearDocuments, NearDuplicates
 from qwen3emb_train.curation.cleaning.evaluation_sets import ContaminationCheck
@@ -36,7 +35,7 @@ def clean(config: CleanConfig) -> Path:
     Raises:
         FileNotFoundError: an input is missing.
         ValueError: an input is malformed; nothing is left; or there are too few documents for the splits.
-        ImportError: datasketch or lingua is asked for and not installed.
+        ImportError: datasketch or lingua is needed and not installed.
     """
     output = Path(config.output_dir)
     settings = {name: value for name, value in asdict(config).items() if name != "output_dir"}
@@ -58,13 +57,13 @@ def clean(config: CleanConfig) -> Path:
 
 
 class _Cleaner:
-    """The checks of one run, what they remember, and what they found."""
+    """The checks of one run, their memory, and the report."""
 
     def __init__(self, config: CleanConfig) -> None:
         self._config = config
         near, split = config.near_duplicates, config.split
         self.report = CleaningReport()
-        self._checks: list[Check] = [LengthCheck(config.lengths)]
+        self._checks: list[RowCheck] = [LengthCheck(config.lengths)]
         self._memories: list[ExactDuplicates | NearDuplicates] = []
         if config.duplicates:
             self._memories.append(ExactDuplicates())
@@ -76,7 +75,7 @@ class _Cleaner:
             self.report.evaluation_texts = contamination.num_texts
             self._checks.append(contamination)
         documents = NearDocuments(near.threshold if near.enabled else None)
-        if near.enabled:  # the dearest comes last
+        if near.enabled:  # the most expensive check comes last
             self._memories.append(NearDuplicates(near.threshold, near.compare, documents))
             self._checks.append(self._memories[-1])
         self._splits = Splits(split, documents) if split.is_wanted else None
@@ -135,8 +134,8 @@ class _Cleaner:
         self.report.num_groups, self.report.largest_group = len(sizes), sizes[0]
         if sizes[0] > _LARGE_GROUP * self.report.num_kept:
             logger.warning(
-                "%d of %d rows hang together by their documents or queries, and are in one split. Labels in the place "
-                "of documents do that; so does one document_column for everything.",
+                "%d of %d rows are connected by their documents or queries, and are in one split. Labels in place of "
+                "documents cause that, as does a document_column with one value for all.",
                 sizes[0], self.report.num_kept,
             )  # fmt: skip
         for number, example in enumerate(read_examples(kept)):

@@ -1,4 +1,4 @@
-"""What ``clean`` leaves out, and how it splits the rest."""
+"""Settings of ``clean``: what is left out, and how the rest is split."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,7 +10,7 @@ from qwen3emb_train.texts.overlap import OverlapRule
 
 @dataclass
 class TextLengthConfig:
-    """Bounds in characters, both included. A row of which any text is out of them goes.
+    """Bounds in characters, both included. A row with any text outside them is dropped.
 
     Attributes:
         min_query, max_query: of the query.
@@ -38,7 +38,7 @@ class LanguageCheckConfig(LanguageConfig):
     Attributes:
         enabled: needs lingua.
         documents: also the positives. Off where queries and documents may differ (cross-lingual data).
-        allowed: languages of rows that name none; empty: such rows are not looked at.
+        allowed: languages of rows that name none; empty: such rows are not checked.
     """
 
     enabled: bool = False
@@ -55,10 +55,10 @@ class Compared(str, Enum):
 
 @dataclass
 class NearDuplicateConfig:
-    """Rows that nearly say what a row before them says.
+    """Rows that are nearly equal to an earlier row.
 
     Attributes:
-        enabled: needs datasketch. Off, equal rows still go.
+        enabled: needs datasketch. If off, equal rows are still dropped.
         compare: what has to be nearly the same.
         threshold: Jaccard similarity of character 4-grams (case, width, punctuation aside) from which texts are one.
     """
@@ -104,8 +104,8 @@ class DecontaminationConfig:
     """How rows are found that have a text of an evaluation set as query, positive or negative.
 
     Attributes:
-        rules: by what a text is found; see ``data.overlap.OverlapRule``. In program code, where punctuation counts,
-            ``same_words`` and ``near_duplicate`` find too much: ``find . -name x`` and ``find / -name x``.
+        rules: how a text is matched; see ``texts.overlap.OverlapRule``. In program code, where punctuation counts,
+            ``same_words`` and ``near_duplicate`` match too much: ``find . -name x`` and ``find / -name x``.
         ngram: length of the run of ``rules=ngram``, in words.
         max_texts_with_run: a run in more evaluation texts than this is boilerplate.
         min_run_share: share of a text's runs that must be shared; 0: one is enough. More for texts from templates,
@@ -140,7 +140,7 @@ class SplitConfig:
 
     Attributes:
         dev_share, test_share: of the groups; 0 makes no such split.
-        seed: assigns the groups anew.
+        seed: of the assignment of groups.
     """
 
     dev_share: float = 0.0
@@ -161,7 +161,7 @@ class SplitConfig:
 
 @dataclass
 class CleanConfig:
-    """From found data to a training set.
+    """From raw data to a training set.
 
     Attributes:
         examples: file or directory of examples, in any layout that training reads.
@@ -169,9 +169,9 @@ class CleanConfig:
             ``report.json``, ``report.txt`` and ``run.json``.
         document_column: column that names the document a row's positives come from (a page, a package, a chapter);
             None: documents are known by their texts.
-        evaluation_sets: whose texts are left out, by the names that the report calls them.
+        evaluation_sets: whose texts are left out, by their names in the report.
         lengths, languages, near_duplicates, decontamination, split: see their classes.
-        duplicates: leave out rows equal to one before them but for case and white space.
+        duplicates: leave out rows equal to an earlier one up to case and white space.
         reading: how strictly lines are read; ``skip_bad_lines`` puts bad ones into ``rejected/malformed.jsonl``.
     """
 

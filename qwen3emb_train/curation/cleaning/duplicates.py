@@ -1,4 +1,4 @@
-"""Rows that say what a row before them says: the first in file order stays."""
+"""Exact and near-duplicate rows: the first in file order is kept."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from qwen3emb_train.texts.words import hash64
 
 
 def document_key(text: str) -> int:
-    """64 bits that stand for a document; the same for texts that differ only in case and white space."""
+    """A 64-bit hash of a document; the same for texts that differ only in case and white space."""
     return hash64(f"document\0{normal_form(text)}")
 
 
 class NearDocuments:
-    """Which documents are one: equal ones, and (with a threshold) near-duplicates.
+    """Which documents count as one: equal ones, and (with a threshold) near-duplicates.
 
     Args:
-        threshold: Jaccard similarity; None: only equal texts are one.
+        threshold: Jaccard similarity; None: only equal texts.
     """
 
     def __init__(self, threshold: float | None) -> None:
@@ -27,7 +27,7 @@ class NearDocuments:
         self._keys: dict[int, tuple[int, ...]] = {}
 
     def keys(self, text: str) -> tuple[int, ...]:
-        """The document's own key, and those of the documents before it that are near to it."""
+        """The document's own key, and those of earlier near-duplicates."""
         own = document_key(text)
         if own not in self._keys:
             near: list[int] = []
@@ -40,7 +40,7 @@ class NearDocuments:
 
 
 class ExactDuplicates:
-    """Equal task, query and positives, but for case and white space; whatever the negatives."""
+    """Equal task, query and positives, up to case and white space; negatives are ignored."""
 
     def __init__(self) -> None:
         self._first: dict[int, str] = {}
@@ -59,12 +59,18 @@ def _row_key(example: TrainingExample) -> int:
 
 
 class NearDuplicates:
-    """Queries that are nearly the same and, where pairs are compared, have nearly the same document."""
+    """Queries that are nearly the same and, where pairs are compared, have nearly the same document.
+
+    Args:
+        threshold: Jaccard similarity of queries.
+        compare: queries, or pairs.
+        documents: which documents count as one.
+    """
 
     def __init__(self, threshold: float, compare: Compared, documents: NearDocuments) -> None:
         self._compare, self._documents = compare, documents
         self._index = NearDuplicateIndex(threshold)
-        self._rows: list[tuple[str, frozenset[int]]] = []  # where each query stands, and its documents
+        self._rows: list[tuple[str, frozenset[int]]] = []  # position and documents of each query
 
     def __call__(self, example: TrainingExample) -> Drop | None:
         near = self._index.near(compared(example.query))

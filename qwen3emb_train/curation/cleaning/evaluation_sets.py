@@ -1,4 +1,4 @@
-"""The texts of evaluation sets, and rows that hold one of them."""
+"""The texts of evaluation sets, and rows that contain one of them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,7 +58,12 @@ def _describe(name: str, role: str, text: str, match: Match) -> str:
 
 
 def held_out_texts(name: str, config: EvaluationSetConfig) -> Iterator[str]:
-    """Queries and documents of a set; one with a title also without it."""
+    """Queries and documents of a set; a document with a title also without it.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a malformed line; names file and line.
+    """
     directory = Path(config.path)
     queries = directory / "queries.jsonl"
     if not queries.is_file():
@@ -84,7 +89,7 @@ def held_out_texts(name: str, config: EvaluationSetConfig) -> Iterator[str]:
 
 
 class _Anything:
-    """Holds everything: a corpus is not read just to see that judged documents exist."""
+    """Contains everything: a corpus is not read just to check that judged documents exist."""
 
     def __contains__(self, _: object) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What ``clean`` found, as figures and as a page of text."""
+"""Statistics of ``clean``, as numbers and as text."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -20,14 +20,15 @@ class CleaningReport:
 
     Attributes:
         num_read: lines that are examples.
-        num_malformed: lines that are none.
+        num_malformed: lines that are not.
         dropped: lines by reason.
         found: contaminated lines by (evaluation set, rule).
         evaluation_texts: different texts of each evaluation set.
         columns: for each source, language and task: lines read, lines kept.
         shown: the first drops of each reason.
         splits: rows, queries and documents of each split.
-        num_groups, largest_group: of rows that must not be parted; 0 without a split.
+        num_groups, largest_group: number of groups of rows that must be in one split, and rows of the largest; 0
+            without a split.
         num_removed_negatives: negatives that are documents of another split.
     """
 
@@ -50,7 +51,7 @@ class CleaningReport:
         return self.num_read - self.dropped.total()
 
     def add(self, line: SourceLine, drop: Drop | None) -> None:
-        """One line, with why it goes."""
+        """Adds a line, with the reason if it is dropped."""
         self.num_read += 1
         for column, values in self.columns.items():
             counts = values[getattr(line.example, column)]
@@ -87,7 +88,7 @@ class CleaningReport:
         }
 
     def as_text(self) -> str:
-        """For people."""
+        """For ``report.txt``."""
         lines = [f"{'lines':<20}{self.num_read + self.num_malformed:>10}"]
         lines.append(_row("kept", self.num_kept, self.num_read + self.num_malformed))
         dropped = self.dropped + Counter({MALFORMED: self.num_malformed})

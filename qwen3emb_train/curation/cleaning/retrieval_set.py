@@ -13,7 +13,12 @@ from qwen3emb_train.texts.overlap import normal_form
 def write_retrieval_set(directory: Path, split: str, examples: Iterable[TrainingExample]) -> tuple[int, int]:
     """Writes queries.jsonl, corpus.jsonl and qrels/SPLIT.tsv; returns the numbers of queries and documents.
 
-    Rows with one query become one query with the documents of all. Negatives are in the corpus, and not judged.
+    Rows with equal queries become one query with the documents of all. Negatives are in the corpus, without judgements.
+
+    Args:
+        directory: to write to.
+        split: name of the qrels file.
+        examples: the rows.
     """
     (directory / "qrels").mkdir(parents=True)
     queries: dict[str, str] = {}
@@ -38,7 +43,7 @@ def write_retrieval_set(directory: Path, split: str, examples: Iterable[Training
 
 
 def _id_of(text: str, prefix: str, known: dict[str, str], file: TextIO) -> str:
-    """The id of a text; one that is new is written."""
+    """The id of a text; a new text is written."""
     form = normal_form(text)
     if form not in known:
         known[form] = f"{prefix}{len(known)}"

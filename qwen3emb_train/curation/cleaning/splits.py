@@ -1,4 +1,4 @@
-"""Which split a row is in: no document, and no query, is in two."""
+"""Assigning rows to splits: no document, and no query, is in two."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ SPLITS = ("train", "dev", "test")
 
 
 class Splits:
-    """Rows, gathered into groups; then, when all are known, the split of each.
+    """Joins rows into groups; then, when all are known, gives the split of each.
 
-    A row is joined to its documents (by id, text, and nearly equal text) and its query. About 300 bytes a text.
+    Rows are joined by their documents (id, text, and near-duplicate text) and queries. About 300 bytes per text.
     """
 
     def __init__(self, config: SplitConfig, documents: NearDocuments) -> None:
@@ -26,7 +26,7 @@ class Splits:
         self._negatives: dict[int, int] = {}  # the split of documents that are negatives only
 
     def add(self, example: TrainingExample, document: str | None) -> None:
-        """The next row, with the name of the document it comes from."""
+        """Adds the next row, with the id of the document it comes from."""
         keys = [key for text in example.positives for key in self._documents.keys(text)]
         keys.append(hash64(f"query\0{normal_form(example.query)}"))
         if document is not None:
@@ -47,9 +47,9 @@ class Splits:
         return sorted(sizes.values(), reverse=True)
 
     def note_negatives(self, example: TrainingExample, split: str) -> None:
-        """To be called for every row before the first ``without_foreign_negatives``.
+        """Call it for every row before the first ``without_foreign_negatives``.
 
-        A document that is nobody's positive belongs to the first of train, dev, test that has it as a negative.
+        A document that is no row's positive belongs to the first of train, dev, test that has it as a negative.
         """
         for text in example.negatives:
             key, number = document_key(text), SPLITS.index(split)
@@ -57,7 +57,7 @@ class Splits:
 
     def without_foreign_negatives(self, example: TrainingExample, split: str) -> TrainingExample:
         """The row without the negatives that are documents of another split."""
-        kept = [index for index, text in enumerate(example.negatives) if self._owner(text) == split]
+        kept = [index for index, text in enumerate(example.negatives) if self._split_of_document(text) == split]
         if len(kept) == len(example.negatives):
             return example
         scores = example.scores
@@ -66,7 +66,7 @@ class Splits:
             scores = scores[:num_positives] + tuple(scores[num_positives + index] for index in kept)
         return replace(example, negatives=tuple(example.negatives[index] for index in kept), scores=scores)
 
-    def _owner(self, text: str) -> str:
+    def _split_of_document(self, text: str) -> str:
         key = document_key(text)
         return SPLITS[self._split_of(key) if key in self._parents else self._negatives[key]]
 

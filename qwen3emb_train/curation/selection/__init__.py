@@ -1,1 +1,1 @@
-"""Selection: pairs of a query and a positive are scored by a model, and the similar ones are kept."""
+"""Selection: a model scores (query, positive) pairs, and the similar ones are kept."""

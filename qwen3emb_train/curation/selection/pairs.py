@@ -1,4 +1,4 @@
-"""The pairs of a file by number, and their texts: each encoded once, none held in memory."""
+"""The pairs of a file by index, and their texts: each encoded once, none kept in memory."""
 
 from array import array
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from qwen3emb_train.texts.overlap import normal_form
 
 @dataclass(frozen=True, eq=False)
 class Numbering:
-    """Texts of which some occur again: each by the number of its first occurrence among the different ones.
+    """The index of each text among the distinct ones, in order of first occurrence.
 
     Attributes:
-        rows: the number of each text.
+        rows: index of each text's distinct text.
         is_first: whether it occurs for the first time.
     """
 
@@ -30,7 +30,7 @@ class Numbering:
 
     @staticmethod
     def of(hashes: array) -> "Numbering":  # type: ignore[type-arg]
-        """Equal hashes are one text. Of 100 million texts two different ones share 63 bits with p < 0.001."""
+        """Texts with equal hashes are equal: among 100 million, two different ones share 63 bits with p < 0.001."""
         _, first, which = np.unique(np.asarray(hashes, dtype=np.int64), return_index=True, return_inverse=True)
         order = np.argsort(first)
         numbers = np.empty_like(order)
@@ -41,13 +41,17 @@ class Numbering:
 
 
 class PairTexts:
-    """The pairs of a file in its order, those of one example after one another; read as often as needed.
+    """The pairs of a file in its order, those of one example adjacent; read as often as needed.
 
-    Memory: about 50 bytes a pair while they are numbered, 18 later.
+    Memory: about 50 bytes per pair while they are indexed, 18 later.
 
     Args:
+        config: which file, and how to read it.
         takes_instructions: whether the model was trained with them.
         rejected_path: where bad lines go, if they are skipped.
+
+    Raises:
+        ValueError: no example is of one of the ``tasks``.
 
     Attributes:
         queries: of each pair, its prompt.
@@ -69,24 +73,24 @@ class PairTexts:
         return len(self.queries.rows)
 
     def lines(self) -> Iterator[SourceLine]:
-        """All examples, also those that are not scored."""
+        """All examples, including those that are not scored."""
         return read_lines(Path(self._config.examples), self._config.reading, rejected_path=self._rejected_path)
 
     def is_scored(self, example: TrainingExample) -> bool:
         return not self._config.tasks or example.task in self._config.tasks
 
     def different_queries(self) -> Iterator[tuple[str, str]]:
-        """Id and prompt of each query, by number."""
+        """Id and prompt of each distinct query, by index."""
         pairs = zip(self._pairs(), self.queries.is_first, strict=True)
         return ((place, prompt) for (place, prompt, _), is_first in pairs if is_first)
 
     def different_documents(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each document, by number."""
+        """Id and text of each distinct document, by index."""
         pairs = zip(self._pairs(), self.documents.is_first, strict=True)
         return ((place, document) for (place, _, document), is_first in pairs if is_first)
 
     def _pairs(self) -> Iterator[tuple[str, str, str]]:
-        """Where a pair stands, its prompt, its document."""
+        """Id, prompt and document of each pair."""
         for line in self.lines():
             example = line.example
             if self.is_scored(example):

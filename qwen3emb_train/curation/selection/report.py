@@ -1,4 +1,4 @@
-"""What was kept, as figures and as a page of text."""
+"""Statistics of selection, as numbers and as text."""
 
 import heapq
 from collections import defaultdict
@@ -19,8 +19,8 @@ _TEXT = 160  # characters of an example
 
 
 @dataclass
-class Share:
-    """Pairs of one kind.
+class PairCounts:
+    """Statistics of a set of pairs.
 
     Attributes:
         num_pairs, num_kept: pairs scored, pairs kept.
@@ -40,7 +40,7 @@ class Share:
         self.bins[min(_SPARK_BINS - 1, max(0, int(score * _SPARK_BINS)))] += 1
 
     def sparkline(self) -> str:
-        """The histogram in one line of blocks; a filled bin shows at least the lowest."""
+        """The histogram in one line of block characters; a non-empty bin shows at least the lowest."""
         most = max(self.bins)
         return "".join(_LEVELS[-(-count * (len(_LEVELS) - 1) // most)] for count in self.bins)
 
@@ -57,9 +57,9 @@ class SelectionReport:
 
     Attributes:
         min_score: the threshold; None where only ranks count.
-        num_examples, num_kept: examples read, examples kept (with one positive at least).
-        num_unscored: examples of other tasks, kept as they are.
-        num_malformed: lines that are no examples.
+        num_examples, num_kept: examples read, examples kept (with at least one positive).
+        num_unscored: examples of other tasks, kept unchanged.
+        num_malformed: lines that are not examples.
         rejected: examples by reason.
         all_pairs: all pairs that were scored.
         columns: pairs by source, language and task.
@@ -72,17 +72,23 @@ class SelectionReport:
     num_unscored: int = 0
     num_malformed: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
-    all_pairs: Share = field(default_factory=Share)
-    columns: dict[str, dict[str, Share]] = field(
-        default_factory=lambda: {column: defaultdict(Share) for column in _COLUMNS}
+    all_pairs: PairCounts = field(default_factory=PairCounts)
+    columns: dict[str, dict[str, PairCounts]] = field(
+        default_factory=lambda: {column: defaultdict(PairCounts) for column in _COLUMNS}
     )
     histogram: Histogram = field(default_factory=Histogram)
-    # Heaps of (nearness, number, cosine, query, document): those nearest to the threshold stay.
+    # Heaps of (closeness, index, cosine, query, document): those closest to the threshold are kept.
     _above: list[tuple[float, int, float, str, str]] = field(default_factory=list)
     _below: list[tuple[float, int, float, str, str]] = field(default_factory=list)
 
     def add(self, example: TrainingExample, scores: Sequence[float], is_kept: Sequence[bool]) -> None:
-        """One example that was scored: the cosine of each positive, and whether it stays."""
+        """Adds a scored example.
+
+        Args:
+            example: with one positive or more.
+            scores: the cosine of each positive.
+            is_kept: whether each is kept.
+        """
         self.histogram.add(scores)
         for document, score, kept in zip(example.positives, scores, is_kept, strict=True):
             self.all_pairs.add(score, kept)
@@ -90,12 +96,12 @@ class SelectionReport:
                 values[getattr(example, column)].add(score, kept)
             if self.min_score is not None:
                 heap = self._above if score > self.min_score else self._below
-                number = self.all_pairs.num_pairs  # of equally near ones the first stays
+                number = self.all_pairs.num_pairs  # of equally close ones the first is kept
                 item = (-abs(score - self.min_score), -number, score, example.query, document)
                 (heapq.heappush if len(heap) < _NUM_SHOWN else heapq.heappushpop)(heap, item)
 
     def near_threshold(self) -> list[tuple[float, str, str]]:
-        """Cosine, query, document of the pairs nearest to the threshold, the highest cosine first."""
+        """Cosine, query, document of the pairs closest to the threshold, the highest cosine first."""
         return sorted((item[2:] for item in (*self._above, *self._below)), key=lambda shown: -shown[0])
 
     def as_json(self) -> dict[str, Any]:
@@ -120,7 +126,7 @@ class SelectionReport:
         }
 
     def as_text(self) -> str:
-        """For people."""
+        """For ``report.txt``."""
         lines = [
             f"examples                 {self.num_examples:>10}",
             f"kept                     {self.num_kept:>10}  {self.num_kept / max(1, self.num_examples):.1%}",
@@ -148,7 +154,7 @@ class SelectionReport:
         return "\n".join(lines) + "\n"
 
 
-def _row(title: str, share: Share) -> str:
+def _row(title: str, share: PairCounts) -> str:
     figures = share.as_json()
     counts = f"{share.num_pairs:>10}{share.num_kept:>10}{figures['kept_share']:>8.1%}{figures['mean']:>8.3f}"
     return f"{title:<32}{counts}  {share.sparkline()}"

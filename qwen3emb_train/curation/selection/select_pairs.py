@@ -1,7 +1,7 @@
-"""The pairs that a trained model finds similar: the program ``select_pairs``.
+"""Selects pairs that a trained model finds similar: the program ``select_pairs``.
 
 The report's second stage keeps the synthetic pairs with a cosine above 0.7 (arXiv 2506.05176, 3.3). A killed run
-continues: the vectors lie in ``work_dir``, shard by shard; the scores and all files written from them take little time.
+continues: the vectors are in ``work_dir``, shard by shard; the scores and the files written from them take little time.
 """
 
 import json
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 def select_pairs(config: SelectPairsConfig) -> Path:
     """Selects among the pairs of a file; returns ``output_dir``. Does nothing if that is up to date.
 
-    An example keeps the positives that pass, and goes if none does. Its negatives stay as they are, its ``scores`` are
-    those of what stays.
+    An example keeps the positives that pass, and is dropped if none does. Its negatives are unchanged, its ``scores``
+    are those of the kept documents.
 
     Raises:
         FileNotFoundError, ValueError: an input is missing or malformed, no example is of one of the ``tasks``, or
@@ -43,7 +43,7 @@ def select_pairs(config: SelectPairsConfig) -> Path:
     output = Path(config.output_dir)
     settings = {name: value for name, value in asdict(config).items() if name not in _LOGISTICS}
     inputs = {"examples": Path(config.examples)}
-    if Path(config.model).exists():  # a hub name has no bytes here; it stands in the settings
+    if Path(config.model).exists():  # a hub name has no local files; it is part of the settings
         inputs["model"] = Path(config.model)
     if lineage.is_up_to_date(output, PROGRAM, settings, inputs):
         print(f"{output}: up to date")
@@ -91,7 +91,7 @@ def _kept(
     report: SelectionReport,
     rejected: RejectedLines,
 ) -> Iterator[TrainingExample]:
-    """The examples that stay; the others to ``rejected``, all to the report."""
+    """The examples that are kept; the others go to ``rejected``, all to the report."""
     first = 0
     for line in texts.lines():
         report.num_examples += 1

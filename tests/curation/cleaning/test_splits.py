@@ -176,5 +176,5 @@ def test_too_few_documents_for_a_split_are_an_error_and_one_big_group_a_warning(
     rows = [row(f"text {number}", "sports") for number in range(20)]
     with pytest.raises(ValueError, match="nothing is left for"):
         cleaned(tmp_path, rows, split=SPLIT, near_duplicates=OFF)
-    assert "20 of 20 rows hang together" in caplog.text
+    assert "20 of 20 rows are connected" in caplog.text
     assert not read_rows(tmp_path / "out" / "train.jsonl")
