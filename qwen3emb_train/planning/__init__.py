@@ -1,1 +1,1 @@
-"""What a run will need, before any GPU is touched: parameters, memory by part, tokens, time, disk; and a dry run."""
+"""What a run will need, predicted without a GPU: parameters, memory by part, tokens, time, disk; and a dry run."""

@@ -1,4 +1,4 @@
-"""Bytes that a forward pass keeps for its backward pass, by derivation, and what it uses in passing.
+"""Bytes that a forward pass saves for its backward pass, derived from the operations, and temporary memory.
 
 One layer of Qwen3 as transformers writes it, for T tokens. H hidden size, I intermediate size, Q and K the widths of
 all heads' queries and keys, n and m their numbers. c is the width of a computed number: 4 bytes, or 2 under bf16
@@ -31,10 +31,10 @@ from qwen3emb_train.planning.parameters import Parameters
 
 @dataclass(frozen=True)
 class ChunkShape:
-    """Texts that are encoded at once.
+    """A chunk of texts that are encoded at once.
 
     Attributes:
-        tokens: in all.
+        tokens: of all texts.
         cells: of the attention's [texts, longest] grid.
         is_spread: whether the texts differ in length, so that attention copies tokens to cells and back.
     """
@@ -46,7 +46,7 @@ class ChunkShape:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """In which types and how often things are computed.
+    """The dtypes of a step, and whether layers are recomputed.
 
     Attributes:
         bf16: products run in bf16.
@@ -70,7 +70,13 @@ class Arithmetic:
 
 
 def saved_by_layer(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic) -> int:
-    """Bytes that one layer keeps for its backward pass: the module's table."""
+    """Bytes that one layer saves for its backward pass: the module's table.
+
+    Args:
+        model: its shapes.
+        chunk: of texts.
+        arithmetic: dtypes.
+    """
     c, hidden, queries, keys = arithmetic.width, model.hidden, model.query_width, model.key_width
     is_full = model.lora_rank == 0
     norms = 2 * (hidden * (4 + (arithmetic.residual if is_full else 0)) + 4)
@@ -78,7 +84,7 @@ def saved_by_layer(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic)
     head_norms = 0
     if model.has_query_norm:
         head_norms = (queries + keys) * (4 + (c if is_full else 0)) + 4 * (model.heads + model.kv_heads)
-    # Under autocast peft casts what an adapter reads to float32 and autocast back again: a copy of its own.
+    # Under autocast peft casts an adapter's input to float32 and autocast casts it back: one more copy.
     is_copied = chunk.is_spread or (not is_full and arithmetic.bf16 and arithmetic.autocast)
     output_input = c * queries if is_copied else 0
     gated = 4 * c * model.intermediate
@@ -89,7 +95,11 @@ def saved_by_layer(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic)
 
 
 def saved_activations(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic) -> int:
-    """Bytes that the graph of one chunk holds, weights not counted."""
+    """Bytes that the graph of one chunk saves, without weights.
+
+    Args:
+        model, chunk, arithmetic: as in ``saved_by_layer``.
+    """
     hidden, tokens = model.hidden, chunk.tokens
     is_full = model.lora_rank == 0
     ids = 8 if is_full else 0
@@ -104,7 +114,7 @@ def saved_activations(model: Parameters, chunk: ChunkShape, arithmetic: Arithmet
 
 
 def weight_copies(model: Parameters, arithmetic: Arithmetic) -> int:
-    """Bytes of the bf16 weights that one graph owns."""
+    """Bytes of the bf16 weights that one graph keeps."""
     if not arithmetic.bf16 or not arithmetic.autocast:
         return 0
     if model.product_bytes < 4:  # bitsandbytes unpacks a map's weight in each pass and keeps none
@@ -118,10 +128,13 @@ def weight_copies(model: Parameters, arithmetic: Arithmetic) -> int:
 
 
 def forward_workspace(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic) -> int:
-    """Bytes in use at once in a pass without graph, at its widest place.
+    """Peak bytes in use in a pass without graph.
 
-    The residual stream beside either the gated unit (norm output, gate, silu(gate), up) or the attention (q, k, v,
-    their spread copies, the result).
+    The residual stream and either the gated unit (norm output, gate, silu(gate), up) or the attention (q, k, v, their
+    scattered copies, the result).
+
+    Args:
+        model, chunk, arithmetic: as in ``saved_by_layer``.
     """
     c, hidden = arithmetic.width, model.hidden
     gated = chunk.tokens * (2 * 4 * hidden + 3 * c * model.intermediate)
@@ -133,8 +146,11 @@ def forward_workspace(model: Parameters, chunk: ChunkShape, arithmetic: Arithmet
 
 
 def backward_workspace(model: Parameters, chunk: ChunkShape, arithmetic: Arithmetic) -> int:
-    """Bytes of gradients in passing at the widest place: behind the gated unit, where the graph is still whole.
+    """Peak bytes of temporary gradients: after the gated unit, where the whole graph is still there.
 
     The residual's gradient and the gradients of the product and of both its factors.
+
+    Args:
+        model, chunk, arithmetic: as in ``saved_by_layer``.
     """
     return chunk.tokens * (4 * model.hidden + 3 * arithmetic.width * model.intermediate)

@@ -1,11 +1,11 @@
-"""Time, money and disk from a stated model: counted FLOP at a stated share of the peak, bytes at the links' speed.
+"""Time, cost and disk from a simple model: counted FLOP at a given share of the peak, bytes at the links' speed.
 
 A token's forward pass costs F = 2 FLOP for each parameter of the layers' linear maps, and 2 FLOP for each token that
 it attends to and each component of the queries and of their result (causal: half the text on average). The backward
 pass costs 2F in full training and F with LoRA (no weight gradients of the frozen maps). A token whose graph is not kept
-is encoded once more: F; with activation checkpointing once more again: F. So full training costs 6N to 8N a token.
+is encoded again: F; with activation checkpointing once more: F. So full training costs 6N to 8N per token.
 
-Time is the sum of products, gradients' exchange, the gather of vectors and the update, as if nothing overlapped.
+Time is the sum of products, gradients' exchange, the gather of vectors and the update, without overlap.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from qwen3emb_train.planning.parameters import Parameters, sharded_elements
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step, and what they stand for.
+    """Seconds of one step by part.
 
     Attributes:
         products: matrix products of the encoder.
         exchange: of gradients, and of weights where they are sharded.
         gather: of all ranks' vectors, and of their gradient.
-        update: AdamW reading and writing.
+        update: memory traffic of AdamW.
         flop_per_token: counted, recomputation included.
         model_flop_per_token: without it (6N): what MFU refers to.
     """
@@ -42,7 +42,7 @@ class StepTime:
 
 
 def forward_flop(model: Parameters, mean_tokens: float) -> float:
-    """Of one token, in a text of ``mean_tokens``."""
+    """FLOP of one token, in a text of ``mean_tokens``."""
     return 2.0 * (model.products + model.adapters) + 2.0 * mean_tokens * model.query_width * model.layers
 
 
@@ -60,7 +60,21 @@ def step_time(
     utilization: float,
     sync_every_chunk: bool = False,
 ) -> StepTime:
-    """The time of one step on ``ranks`` GPUs; ``utilization`` is the share of the peak that counted FLOP reach."""
+    """The time of one step on ``ranks`` GPUs.
+
+    Args:
+        model: its shapes.
+        load: of one rank.
+        sharding: what a rank stores.
+        arithmetic: dtypes and recomputation.
+        gpu: the hardware.
+        engine: how state is distributed.
+        ranks: number of ranks.
+        gpus_per_node: GPUs with fast links.
+        mean_tokens: of a text.
+        utilization: share of the peak that the counted FLOP reach.
+        sync_every_chunk: whether gradients are reduced in every backward pass.
+    """
     forward = forward_flop(model, mean_tokens)
     replayed = 1 - load.tokens_kept / load.tokens
     plain = 3.0 if model.lora_rank == 0 else 2.0
@@ -72,11 +86,11 @@ def step_time(
     group_link = gpu.link if group <= gpus_per_node else gpu.network
     return StepTime(
         products=load.tokens * forward * times / (peak * utilization),
-        # A ring passes on all but its own part: once to gather or scatter, twice to sum.
+        # A ring sends all but its own part: once to gather or scatter, twice to sum.
         exchange=(traffic.weights_gathered + traffic.gradients_scattered) / group_link
         + 2 * traffic.gradients_summed / link,
         gather=(traffic.vectors_gathered + 2 * traffic.vectors_summed) / link,
-        update=3.5 * sharding.moments / gpu.memory_bandwidth,  # 28 bytes for each number that it updates
+        update=3.5 * sharding.moments / gpu.memory_bandwidth,  # 28 bytes per updated number
         flop_per_token=forward * times,
         model_flop_per_token=forward * plain,
     )
@@ -108,7 +122,11 @@ def predict_traffic(
     gpus_per_node: int,
     sync_every_chunk: bool = False,
 ) -> Traffic:
-    """What the ranks exchange in a step; texts' identities, counts and flags are left out (a few bytes a text)."""
+    """What the ranks exchange in a step; text hashes, counts and flags are left out (a few bytes per text).
+
+    Args:
+        model, load, arithmetic, engine, ranks, gpus_per_node, sync_every_chunk: as in ``step_time``.
+    """
     if ranks == 1:
         return Traffic()
     vectors = 4.0 * model.hidden * load.columns
@@ -136,7 +154,13 @@ def predict_traffic(
 
 
 def sharded_over(engine: Parallelism, ranks: int, gpus_per_node: int) -> int:
-    """Ranks that share one copy of the weights; 1 where each has all of them."""
+    """Ranks that share one copy of the weights; 1 where each has all of them.
+
+    Args:
+        engine: how state is distributed.
+        ranks: number of ranks.
+        gpus_per_node: GPUs with fast links.
+    """
     if engine is Parallelism.hsdp:
         return min(ranks, gpus_per_node)
     return ranks if engine in (Parallelism.fsdp2, Parallelism.zero3) else 1
@@ -148,7 +172,7 @@ class Disk:
 
     Attributes:
         checkpoint: of one: float32 model, AdamW's moments, adapters.
-        checkpoints: of as many as are kept, and one that is being written.
+        checkpoints: of all that are kept, and one being written.
         token_store: ids of all rows, where their number is known.
     """
 
@@ -172,10 +196,15 @@ def predict_disk(
     texts_per_row: float,
     rows: int | None,
 ) -> Disk:
-    """The final model is a hard link to the last checkpoint's: no space of its own.
+    """Bytes on disk. The final model is a hard link to the last checkpoint's and takes no space.
 
     Args:
+        model: its shapes.
+        steps: optimizer steps.
+        save_every, keep_last: of checkpoints; None: only at the end; all.
         keeps_best: validation keeps the best checkpoint beyond ``keep_last``.
+        tokens_per_row, texts_per_row: means.
+        rows: of all sources; None = unknown.
     """
     checkpoint = 4 * model.total + 8 * model.trained
     if model.lora_rank:

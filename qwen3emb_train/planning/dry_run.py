@@ -1,9 +1,8 @@
-"""One step of the real objective under the real engine on ranks that do not exist.
+"""One step of the real objective under the real engine on fake ranks.
 
-One process plays one of up to 512 ranks: what is checked is which collectives a step makes and how large they are, not
+One process acts as one of up to 512 ranks: the check is which collectives a step makes and how large they are, not
 their results. The encoder is a tiny random one; the number of collectives follows from its layers and chunks, and
-their bytes are compared with what the plan's formulas say for it. The configured model's own shapes are checked in
-``shapes``.
+their bytes are compared with the plan's formulas for it. The configured model's own shapes are checked in ``shapes``.
 """
 
 from collections import Counter
@@ -36,16 +35,16 @@ from qwen3emb_train.training.optimization import OptimizerConfig, build_optimize
 _GATHERS = ("allgather_", "_allgather_base_")
 _SUMS = ("allreduce_",)
 _SCATTERS = ("reduce_scatter_", "_reduce_scatter_base_")
-_OTHER_TEXTS = 1_000_000  # so far apart are the identities of two ranks' texts
-_LARGE = 1024  # bytes: vectors, gradients and weights; below are counts, flags and text identities
+_OTHER_TEXTS = 1_000_000  # offset between the text hashes of two ranks
+_LARGE = 1024  # bytes: vectors, gradients and weights; below are counts, flags and text hashes
 
 
 @dataclass
 class Collectives:
-    """What one rank called in a step: number and bytes by kind. Bytes are of the whole tensor, received or summed.
+    """The collectives of one rank in a step: number and bytes by kind. Bytes are of the whole tensor.
 
     Attributes:
-        calls, bytes: by "gather", "sum", "scatter" for tensors of floating point that matter; "small" for the rest.
+        calls, bytes: by "gather", "sum", "scatter" for large floating-point tensors; "small" for the rest.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -62,7 +61,7 @@ class Collectives:
 
 
 class _Count(TorchDispatchMode):
-    """Sees every c10d operation, also those that FSDP2 and autograd functions make."""
+    """Counts every c10d operation, including those of FSDP2 and autograd functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class _Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace == "c10d":
-            # The first argument is the result (or what is summed in place); of a scatter the second is the whole.
+            # The first argument is the result (or what is summed in place); a scatter's second is the whole tensor.
             operation = function._schema.name.split("::")[1]
             self.found.add(operation, _tensors(args[1] if operation in _SCATTERS else args[0]))
         return function(*args, **(kwargs or {}))
@@ -85,7 +84,15 @@ def _tensors(value: Any) -> list[Tensor]:
 def count_collectives(
     config: PlanConfig, num_ranks: int, *, queries: int = 2, num_chunks: int = 3, tokens: int = 6
 ) -> tuple[Collectives, Parameters, StepLoad]:
-    """One step of the configured loss with a tiny encoder: what was called, and what a plan is made from."""
+    """One step of the configured loss with a tiny encoder: its collectives, and the inputs of the plan's formulas.
+
+    Args:
+        config: loss and engine.
+        num_ranks: fake ranks.
+        queries: of this rank.
+        num_chunks: at least; each of whole texts.
+        tokens: of each text.
+    """
     torch.manual_seed(0)
     batch = _batch(queries, tokens)
     tokens_per_chunk = -(-batch.texts.num_tokens // num_chunks)
@@ -117,7 +124,13 @@ def count_collectives(
 
 
 def dry_run(config: PlanConfig, plan: Plan, backbone: nn.Module) -> list[str]:
-    """Lines for the report: what was run dry, and whether the plan's formulas say the same."""
+    """Lines for the report: what the dry run found, and whether the plan's formulas agree.
+
+    Args:
+        config: the settings.
+        plan: to check.
+        backbone: on the meta device.
+    """
     lines = ["dry run (one step of the real objective on fake ranks with a tiny encoder, queries of equal length)"]
     for column in plan.columns:
         if column.num_gpus > 1:
@@ -126,10 +139,12 @@ def dry_run(config: PlanConfig, plan: Plan, backbone: nn.Module) -> list[str]:
     chunk = ChunkShape(512, 4 * 160)
     if not config.model.activation_checkpointing:
         traced = traced_activations(backbone, chunk, num_texts=4, arithmetic=engine_arithmetic)
-        said = saved_activations(plan.model, chunk, engine_arithmetic) + weight_copies(plan.model, engine_arithmetic)
+        predicted = saved_activations(plan.model, chunk, engine_arithmetic) + weight_copies(
+            plan.model, engine_arithmetic
+        )
         lines.append(
             f"  graph of 512 tokens at the model's true shape: traced {traced / 2**20:,.1f} MiB, formula "
-            f"{said / 2**20:,.1f} MiB: {_verdict(traced, said, 0.02)}"
+            f"{predicted / 2**20:,.1f} MiB: {_verdict(traced, predicted, 0.02)}"
         )
     if config.engine in (Parallelism.fsdp2, Parallelism.hsdp):
         for column in plan.columns:
@@ -139,7 +154,14 @@ def dry_run(config: PlanConfig, plan: Plan, backbone: nn.Module) -> list[str]:
 
 
 def predicted_bytes(config: PlanConfig, parameters: Parameters, load: StepLoad, num_ranks: int) -> dict[str, float]:
-    """What the plan's formulas say for a dry step, by kind of collective."""
+    """The plan's formulas for a dry step, by kind of collective.
+
+    Args:
+        config: the engine.
+        parameters: of the tiny encoder.
+        load: of one rank.
+        num_ranks: number of ranks.
+    """
     engine = config.engine if config.engine in (Parallelism.fsdp2, Parallelism.hsdp) else Parallelism.ddp
     traffic = predict_traffic(parameters, load, Arithmetic(bf16=False), engine, num_ranks, config.gpus_per_node)
     return {
@@ -151,11 +173,11 @@ def predicted_bytes(config: PlanConfig, parameters: Parameters, load: StepLoad, 
 
 def _objective_line(config: PlanConfig, num_ranks: int) -> str:
     found, parameters, load = count_collectives(config, num_ranks)
-    said = predicted_bytes(config, parameters, load, num_ranks)
+    predicted = predicted_bytes(config, parameters, load, num_ranks)
     parts = []
     for kind in ("gather", "scatter", "sum"):
-        if found.calls[kind] or said[kind]:
-            verdict = _verdict(found.bytes[kind], said[kind], 0.01)
+        if found.calls[kind] or predicted[kind]:
+            verdict = _verdict(found.bytes[kind], predicted[kind], 0.01)
             parts.append(f"{found.calls[kind]} {kind} of {found.bytes[kind] / 2**20:.3f} MiB ({verdict})")
     return f"  {num_ranks} ranks: {', '.join(parts)}, {found.calls['small']} small"
 
@@ -163,20 +185,24 @@ def _objective_line(config: PlanConfig, num_ranks: int) -> str:
 def _shard_line(config: PlanConfig, model: Parameters, backbone: nn.Module, num_ranks: int) -> str:
     group = sharded_over(config.engine, num_ranks, config.gpus_per_node)
     own = sharded_bytes(backbone, num_ranks, num_ranks // group)
-    said = 4 * sharded_elements(model.shapes, group)
+    predicted = 4 * sharded_elements(model.shapes, group)
     return (
         f"  FSDP2 over {num_ranks} ranks ({num_ranks // group} replicas): rank 0 holds {own / 2**20:,.1f} MiB of "
-        f"weights, formula {said / 2**20:,.1f} MiB: {_verdict(own, said, 0.001)}"
+        f"weights, formula {predicted / 2**20:,.1f} MiB: {_verdict(own, predicted, 0.001)}"
     )
 
 
-def _verdict(found: float | int, said: float | int, tolerance: float) -> str:
-    return "agree" if abs(found - said) <= tolerance * max(found, said) else f"DIFFER by {found / max(said, 1):.2f}x"
+def _verdict(found: float | int, predicted: float | int, tolerance: float) -> str:
+    return (
+        "agree"
+        if abs(found - predicted) <= tolerance * max(found, predicted)
+        else f"DIFFER by {found / max(predicted, 1):.2f}x"
+    )
 
 
 @dataclass
 class _OnFakeRanks(EmbeddingLoss):
-    """A loss whose columns are numbered as real ranks would have numbered them: fake ones all send this rank's."""
+    """A loss whose gathered texts get the indices and hashes of real ranks: fake ranks all send this rank's."""
 
     inner: EmbeddingLoss
     num_ranks: int
@@ -207,7 +233,7 @@ class _OnFakeRanks(EmbeddingLoss):
 
 
 def _engine(config: PlanConfig, encoder: Encoder, num_ranks: int) -> TrainingEngine:
-    """The engine that training would use; DeepSpeed's collectives are its own affair: DDP stands in for it."""
+    """The engine that training would use; DDP in place of DeepSpeed, whose collectives are not modelled."""
     cpu = torch.device("cpu")
     if config.engine in (Parallelism.fsdp2, Parallelism.hsdp):
         from qwen3emb_train.training.engines.fsdp2 import FSDP2Engine
@@ -222,7 +248,7 @@ def _engine(config: PlanConfig, encoder: Encoder, num_ranks: int) -> TrainingEng
 
 
 def _sum_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """DDP's own reduction, from Python: the fake group's C++ one has no result to give back."""
+    """DDP's own reduction, from Python: the fake group's C++ one returns no result."""
     dist.all_reduce(bucket.buffer())
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
@@ -251,13 +277,13 @@ def _batch(queries: int, tokens: int) -> EmbeddingBatch:
     """Each query with one positive and one hard negative, all different."""
     ids = [[(text * 7 + place) % 64 for place in range(tokens)] for text in range(3 * queries)]
     rows = torch.arange(3 * queries)
-    owner = torch.arange(queries)
+    query_idx = torch.arange(queries)
     return EmbeddingBatch(
         PackedTokens.from_lists(ids),
         rows[:queries],
         rows[queries : 2 * queries],
-        owner,
+        query_idx,
         rows[2 * queries :],
-        owner,
+        query_idx,
         rows,
     )

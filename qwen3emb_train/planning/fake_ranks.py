@@ -1,4 +1,4 @@
-"""Ranks that do not exist: torch's fake process group answers every collective at once with this rank's own values."""
+"""Fake ranks: torch's fake process group completes every collective immediately with this rank's own values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The GPUs that a plan can be made for. Vendors' metrics for dense arithmetic, without sparsity."""
+"""The GPUs that a plan can be made for. Vendors' figures for dense arithmetic, without sparsity."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ class Gpu:
     """One kind of accelerator.
 
     Attributes:
-        memory: bytes that the driver shows, 0 where the plan cannot know.
+        memory: bytes that the driver reports, 0 where unknown.
         bf16_flops, fp32_flops: FLOP/s of matrix products.
         memory_bandwidth: bytes/s.
         link: bytes/s in one direction between GPUs of a node.
         network: bytes/s of a GPU's share of its node's network (400 Gb/s where the vendor's systems have it).
-        overhead: bytes that are never tensors: driver context, kernels, NCCL's buffers.
+        overhead: bytes beyond tensors: driver context, kernels, NCCL's buffers.
     """
 
     memory: float

@@ -1,4 +1,4 @@
-"""One rank's share of an average step, and the memory it takes under an engine."""
+"""One rank's part of an average step, and the memory it takes under an engine."""
 
 import math
 
@@ -17,12 +17,19 @@ from qwen3emb_train.planning.memory import (
 from qwen3emb_train.planning.parameters import Parameters
 from qwen3emb_train.planning.work import RowShape
 
-# Sorted by length, the texts of a chunk differ little: the attention's grid has so many cells for a token.
+# Cells of the attention's grid per token: the texts of a chunk are sorted by length, so they differ little.
 _CELLS_PER_TOKEN = 1.1
 
 
 def step_load(config: PlanConfig, model: Parameters, row: RowShape, ranks: int) -> StepLoad:
-    """A rank's share of an average step."""
+    """A rank's part of an average step.
+
+    Args:
+        config: batch size, chunks, loss.
+        model: its shapes.
+        row: the average row.
+        ranks: number of ranks.
+    """
     queries = math.ceil(config.batch_size / ranks)
     tokens = max(1, math.ceil(queries * row.tokens))
     chunk_tokens = []
@@ -36,14 +43,14 @@ def step_load(config: PlanConfig, model: Parameters, row: RowShape, ranks: int) 
         num_kept=count_kept(chunk_tokens, config.retained_graph_tokens),
         texts=rows,
         rows=rows,
-        columns=_columns(config, row, queries) * ranks if ranks > 1 else 0,
+        columns=_num_sent(config, row, queries) * ranks if ranks > 1 else 0,
         scores=math.ceil(queries * row.positives) * math.ceil(config.batch_size * (1 + 2 * row.positives)),
         tile_elements=getattr(config.loss, "tile_elements", 2**24),
         prefixes=sum(config.matryoshka_dims) / model.hidden if config.matryoshka_dims else 1.0,
     )
 
 
-def _columns(config: PlanConfig, row: RowShape, queries: int) -> int:
+def _num_sent(config: PlanConfig, row: RowShape, queries: int) -> int:
     """Vectors that a rank sends to all others."""
     if not config.loss.needs_gathered:
         return 0
@@ -54,7 +61,15 @@ def _columns(config: PlanConfig, row: RowShape, queries: int) -> int:
 def rank_memory(
     config: PlanConfig, model: Parameters, load: StepLoad, bf16: bool, ranks: int
 ) -> tuple[Sharding, Arithmetic, Memory]:
-    """What a rank holds, in which types it computes, and what that needs."""
+    """What a rank stores, its dtypes, and the memory of a step.
+
+    Args:
+        config: engine and machine.
+        model: its shapes.
+        load: of one rank.
+        bf16: whether products run in bf16.
+        ranks: number of ranks.
+    """
     sharding = shard(
         model,
         config.engine,

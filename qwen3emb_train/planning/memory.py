@@ -1,8 +1,8 @@
-"""Memory of one rank by part, at the moment of the step when it is largest.
+"""Memory of one rank by part, in the phase of the step when it is largest.
 
-A step has five moments (``training.gradient_cache``): encoding, the loss, the backward pass through kept graphs, the
-replay of the other chunks, the update. Weights and AdamW's moments are there all the time; gradients are deleted after
-the update, so they are absent until the first chunk's backward pass.
+A step has five phases (``training.gradient_cache``): encoding, the loss, the backward pass through kept graphs, the
+replay of the other chunks, the update. Weights and AdamW's moments are always there; gradients are deleted after the
+update, so they are absent until the first chunk's backward pass.
 """
 
 import math
@@ -20,16 +20,16 @@ from qwen3emb_train.planning.activations import (
 )
 from qwen3emb_train.planning.parameters import Parameters, sharded_elements
 
-# What DeepSpeed reduces at once.
+# Elements that DeepSpeed reduces at once.
 _ZERO_BUCKET_ELEMENTS = 2e8
 _LAYERS_GATHERED = 2  # the one that computes and the one fetched ahead
-# float32 tensors of a tile's size that are alive at once, masks included (measured: 2.8 to 3.0).
+# float32 tensors of a tile's size that are in memory at once, masks included (measured: 2.8 to 3.0).
 _TILE_COPIES = 3
 _FRAGMENTATION = 0.05
 
 
 class Parallelism(str, Enum):
-    """How weights, gradients and moments lie over the ranks. hsdp: sharded within a node, replicated across nodes."""
+    """How weights, gradients and moments are distributed. hsdp: sharded within a node, replicated across nodes."""
 
     ddp = "ddp"
     zero1 = "zero1"
@@ -44,7 +44,7 @@ class Sharding:
     """Bytes of one rank that do not depend on the batch.
 
     Attributes:
-        weights: float32 masters.
+        weights: float32 master weights.
         gradients: float32, of the trained parameters: all of them until they are exchanged.
         moments: AdamW's two.
         exchange: buckets, or layers that are gathered while they compute.
@@ -58,7 +58,7 @@ class Sharding:
 
 @dataclass(frozen=True)
 class StepLoad:
-    """What one rank has to do in a step.
+    """The work of one rank in a step.
 
     Attributes:
         chunks: in the order in which they are encoded.
@@ -66,8 +66,8 @@ class StepLoad:
         texts: distinct texts.
         rows: queries, positives and hard negatives.
         columns: vectors gathered from all ranks; 0 with one rank.
-        scores: of this rank's pairs with all columns, all terms of the loss together.
-        tile_elements: scores made at once.
+        scores: of this rank's pairs with all gathered texts, over all terms of the loss.
+        tile_elements: scores computed at once.
         prefixes: sum of the Matryoshka dims over the hidden size; 1 without.
     """
 
@@ -107,9 +107,9 @@ class Memory:
     """Bytes of one rank.
 
     Attributes:
-        moment: when it is largest: encode, loss, backward, replay or update.
-        parts: by name, at that moment.
-        by_moment: the total at each moment.
+        moment: the phase when it is largest: encode, loss, backward, replay or update.
+        parts: by name, in that phase.
+        by_moment: the total in each phase.
     """
 
     moment: str
@@ -122,7 +122,7 @@ class Memory:
 
 
 def count_kept(chunk_tokens: Sequence[int], retained_graph_tokens: int) -> int:
-    """How many of the last chunks keep their graph: GradientCache's rule; a lone chunk always does."""
+    """How many of the last chunks keep their graph, by GradientCache's rule; a single chunk always does."""
     if len(chunk_tokens) == 1:
         return 1
     used = kept = 0
@@ -144,13 +144,18 @@ def shard(
     num_passes: int = 2,
     sync_every_chunk: bool = False,
 ) -> Sharding:
-    """The engine's share of weights, gradients and moments, 4 bytes each number (8 for the two moments).
+    """A rank's part of weights, gradients and moments, 4 bytes per number (8 for the two moments).
 
-    The engines exchange gradients once a step: until then every rank holds all of them, whatever is sharded.
+    The engines exchange gradients once per step: until then every rank has all of them, whatever is sharded.
 
     Args:
+        model: its shapes.
+        engine: how state is distributed.
+        ranks: number of ranks.
+        gpus_per_node: GPUs with fast links.
+        bf16: whether products run in bf16.
         num_passes: backward passes of a step (``StepLoad.num_passes``); FSDP2 reduces layer by layer in the last.
-        sync_every_chunk: it does so in every pass.
+        sync_every_chunk: whether it does so in every pass.
     """
     total, trained = model.total, model.trained
     if ranks == 1 or engine is Parallelism.ddp:
@@ -175,7 +180,14 @@ def shard(
 
 
 def arithmetic_of(engine: Parallelism, ranks: int, bf16: bool, activation_checkpointing: bool) -> Arithmetic:
-    """FSDP2 casts weights where the other engines use autocast."""
+    """The dtypes of a step: FSDP2 casts weights where the other engines use autocast.
+
+    Args:
+        engine: how state is distributed.
+        ranks: number of ranks.
+        bf16: whether products run in bf16.
+        activation_checkpointing: whether layers are recomputed.
+    """
     casts = ranks > 1 and engine in (Parallelism.fsdp2, Parallelism.hsdp)
     return Arithmetic(bf16, activation_checkpointing, autocast=not casts)
 
@@ -187,17 +199,21 @@ def predict_memory(
     arithmetic: Arithmetic,
     overhead: float = 0.0,
 ) -> Memory:
-    """Memory by part at the fullest moment of a step (the second or a later one: the moments exist).
+    """Peak memory by part of a step (the second or a later one, when AdamW's moments exist).
 
     Args:
-        overhead: bytes that are no tensors; given for GPUs, where the allocator's fragmentation is added too.
+        model: its shapes.
+        load: of one rank.
+        sharding: what a rank stores.
+        arithmetic: dtypes and recomputation.
+        overhead: bytes beyond tensors; above 0 for GPUs, where the allocator's fragmentation is added too.
     """
     vectors = 4 * model.hidden * load.texts
     copies = weight_copies(model, arithmetic)
     kept = sum(saved_activations(model, chunk, arithmetic) for chunk in load.kept)
     kept_copies = copies * load.num_kept
     gradients = sharding.gradients
-    held = 4 * model.hidden * (load.rows + load.columns)  # rows and columns stay for the metrics on a step's health
+    held = 4 * model.hidden * (load.rows + load.columns)  # local and gathered vectors are kept for the diagnostics
     moments: dict[str, dict[str, int]] = {
         "encode": {
             "bf16 copies": kept_copies,
@@ -214,7 +230,7 @@ def predict_memory(
     }
     if load.kept:
         workspace = max(backward_workspace(model, chunk, arithmetic) for chunk in load.kept)
-        # Graphs are freed layer by layer while gradients grow by one: the sum is largest at one of the ends.
+        # Graphs are freed layer by layer while gradients grow: the sum is largest at the beginning or the end.
         whole = {"bf16 copies": kept_copies, "activations": kept, "workspace": workspace}
         moments["backward"] = {**_larger(whole, {"gradients": gradients}), "vectors": 2 * vectors + held}
     for number, chunk in enumerate(load.replayed):
@@ -242,12 +258,12 @@ def predict_memory(
 
 
 def loss_vectors(model: Parameters, load: StepLoad) -> int:
-    """Rows by role, gathered columns, each Matryoshka prefix's normalised copies of both; and their gradients."""
+    """Local and gathered vectors, each Matryoshka prefix's normalised copies of both, and their gradients."""
     return int(2 * 4 * model.hidden * (1 + load.prefixes) * (load.rows + load.columns))
 
 
 def loss_tile(load: StepLoad) -> int:
-    """Scores that are alive at once, and what is made of them."""
+    """Scores of a tile and the tensors computed from them."""
     return 4 * _TILE_COPIES * min(load.tile_elements, load.scores)
 
 

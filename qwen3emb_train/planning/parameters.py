@@ -1,6 +1,6 @@
-"""How many parameters there are and how many are trained: the real model, built on the meta device.
+"""Numbers of parameters and of trained parameters: the real model, built on the meta device.
 
-No weight is read or allocated. Qwen3's own models are known by name, so that a plan needs no network.
+No weight is read or allocated. The shapes of Qwen3's models are built in, so that a plan needs no network.
 """
 
 import math
@@ -16,8 +16,8 @@ from qwen3emb_train.models.loading import ModelConfig, add_lora, keep_layers, qu
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization
 
-# The report, Table 1, and the config.json of the published models (docs/sources.md): hidden size, intermediate size,
-# layers, attention heads, rows of the embedding matrix of Qwen3-* and of Qwen3-Embedding-*, longest text of the latter.
+# arXiv 2506.05176, Table 1, and the config.json of the published models: hidden size, intermediate size, layers,
+# attention heads, rows of the embedding matrix of Qwen3-* and of Qwen3-Embedding-*, maximum positions of the latter.
 _QWEN3 = {
     "0.6B": (1024, 3072, 28, 16, 151_936, 151_669, 32_768),
     "4B": (2560, 9728, 36, 32, 151_936, 151_665, 40_960),
@@ -42,7 +42,7 @@ class Parameters:
         shapes, trained_shapes: of every parameter, for sharding by rows.
         root_shapes: of those outside the layers (the embedding, the last norm).
         hidden, intermediate, layers, heads, kv_heads, head_dim: of the backbone.
-        max_positions: the longest text the model was made for.
+        max_positions: maximum tokens of a text.
         has_query_norm: whether queries and keys are normed within heads, as in Qwen3.
         lora_rank: 0 = full training.
         product_bytes: of each parameter of the linear maps: 4 (float32), or about 0.52 in QLoRA's nf4.
@@ -72,7 +72,7 @@ class Parameters:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights on a rank that has them whole."""
+        """Bytes of all weights, unsharded."""
         return int(4 * (self.total - self.products) + self.product_bytes * self.products)
 
     @property
@@ -86,7 +86,7 @@ class Parameters:
 
 
 def sharded_elements(shapes: Sequence[tuple[int, ...]], ranks: int) -> int:
-    """Elements that the first of ``ranks`` holds when every parameter is cut by rows (FSDP2; the last get less)."""
+    """Elements on the first of ``ranks`` when every parameter is sharded by rows (FSDP2; the last ranks have less)."""
     return sum(math.ceil(shape[0] / ranks) * math.prod(shape[1:]) for shape in shapes)
 
 
@@ -141,7 +141,7 @@ def _known(path: str) -> Any | None:
 
 
 def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
-    """The backbone with its adapters as ``load_encoder`` makes it, but without storage."""
+    """The backbone and adapters of ``load_encoder``, but without storage."""
     from transformers import AutoModel
 
     register_packed_attention()
@@ -155,7 +155,7 @@ def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
 
 
 def count_parameters(backbone: nn.Module, quantization: Quantization = Quantization.none) -> Parameters:
-    """Counts a (meta) backbone's parameters by what they cost; the linear maps will be quantised while loading."""
+    """Counts a (meta) backbone's parameters by their cost; ``quantization`` is that of the linear maps when loaded."""
     hf_config: Any = backbone.config
     layers = _decoder_layers(backbone)
     named = dict(backbone.named_parameters())

@@ -2,7 +2,7 @@
 
     python -m qwen3emb_train plan <exactly the arguments of train_embedding> gpu=h100 num_gpus=8,64 engine=ddp
 
-Nothing is downloaded, no weight is loaded, no GPU is touched, nothing is written unless ``json_path`` asks for it.
+Nothing is downloaded, no weight is loaded, no GPU is used, and nothing is written unless ``json_path`` is set.
 """
 
 import json
@@ -37,7 +37,7 @@ class PlanColumn:
 
     Attributes:
         num_gpus: ranks.
-        load: what a rank does in a step.
+        load: of one rank in a step.
         memory, time: of one rank.
         hours: of the whole run.
         refusals: why it cannot work, each with its remedy.
@@ -53,7 +53,7 @@ class PlanColumn:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is known beforehand.
+    """The whole plan.
 
     Attributes:
         model: parameters and shapes.
@@ -62,7 +62,7 @@ class Plan:
         negatives: candidate negatives of a query by term, before any mask.
         disk: checkpoints and token ids.
         columns: by number of GPUs.
-        refusals, warnings: whatever the number of GPUs.
+        refusals, warnings: that apply to any number of GPUs.
         bf16: whether products run in bf16.
     """
 
@@ -83,7 +83,7 @@ class Plan:
 
 
 def plan(config: PlanConfig) -> tuple[Plan, nn.Module]:
-    """Plans; returns the meta backbone too, which the dry run traces."""
+    """The plan, and the meta backbone, which the dry run traces."""
     shape = load_model_shape(config.model)
     backbone = build_meta_backbone(config.model, shape)
     model = count_parameters(backbone, config.model.quantization)
@@ -155,7 +155,7 @@ def _or(given: float | None, otherwise: float) -> float:
 
 
 def _tokenizer(config: PlanConfig) -> TextTokenizer | None:
-    """The model's, where it is a directory: a plan does not go to the network."""
+    """The model's tokenizer, where it is a directory: a plan does not use the network."""
     if not Path(config.model.path).is_dir():
         return None
     try:
@@ -165,7 +165,9 @@ def _tokenizer(config: PlanConfig) -> TextTokenizer | None:
 
 
 def candidate_negatives(config: PlanConfig, row: RowShape) -> dict[str, int]:
-    """Of one query, by term of Eq. 1, before masks; what ``effective_negatives`` of the metrics can reach at most."""
+    """Negatives of one query, by term of Eq. 1 (arXiv 2506.05176), before masks; the maximum of the metric
+    ``effective_negatives``.
+    """
     loss = config.loss
     if not isinstance(loss, InfoNCE):
         return {}
@@ -204,7 +206,7 @@ def _column(config: PlanConfig, model: Parameters, row: RowShape, bf16: bool, st
 
 
 def _steps(config: PlanConfig, row: RowShape) -> int:
-    """0 where ``mixture.epochs`` decides and the number of rows is not known."""
+    """The number of steps; 0 where it follows from ``mixture.epochs`` and the number of rows is unknown."""
     if config.mixture.epochs is None:
         return config.steps or 0
     return 0 if row.rows is None else max(1, config.mixture.epochs * row.rows // config.batch_size)

@@ -1,4 +1,4 @@
-"""What ``python -m qwen3emb_train plan`` does: plan, perhaps run dry, print, and refuse what cannot work."""
+"""``python -m qwen3emb_train plan``: plans, optionally does a dry run, prints, and refuses impossible settings."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings that cannot work, or probably are not meant; each with what to do about it."""
+"""Settings that cannot work, or are probably unintended; each with a remedy."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _CHUNK_GRAIN = 256
 
 
 def refuse_split(config: PlanConfig, ranks: int) -> list[str]:
-    """Batches and nodes that do not divide."""
+    """Batches and nodes that the number of ranks does not divide."""
     refusals = []
     own = {f"data.{name}.batch_size": source.batch_size for name, source in config.data.items()}
     for name, size in {"batch_size": config.batch_size, **own}.items():
@@ -32,7 +32,14 @@ def refuse_split(config: PlanConfig, ranks: int) -> list[str]:
 
 
 def impossible(config: PlanConfig, model: Parameters, row: RowShape, steps: int) -> list[str]:
-    """What cannot work on any machine."""
+    """What cannot work on any machine.
+
+    Args:
+        config: the settings.
+        model: its shapes.
+        row: the average row.
+        steps: optimizer steps; 0 = unknown.
+    """
     refusals = []
     if steps == 0:
         refusals.append("the number of steps is unknown: give steps, or mixture.epochs and data that is there.")
@@ -57,7 +64,13 @@ def impossible(config: PlanConfig, model: Parameters, row: RowShape, steps: int)
 
 
 def doubtful(config: PlanConfig, row: RowShape, steps: int) -> list[str]:
-    """What works but is probably not meant."""
+    """What works but is probably unintended.
+
+    Args:
+        config: the settings.
+        row: the average row.
+        steps: optimizer steps.
+    """
     warnings = []
     seen = steps * config.batch_size
     if row.rows is not None and seen > _MANY_EPOCHS * row.rows:
@@ -77,7 +90,16 @@ def doubtful(config: PlanConfig, row: RowShape, steps: int) -> list[str]:
 def remedy_for_memory(
     config: PlanConfig, model: Parameters, row: RowShape, bf16: bool, ranks: int, memory: Memory
 ) -> str:
-    """The smallest change that fits: a smaller chunk, then an engine that shards, then adapters or more GPUs."""
+    """The smallest change that fits: a smaller chunk, then an engine that shards, then adapters or more GPUs.
+
+    Args:
+        config: the settings.
+        model: its shapes.
+        row: the average row.
+        bf16: whether products run in bf16.
+        ranks: number of ranks.
+        memory: what the settings need.
+    """
     available = GPUS[config.gpu].memory
 
     def with_chunk(tokens: int, engine: Parallelism) -> PlanConfig:

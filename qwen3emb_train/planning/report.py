@@ -1,4 +1,4 @@
-"""A plan as one screen."""
+"""A plan as text of one screen."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ _WIDTH = 11
 
 
 def format_plan(plan: Plan, config: PlanConfig) -> str:
-    """The plan for people: what, how much, whether it fits, how long."""
+    """The plan as text: model, data, memory, time, disk and refusals."""
     gpu = GPUS[config.gpu]
     model, row = plan.model, plan.row
     lines = [

@@ -1,4 +1,4 @@
-"""The configured model's true shapes without their memory: what a graph keeps, and what FSDP2 leaves on a rank."""
+"""The configured model's true shapes without memory: what a graph saves, and what FSDP2 leaves on a rank."""
 
 from copy import deepcopy
 
@@ -15,18 +15,20 @@ from qwen3emb_train.training.optimization import OptimizerConfig
 
 
 def traced_activations(backbone: nn.Module, chunk: ChunkShape, num_texts: int, arithmetic: Arithmetic) -> int:
-    """Bytes of the distinct tensors that a forward pass saves for its backward pass, without memory for any of them.
+    """Bytes of the distinct tensors that a forward pass saves for its backward pass, without allocating them.
 
     Args:
-        backbone: on the meta device; is left there.
+        backbone: on the meta device, and unchanged.
         chunk: its ``cells`` must be a multiple of ``num_texts``.
+        num_texts: texts of the chunk.
+        arithmetic: dtypes.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no other storage takes its address
+        saved[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets its address
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -53,7 +55,13 @@ def traced_activations(backbone: nn.Module, chunk: ChunkShape, num_texts: int, a
 
 
 def sharded_bytes(backbone: nn.Module, num_ranks: int, num_replicas: int) -> int:
-    """Bytes of weights on rank 0 after FSDP2 has sharded a (meta) model over fake ranks."""
+    """Bytes of weights on rank 0 after FSDP2 has sharded a model over fake ranks.
+
+    Args:
+        backbone: on the meta device.
+        num_ranks: in all.
+        num_replicas: copies of the weights; 1 = fully sharded.
+    """
     from qwen3emb_train.training.engines.fsdp2 import FSDP2Engine
 
     with fake_ranks(num_ranks):

@@ -1,4 +1,4 @@
-"""How much there is to do: lengths from a sample of the data, else what the settings allow at most."""
+"""The average row: lengths from a sample of the data, else the maximum that the settings allow."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class RowShape:
         query_tokens, document_tokens: mean lengths after truncation, EOS token included.
         positives, negatives: documents of a row.
         rows: in the source; None = unknown.
-        origin: where the metrics come from, for people.
+        origin: how the figures were obtained, for the report.
     """
 
     query_tokens: float
@@ -43,7 +43,7 @@ class RowShape:
 
 
 def largest_row(source: SourceConfig, lengths: LengthConfig) -> RowShape:
-    """What the settings allow at most, for data that is not there yet."""
+    """The maximum that the settings allow, for data that does not exist yet."""
     return RowShape(
         float(lengths.max_query_tokens),
         float(lengths.max_document_tokens),
@@ -61,9 +61,17 @@ def sample_row(
     tokenizer: TextTokenizer | None,
     sample_rows: int,
 ) -> RowShape:
-    """The mean of the first ``sample_rows`` rows; the number of rows by the files' sizes.
+    """The mean of the first ``sample_rows`` rows; the number of rows is estimated from the files' sizes.
 
-    Without a tokenizer a token is taken for four characters.
+    Args:
+        source: the data.
+        lengths: truncation lengths.
+        reading: how strictly to read.
+        tokenizer: None: four characters count as a token.
+        sample_rows: rows to read.
+
+    Raises:
+        ValueError: there is no example.
     """
     path = Path(source.path)
     sampled = list(islice(_readable(path, reading), sample_rows))
@@ -86,13 +94,19 @@ def sample_row(
 
 
 def mix(rows: Mapping[str, RowShape], sources: Mapping[str, SourceConfig], mixture: MixtureConfig) -> RowShape:
-    """The average row of a step, sources by their shares; one of unknown size counts as the largest known."""
+    """The average row of a step, sources weighted by their shares.
+
+    Args:
+        rows: average row of each source; one of unknown size counts as the largest known.
+        sources: by name.
+        mixture: the shares.
+    """
     known = {name: _used(row.rows, sources[name]) for name, row in rows.items() if row.rows is not None}
     largest = max(known.values(), default=1)
     sizes = {name: known.get(name, largest) for name in rows}
     share: dict[str, float] = dict.fromkeys(rows, 0.0)
     for members, part in source_shares(sources, sizes, mixture).items():
-        for name in members:  # a mixed batch takes rows of its sources by their numbers
+        for name in members:  # a mixed batch takes rows of its sources in proportion to their sizes
             share[name] += part * sizes[name] / sum(sizes[member] for member in members)
 
     def mean(field: str) -> float:
