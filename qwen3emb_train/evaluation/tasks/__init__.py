@@ -1,1 +1,1 @@
-"""What sets other than retrieval ask of vectors: one file a task, with its layout on disk and mteb's protocol."""
+"""Tasks other than retrieval: one file for each, with its layout on disk and mteb's protocol."""

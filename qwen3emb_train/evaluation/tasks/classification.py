@@ -1,10 +1,14 @@
-"""Classification: what is in the vectors of a text's class?
+"""Classification: can a linear classifier read a text's class from its vector?
 
     train.jsonl, {split}.jsonl     text, label (a text or a whole number)
 
-Main metric: mteb's ``accuracy``: logistic regression on 8 training texts a label, ten times, averaged. A test text's
-value is the share of the ten that got it right. Beside it, on all training texts: ``linear_probe_accuracy`` by the same
-regression, ``knn_accuracy`` by the majority of the 5 nearest by cosine (of equal majorities the first label).
+Main metric: mteb's ``accuracy``: logistic regression on 8 training texts of each label, mean of ten experiments. The
+value of a test text is the share of the ten that classify it correctly. In addition, on all training texts:
+``linear_probe_accuracy`` by the same regression, and ``knn_accuracy`` by majority vote of the 5 nearest neighbours by
+cosine (of equal majorities the first label).
+
+The experiments are written out here rather than run by mteb's ``AbsTaskClassification``: on 10,003 training and 3,080
+test texts with 77 labels it takes 87 s instead of 2.2 s, because it reads labels from a ``datasets`` column row by row.
 """
 
 import warnings
@@ -28,7 +32,12 @@ _NEIGHBOURS = 5
 
 @dataclass(frozen=True, eq=False)
 class ClassificationTask:
-    """Labelled texts to learn from, and others to label."""
+    """Labelled texts to train on, and others to classify.
+
+    Attributes:
+        train, test: the two splits; every test label occurs in ``train``.
+        instruction: mteb's for this kind of task.
+    """
 
     train: LabelledTexts
     test: LabelledTexts
@@ -47,27 +56,28 @@ class ClassificationTask:
         return len(self.test.lines)
 
     def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
+        """Accuracies and macro F1, 0 .. 1."""
         from sklearn.metrics import f1_score
         from sklearn.neighbors import KNeighborsClassifier
 
         train, test = np.split(vectors.numpy(), [len(self.train.texts)])
         names = sorted(set(self.train.labels))
-        learned, wanted = (
+        train_labels, test_labels = (
             np.searchsorted(names, labels).astype(np.int64) for labels in (self.train.labels, self.test.labels)
         )
         hits, f1 = [], []
         for chosen in experiments(self.train.labels):
-            predicted = _regression(train[chosen], learned[chosen], test)
-            hits.append((predicted == wanted).astype(np.float64))
-            f1.append(float(f1_score(wanted, predicted, average="macro")))
+            predicted = _regression(train[chosen], train_labels[chosen], test)
+            hits.append((predicted == test_labels).astype(np.float64))
+            f1.append(float(f1_score(test_labels, predicted, average="macro")))
         neighbours: Any = KNeighborsClassifier(min(_NEIGHBOURS, len(train)), metric="cosine", algorithm="brute")
-        by_neighbours = neighbours.fit(train, learned).predict(test)
+        by_neighbours = neighbours.fit(train, train_labels).predict(test)
         share: Float64[np.ndarray, " texts"] = np.mean(hits, axis=0)
         scores = {
             "accuracy": float(share.mean()),
             "f1": float(np.mean(f1)),
-            "linear_probe_accuracy": float((_regression(train, learned, test) == wanted).mean()),
-            "knn_accuracy": float((by_neighbours == wanted).mean()),
+            "linear_probe_accuracy": float((_regression(train, train_labels, test) == test_labels).mean()),
+            "knn_accuracy": float((by_neighbours == test_labels).mean()),
         }
         return TaskScores(scores, "accuracy", self.test.ids, Mean(share))
 
@@ -76,7 +86,8 @@ def read_classification(path: Path, split: str) -> ClassificationTask:
     """Reads the training texts and those of a split.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed, or a label cannot be learned.
+        FileNotFoundError, ValueError: a file is missing or malformed, or a test label does not occur in training.
+        ImportError: scikit-learn is missing.
     """
     train, test = read_labelled(path, "train"), read_labelled(path, split)
     known = set(train.labels)
@@ -89,11 +100,11 @@ def read_classification(path: Path, split: str) -> ClassificationTask:
 
 
 def experiments(labels: Sequence[str]) -> list[Int64[np.ndarray, " chosen"]]:
-    """Rows of the training texts of each experiment: the first 8 of each label, shuffled over and over."""
+    """Training rows of each experiment, as in mteb: the first 8 of each label, after one more shuffle each time."""
     rows = list(range(len(labels)))
     chosen = []
     for _ in range(_EXPERIMENTS):
-        np.random.RandomState(_SEED).shuffle(rows)  # on from the last order, so each experiment has another
+        np.random.RandomState(_SEED).shuffle(rows)  # shuffles the last order, so that experiments differ
         taken: Counter[str] = Counter()
         some = []
         for row in rows:

@@ -10,7 +10,13 @@ from qwen3emb_train.evaluation.tasks.reading import Line, find_file, read_lines
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """The texts of a file and their labels."""
+    """The texts of a file and their labels.
+
+    Attributes:
+        path: of the file.
+        lines: as read; one for each text.
+        texts, labels: row by row.
+    """
 
     path: Path
     lines: list[Line]
@@ -28,7 +34,7 @@ def read_labelled(directory: Path, split: str) -> LabelledTexts:
 
     Raises:
         FileNotFoundError, ValueError: see ``reading``.
-        ImportError: scikit-learn, which will classify or cluster them, is missing: before anything is encoded.
+        ImportError: scikit-learn is missing; reported here, before anything is encoded.
     """
     if find_spec("sklearn") is None:
         raise ImportError("classification and clustering need scikit-learn: pip install 'qwen3emb-train[eval]'.")

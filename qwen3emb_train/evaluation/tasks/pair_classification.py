@@ -1,9 +1,9 @@
-"""Pair classification: are pairs that belong together nearer than those that do not?
+"""Pair classification: are positive pairs more similar than negative ones?
 
-    {split}.tsv or {split}.jsonl     sentence1, sentence2, label (1 = they belong together, 0)
+    {split}.tsv or {split}.jsonl     sentence1, sentence2, label (1 = positive, 0 = negative)
 
-Main metric: mteb's ``max_ap``, the best average precision by cosine, inner product, Euclidean or Manhattan distance. Of
-unit vectors the first three order alike.
+Main metric: mteb's ``max_ap``, the best average precision by cosine, inner product, Euclidean or Manhattan distance.
+For unit vectors the first three agree. mteb's class takes 43 s instead of 7.5 s on 50,000 pairs.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,13 @@ from qwen3emb_train.evaluation.tasks.task import TaskScores
 
 @dataclass(frozen=True, eq=False)
 class PairClassificationTask:
-    """TextPairs with labels 0 and 1."""
+    """Pairs of texts with labels 0 and 1.
+
+    Attributes:
+        pairs: the texts.
+        labels: 1.0 = positive, 0.0 = negative.
+        instruction: mteb's for this kind of task.
+    """
 
     pairs: TextPairs
     labels: Float64[np.ndarray, " pairs"]
@@ -40,20 +46,21 @@ class PairClassificationTask:
         return len(self.pairs.lines)
 
     def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
+        """Average precision by each similarity, and F1 and accuracy by cosine, 0 .. 1."""
         first, second = halves(vectors)
         difference = first - second
-        near = {
+        similarity = {
             "cosine": cosines(first, second),
             "dot": (first * second).sum(axis=1),
             "euclidean": -np.sqrt((difference**2).sum(axis=1)),
             "manhattan": -np.abs(difference).sum(axis=1),
         }
-        # Rounded, so that pairs of equal texts tie: their last bits shall not make one similarity the best.
-        precision = {name: AveragePrecision(self.labels, scores.round(DECIMALS)) for name, scores in near.items()}
+        # Rounded, so that pairs of equal texts tie: rounding errors must not decide which similarity is best.
+        precision = {name: AveragePrecision(self.labels, scores.round(DECIMALS)) for name, scores in similarity.items()}
         scores = {f"{name}_ap": float(statistic.per_query.mean()) for name, statistic in precision.items()}
-        # The first of equals, so that unit vectors are told apart by their cosine.
+        # Of equals the first, so that for unit vectors it is the cosine.
         best = max(precision, key=lambda name: round(scores[f"{name}_ap"], DECIMALS))
-        f1, accuracy = _at_best_threshold(self.labels, near["cosine"])
+        f1, accuracy = _at_best_threshold(self.labels, similarity["cosine"])
         scores |= {"max_ap": scores[f"{best}_ap"], "cosine_f1": f1, "cosine_accuracy": accuracy}
         return TaskScores(scores, "max_ap", self.pairs.ids, precision[best])
 
@@ -77,8 +84,9 @@ def read_pair_classification(path: Path, split: str) -> PairClassificationTask:
 def _at_best_threshold(
     labels: Float64[np.ndarray, " pairs"], scores: Float64[np.ndarray, " pairs"]
 ) -> tuple[float, float]:
-    """F1 and accuracy, each at its own best threshold; it lies between two scores, so at least one pair is above and
-    one below it, and equal scores are never told apart.
+    """F1 and accuracy, each at its own best threshold.
+
+    A threshold lies between two distinct scores: at least one pair is on each side, and equal scores stay together.
     """
     order = np.argsort(-scores, kind="stable")
     is_threshold = np.diff(scores[order]) != 0

@@ -1,4 +1,4 @@
-"""Pairs of texts, and how near the two are."""
+"""Pairs of texts and their cosines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,18 @@ from torch import Tensor
 
 from qwen3emb_train.evaluation.tasks.reading import PAIR_COLUMNS, Line, find_file, read_lines
 
-DECIMALS = 12  # pairs of equal texts are equally near, whatever the last bits say
+DECIMALS = 12  # so that rounding errors do not order pairs of equal texts
 
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Two columns of texts: row ``i`` of one belongs to row ``i`` of the other."""
+    """Two columns of texts; row ``i`` of one is paired with row ``i`` of the other.
+
+    Attributes:
+        path: of the file.
+        lines: as read; one for each pair.
+        first, second: the columns.
+    """
 
     path: Path
     lines: list[Line]
@@ -24,6 +30,7 @@ class TextPairs:
 
     @property
     def texts(self) -> Sequence[str]:
+        """Of the first column, then of the second."""
         return [*self.first, *self.second]
 
     @property
@@ -34,6 +41,11 @@ class TextPairs:
 
 def read_pairs(directory: Path, split: str, *more_columns: str) -> TextPairs:
     """``{split}.tsv`` or ``{split}.jsonl`` with sentence1, sentence2 and more columns.
+
+    Args:
+        directory: of the set.
+        split: name of the file without its suffix.
+        more_columns: after the two of every pair.
 
     Raises:
         FileNotFoundError, ValueError: see ``reading``.
@@ -47,7 +59,7 @@ def read_pairs(directory: Path, split: str, *more_columns: str) -> TextPairs:
 def cosines(
     first: Float64[np.ndarray, "pairs dim"], second: Float64[np.ndarray, "pairs dim"]
 ) -> Float64[np.ndarray, " pairs"]:
-    """Of each pair; 0 where a vector is zero."""
+    """Cosine of each pair, rounded to 12 decimals; 0 where a vector is zero."""
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     products = (first * second).sum(axis=1)
     return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0).round(DECIMALS)

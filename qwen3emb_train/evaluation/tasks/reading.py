@@ -1,4 +1,4 @@
-"""Files of pairs and of labelled texts, read strictly: a bad line is named by file, line and field."""
+"""Strict readers for files of pairs and of labelled texts: errors name file, line and field."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class Line:
     """A line of a file.
 
     Attributes:
-        path, number: where it stands; numbers count from 1.
+        path, number: file and line number, from 1.
         fields: by name; strings only in a TSV file.
     """
 
@@ -26,14 +26,22 @@ class Line:
     fields: dict[str, Any]
 
     def text(self, name: str) -> str:
-        """A text that is not blank."""
+        """A text that is not blank.
+
+        Raises:
+            ValueError: it is missing, blank or no text.
+        """
         value = self._field(name)
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "it must be a text that is not blank")
         return value
 
     def number_of(self, name: str) -> float:
-        """A finite number, in a TSV file as digits."""
+        """A finite number; in a TSV file, its decimal notation.
+
+        Raises:
+            ValueError: it is missing or no finite number.
+        """
         value = self._field(name)
         try:
             number = math.nan if isinstance(value, bool) else float(value)
@@ -44,13 +52,18 @@ class Line:
         return number
 
     def label(self, name: str) -> str:
-        """A class: a text or a whole number."""
+        """A class: a text or a whole number.
+
+        Raises:
+            ValueError: it is missing, blank or of another type.
+        """
         value = self._field(name)
         if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
             raise self.error(name, "it must be a text or a whole number")
         return str(value)
 
     def error(self, name: str, remedy: str) -> ValueError:
+        """An error that names file, line, field and value, and then the remedy."""
         return ValueError(f"{self.path}:{self.number}: field {name!r} is {self.fields[name]!r:.80}; {remedy}.")
 
     def _field(self, name: str) -> Any:
@@ -60,21 +73,26 @@ class Line:
 
 
 def find_file(directory: Path, split: str, *suffixes: str) -> Path:
-    """``{split}.tsv`` or ``{split}.jsonl``, whichever is there and allowed.
+    """The one file of a split.
+
+    Args:
+        directory: of the set.
+        split: name of the file without its suffix.
+        suffixes: that are allowed, such as ".tsv".
 
     Raises:
-        FileNotFoundError: none is; names the splits that are there.
-        ValueError: there are two.
+        FileNotFoundError: there is none; names the splits that exist.
+        ValueError: there are several.
     """
     candidates = [directory / f"{split}{suffix}" for suffix in suffixes]
     present = [file for file in candidates if file.is_file()]
     if len(present) > 1:
-        raise ValueError(f"{present[0]} and {present[1].name} are both there. Remove the one that is not meant.")
+        raise ValueError(f"{present[0]} and {present[1].name} both exist. Remove the one that is not meant.")
     if not present:
         others = sorted({file.stem for suffix in suffixes for file in directory.glob(f"*{suffix}")})
         raise FileNotFoundError(
             f"{' or '.join(map(str, candidates))}: no such file."
-            + (f" Splits there: {others}; set 'split'." if others else " Check 'path' and 'task'.")
+            + (f" Splits that exist: {others}; set 'split'." if others else " Check 'path' and 'task'.")
         )
     return present[0]
 
@@ -83,7 +101,7 @@ def read_lines(path: Path, *columns: str) -> list[Line]:
     """The lines of a JSONL file, or of a TSV file whose header is ``columns``.
 
     Raises:
-        ValueError: no lines, or one that is no row.
+        ValueError: the file has no lines, or a line is not a valid row.
     """
     lines = list(_tsv_lines(path, columns) if path.suffix == ".tsv" else _json_lines(path))
     if not lines:

@@ -1,8 +1,9 @@
-"""Semantic textual similarity: does the cosine order pairs as people do?
+"""Semantic textual similarity: does the cosine order pairs as human judgements do?
 
     {split}.tsv or {split}.jsonl     sentence1, sentence2, score (any finite number; more is more similar)
 
-Main metric: Spearman's coefficient of scores and cosines, mteb's ``cosine_spearman``.
+Main metric: Spearman's rank correlation of scores and cosines, mteb's ``cosine_spearman``. mteb's class takes 0.41 s
+instead of 0.07 s on 1,379 pairs, and correlates float32 cosines where these are float64.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,13 @@ from qwen3emb_train.evaluation.tasks.task import TaskScores
 
 @dataclass(frozen=True, eq=False)
 class StsTask:
-    """TextPairs with scores."""
+    """Pairs of texts with scores.
+
+    Attributes:
+        pairs: the texts.
+        gold: the score of each pair; higher is more similar.
+        instruction: mteb's for this kind of task.
+    """
 
     pairs: TextPairs
     gold: Float64[np.ndarray, " pairs"]
@@ -39,9 +46,10 @@ class StsTask:
         return len(self.pairs.lines)
 
     def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
-        near = cosines(*halves(vectors))
-        spearman = RankCorrelation(self.gold, near)
-        scores = {"cosine_spearman": float(spearman.per_query.mean()), "cosine_pearson": _pearson(self.gold, near)}
+        """Spearman's and Pearson's correlation, -1 .. 1."""
+        predicted = cosines(*halves(vectors))
+        spearman = RankCorrelation(self.gold, predicted)
+        scores = {"cosine_spearman": float(spearman.per_query.mean()), "cosine_pearson": _pearson(self.gold, predicted)}
         return TaskScores(scores, "cosine_spearman", self.pairs.ids, spearman)
 
 

@@ -1,4 +1,4 @@
-"""What every task is to ``evaluate``: texts that all get the same instruction, and a score of their vectors."""
+"""The interface of a task to ``evaluate``: texts that share one instruction, and scores of their vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class TaskScores:
     Attributes:
         scores: by metric name.
         metric: the main one.
-        ids: of the units over which it is taken (queries, pairs, texts, experiments).
-        statistic: the main metric over those units.
+        ids: of the queries, pairs, texts or experiments over which it is taken.
+        statistic: the main metric over those.
     """
 
     scores: dict[str, float]
@@ -30,13 +30,13 @@ class TaskScores:
 
 @runtime_checkable
 class SymmetricTask(Protocol):
-    """A task that treats all its texts alike.
+    """A task without queries and documents: every text gets the same instruction.
 
     Attributes:
-        files: what was read, for the record of a run.
-        texts: all of them.
-        size: how many pairs or texts are scored.
-        instruction: what stands before each text where the set names none: mteb's for this kind of task.
+        files: that were read, for the record of a run.
+        texts: all of them, in the order of the vectors.
+        size: number of pairs or texts that are scored.
+        instruction: before each text, unless the set names one: mteb's for this kind of task.
     """
 
     @property
@@ -52,5 +52,5 @@ class SymmetricTask(Protocol):
     def instruction(self) -> str: ...
 
     def score(self, vectors: Float[Tensor, "texts dim"]) -> TaskScores:
-        """The scores of the texts' vectors."""
+        """The scores of vectors that stand in the order of ``texts``."""
         ...

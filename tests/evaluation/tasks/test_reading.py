@@ -50,7 +50,7 @@ def test_tsv_and_jsonl_hold_the_same_pairs(tmp_path: Path) -> None:
         ("sts", {"test.jsonl": f'{{{PAIR}, "score": true}}'}, r"jsonl:1: field 'score' is True"),
         ("sts", {"test.jsonl": '{"sentence1": "a"}'}, r"test.jsonl:1: field 'sentence2' is missing; there are"),
         ("sts", {"test.jsonl": "{oops"}, r"test.jsonl:1: .*is not JSON"),
-        ("sts", {"test.jsonl": "{}", "test.tsv": STS}, r"test.tsv and test.jsonl are both there"),
+        ("sts", {"test.jsonl": "{}", "test.tsv": STS}, r"test.tsv and test.jsonl both exist"),
         ("pair_classification", {"test.jsonl": f'{{{PAIR}, "label": 2}}'}, r":1: .*'label' is 2; "),
         ("pair_classification", {"test.jsonl": f'{{{PAIR}, "label": 1}}'}, r"every label is 1"),
         ("classification", {"train.jsonl": X.replace('"x"', "1.5"), "test.jsonl": X}, r"train.jsonl:1: .* is 1.5"),
@@ -71,7 +71,9 @@ def test_a_bad_set_is_named_by_file_line_and_field(
 
 def test_a_missing_split_names_those_that_are_there(tmp_path: Path) -> None:
     _write(tmp_path, {"dev.tsv": GOOD_STS})
-    with pytest.raises(FileNotFoundError, match=r"test.tsv or .*test.jsonl: no such file. Splits there: \['dev'\]"):
+    with pytest.raises(
+        FileNotFoundError, match=r"test.tsv or .*test.jsonl: no such file. Splits that exist: \['dev'\]"
+    ):
         load_set(SetConfig(path=str(tmp_path), task=TaskKind.sts))
     task = load_set(SetConfig(path=str(tmp_path), split="dev", task=TaskKind.sts))
     assert isinstance(task, StsTask)
