@@ -11,10 +11,11 @@ from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
 from qwen3emb_train.merging.config import MergeSourceConfig
 from qwen3emb_train.merging.merge import Merge, input_directories, model_directories
-from qwen3emb_train.merging.plot import plot_search, require_matplotlib
+from qwen3emb_train.merging.plot import plot_search
 from qwen3emb_train.merging.search import MergeWeights, SearchStrategy, TriedPoint, search_weights
 from qwen3emb_train.merging.self_positioning import Position, ProbeConfig, position_by_gradient, read_probe
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.pages.figures import require_matplotlib
 
 PROGRAM = "merge_search"
 _EQUAL = "equal weights"
@@ -28,7 +29,7 @@ class MergeSearchConfig(MergeSourceConfig):
         strategy: golden (two models), coordinate, or self_positioning (needs ``probe.path``).
         dev_sets: name -> retrieval set; the mean over the sets decides.
         test_sets: name -> retrieval set that decides nothing: the single models, equal weights and the chosen merge are
-            scored on it, and the figures stand in run.json whatever they are.
+            scored on it, and the metrics stand in run.json whatever they are.
         max_evaluations: merges scored on the dev sets at most.
         tolerance: the search ends when it moves weights by less than this.
         probe: for self_positioning.
@@ -71,7 +72,7 @@ def merge_search(config: MergeSearchConfig) -> Path:
         FileNotFoundError, ValueError: a model or set cannot be read; the models do not fit together.
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    require_matplotlib("merge")
     output = Path(config.output_dir)
     models = model_directories(config)
     inputs = input_directories(config, models) | _set_files(config)
@@ -91,7 +92,7 @@ def merge_search(config: MergeSearchConfig) -> Path:
     )
     chosen = max(points, key=lambda point: point.mean)
     test = _test_scores(config, scorer, points, chosen) if config.test_sets else {}
-    figures = {
+    metrics = {
         "models": [str(model) for model in models],
         "weights": {f"model_{position}": weight for position, weight in enumerate(chosen.weights)},
         "metric": f"ndcg@{config.ndcg_at}",
@@ -100,11 +101,11 @@ def merge_search(config: MergeSearchConfig) -> Path:
         "tried": [{"weights": point.weights, "mean": point.mean, **point.scores} for point in points],
     }
     if path:
-        figures["self_positioning"] = [asdict(position) for position in path]
+        metrics["self_positioning"] = [asdict(position) for position in path]
     with lineage.atomic_directory(output) as directory:
         scorer.merge.write(directory, lambda name: list(chosen.weights))
         plot_search(directory, points, chosen, f"ndcg@{config.ndcg_at}")
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **figures))
+        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **metrics))
     print(format_search(points, chosen, test))
     return output
 

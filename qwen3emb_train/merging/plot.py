@@ -1,84 +1,44 @@
-"""The search in one picture: every set's score against the weight of each model. A PNG, and a page with an SVG."""
+"""The search in one picture: every set's score against the weight of each model. A PNG, and a page with all points."""
 
-import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
 
+from qwen3emb_train.lineage import write_text
 from qwen3emb_train.merging.search import TriedPoint
+from qwen3emb_train.pages.merge_curve import MEAN, merge_curve
+from qwen3emb_train.pages.page import Cell, Table, render
 
 PLOT_FILE = "merge_search.png"
 PAGE_FILE = "merge_search.html"
-_MEAN = "mean"
-
-
-def require_matplotlib() -> None:
-    """Before hours of evaluation, not after.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError("The plot of a merge search needs matplotlib: pip install 'qwen3emb-train[merge]'.") from None
+_TEMPLATE = Path(__file__).parent / "merge_search.html.jinja"
 
 
 def plot_search(directory: Path, points: Sequence[TriedPoint], chosen: TriedPoint, metric: str) -> None:
     """Writes both files.
 
-    With two models: score against t, the second model's weight. With more: a panel for each model's weight, and the
-    points as they are, because they lie on no line.
-
     Args:
+        directory: receives them.
+        points: what was tried.
+        chosen: one of them.
         metric: what the scores are, e.g. "ndcg@10".
     """
-    from matplotlib import rc_context
-
-    figure = _figure(points, chosen, metric)
-    figure.savefig(directory / PLOT_FILE, dpi=144, metadata={"Software": None})
-    drawing = io.StringIO()
-    with rc_context({"svg.hashsalt": "merge_search"}):  # equal searches, equal files
-        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    svg = drawing.getvalue()
-    rows = "\n".join(_row(point, point == chosen) for point in sorted(points, key=lambda p: p.mean, reverse=True))
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("weights", *points[0].scores, _MEAN))
-    page = (
-        f"<!doctype html>\n<meta charset='utf-8'>\n<title>merge search, {escape(metric)}</title>\n"
-        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:right}"
-        "tr.chosen{font-weight:bold}</style>\n"
-        f"<h1>Merge search, {escape(metric)}</h1>\n{svg[svg.index('<svg') :]}\n"
-        f"<table>\n<tr>{head}</tr>\n{rows}\n</table>\n"
+    caption = f"{len(points)} merges scored on the dev sets."
+    drawing = merge_curve("merge_search", caption, points, chosen, metric)
+    (directory / PLOT_FILE).write_bytes(drawing.png)
+    best_first = sorted(points, key=lambda point: point.mean, reverse=True)
+    page = render(
+        _TEMPLATE,
+        program="merge_search",
+        title=f"Merge search, {metric}",
+        lead="The best first; the chosen merge is marked.",
+        drawing=drawing,
+        png=PLOT_FILE,
+        points=Table(["weights", *chosen.scores, MEAN], [_row(point, point == chosen) for point in best_first]),
     )
-    (directory / PAGE_FILE).write_text(page, encoding="utf-8")
+    write_text(directory / PAGE_FILE, page)
 
 
-def _figure(points: Sequence[TriedPoint], chosen: TriedPoint, metric: str) -> Any:
-    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and looks for a display
-
-    num_models = len(chosen.weights)
-    panels = [1] if num_models == 2 else list(range(num_models))
-    line = "-" if num_models == 2 else ""
-    figure = Figure(figsize=(max(6.0, 4.0 * len(panels)), 4.5), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for model, axis in zip(panels, axes, strict=True):
-        ordered = sorted(points, key=lambda point, model=model: point.weights[model])  # type: ignore[misc]
-        weights = [point.weights[model] for point in ordered]
-        for name in chosen.scores:
-            scores = [point.scores[name] for point in ordered]
-            axis.plot(weights, scores, f"o{line}", label=name, alpha=0.6, markersize=4)
-        if len(chosen.scores) > 1:
-            axis.plot(weights, [point.mean for point in ordered], f"ks{line}", label=_MEAN, markersize=4)
-        axis.plot([chosen.weights[model]], [chosen.mean], "*", color="red", markersize=14, label="chosen")
-        axis.set_xlabel("t (weight of the second model)" if num_models == 2 else f"weight of model {model}")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel(metric)
-    axes[0].legend()
-    return figure
-
-
-def _row(point: TriedPoint, is_chosen: bool) -> str:
-    cells = [" / ".join(f"{weight:.3f}" for weight in point.weights), *(f"{s:.4f}" for s in point.scores.values())]
-    cells.append(f"{point.mean:.4f}")
-    return f"<tr{' class=chosen' if is_chosen else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+def _row(point: TriedPoint, is_chosen: bool) -> list[Cell | str]:
+    mark = "best" if is_chosen else ""
+    weights = Cell(" / ".join(f"{weight:.3f}" for weight in point.weights), mark=mark)
+    return [weights, *(f"{score:.4f}" for score in point.scores.values()), Cell(f"{point.mean:.4f}", mark=mark)]

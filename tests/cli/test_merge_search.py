@@ -12,6 +12,7 @@ from qwen3emb_train.cli.front_door import main
 from qwen3emb_train.cli.merge_search import MergeSearchConfig
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.evaluation.evaluate import SetConfig
+from qwen3emb_train.evaluation.report.report import ReportConfig, write_report
 from qwen3emb_train.merging.config import MergeConfig
 from qwen3emb_train.merging.merge import merge_models
 from qwen3emb_train.merging.plot import PAGE_FILE, PLOT_FILE
@@ -69,10 +70,12 @@ def test_the_chosen_merge_is_at_least_the_best_checkpoint(
     page = (tmp_path / "out" / PAGE_FILE).read_text()
     assert page.count("<tr") == len(tried) + 1
     assert "<svg" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", ""), "self-contained: namespaces only"
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "").replace(
+        "https://www.w3.org", ""
+    ).replace("http://purl.org", "").replace("http://creativecommons.org", ""), "self-contained: namespaces only"
     assert (tmp_path / "out" / PLOT_FILE).read_bytes().startswith(b"\x89PNG")
+    report = write_report(ReportConfig(merges={"search": str(tmp_path / "out")}, output_dir=str(tmp_path / "report")))
+    assert f"{len(tried)} merges scored" in report.read_text(encoding="utf-8"), "report reads what merge_search wrote"
     capsys.readouterr()
     assert main([*arguments, f"strategy={strategy}", f"count={count}"]) == 0
     assert "up to date" in capsys.readouterr().out

@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import (
+from qwen3emb_train.evaluation.report.inputs import TrainingRun
+from qwen3emb_train.evaluation.report.page import Section
+from qwen3emb_train.pages.figures import (
     WIDTH,
     Drawing,
     LineStyle,
     draw,
     label,
     legend_above,
+    num_rows,
     panels,
-    rows_of,
 )
-from qwen3emb_train.evaluation.report.html import joined
-from qwen3emb_train.evaluation.report.inputs import TrainingRun
-from qwen3emb_train.evaluation.report.page import Section, figure_of
 
 _STANDARD = {"loss": "loss", "grad_norm": "gradient norm (before clipping)", "lr": "learning rate",
              "tokens_per_second": "tokens a second"}  # fmt: skip
@@ -31,7 +30,7 @@ class Panel:
     Attributes:
         title: what is drawn.
         lines: key of metrics.jsonl -> line style; None = the run's own.
-        smoothing: mean over so many recorded steps, over the faint line of what was recorded; 1 = as recorded.
+        smoothing: window of the moving average, in recorded steps; what was recorded is drawn faintly; 1 = none.
     """
 
     title: str
@@ -42,7 +41,7 @@ class Panel:
 def training_section(
     runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle], metrics: Sequence[str], smoothing: int
 ) -> Section:
-    """Loss, gradient norm, learning rate and speed, and the ``metrics`` that were asked for.
+    """Loss, gradient norm, learning rate and speed, and the ``metrics`` of the config.
 
     Raises:
         ValueError: no run recorded one of ``metrics`` as a number.
@@ -59,17 +58,15 @@ def training_section(
         drawings.append(curves("loss", caption, runs, styles, [Panel(loss, {"loss": None}, smoothing)]))
     if shown:
         drawn = [Panel(title, {key: None}, 1 if key == "lr" else smoothing) for key, title in shown.items()]
-        drawings.append(
-            curves("training", "The optimizer's figures and the speed, smoothed likewise.", runs, styles, drawn)
-        )
+        drawings.append(curves("training", "Optimizer and speed, smoothed likewise.", runs, styles, drawn))
     if metrics:
         drawn = [Panel(key, {key: None}, smoothing) for key in metrics]
-        drawings.append(curves("metrics", "Figures that were asked for.", runs, styles, drawn))
-    return Section("training", "Training", joined(figure_of(drawing) for drawing in drawings), drawings)
+        drawings.append(curves("metrics", "The metrics listed in metrics=.", runs, styles, drawn))
+    return Section("training", "Training", drawings)
 
 
 def validation_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle]) -> Section | None:
-    """Figures on held-out rows, each the mean over sources; None where no run has any."""
+    """Metrics on held-out rows, each the mean over sources; None where no run has any."""
     keys = dict.fromkeys(key for run in runs for key in keys_of(run) if key.startswith(_VALIDATION))
     means = [key for key in keys if key.count("/") == 1]
     if not means:
@@ -77,11 +74,11 @@ def validation_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineSty
     drawn = [Panel(key.removeprefix(_VALIDATION), {key: None}) for key in means]
     caption = "On held-out rows; with several sources, the mean over them."
     drawings = [curves("validation", caption, runs, styles, drawn)]
-    return Section("validation", "Validation", joined(figure_of(drawing) for drawing in drawings), drawings)
+    return Section("validation", "Validation", drawings)
 
 
 def keys_of(run: TrainingRun) -> list[str]:
-    """The figures that a run recorded as numbers, in the order in which they first appear."""
+    """The metrics that a run recorded as numbers, in the order in which they first appear."""
     numbers = (key for line in run.lines for key, value in line.items() if isinstance(value, int | float))
     return [key for key in dict.fromkeys(numbers) if run.series(key)[0]]
 
@@ -93,7 +90,15 @@ def curves(
     styles: Mapping[str, LineStyle],
     drawn: Sequence[Panel],
 ) -> Drawing:
-    """Small multiples over the steps, every run in each of them."""
+    """Small multiples over the steps, every run in each of them.
+
+    Args:
+        name: of the drawing, also of its PNG file.
+        caption: what it shows.
+        runs: drawn in every panel.
+        styles: by the runs' names.
+        drawn: the panels.
+    """
     columns = 1 if len(drawn) == 1 else 2
 
     def paint(figure: Any) -> None:
@@ -110,12 +115,12 @@ def curves(
         if len(runs) > 1:
             legend_above(figure, handles)
 
-    height = 2.9 if columns == 1 else (2.3 if len(drawn) <= 4 else 2.0) * rows_of(len(drawn), columns)
+    height = 2.9 if columns == 1 else (2.3 if len(drawn) <= 4 else 2.0) * num_rows(len(drawn), columns)
     return draw(name, caption, (WIDTH, height + 0.3 * (len(runs) > 1)), paint)
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and its neighbours, ``window`` together or one more; fewer, evenly, at both ends.
+    """The mean of each value and its neighbours, ``window`` or ``window`` + 1 together; fewer, evenly, at both ends.
 
     Centred: a mean of the past alone would draw a falling loss above what was recorded.
     """

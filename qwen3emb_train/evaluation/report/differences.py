@@ -1,13 +1,13 @@
-"""Which of two is better, and how surely: differences to the baseline, and query by query."""
+"""Which of two models is better, and how certain that is: differences from the baseline, and query by query."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import FAINT, WIDTH, Drawing, LineStyle, draw, label, panels, rows_of
-from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, shortened, table
-from qwen3emb_train.evaluation.report.page import Section, figure_of, note
+from qwen3emb_train.evaluation.report.page import Section
 from qwen3emb_train.evaluation.report.systems import Measured, Score, System, Units, interval_of
+from qwen3emb_train.pages.figures import FAINT, WIDTH, Drawing, LineStyle, draw, label, num_rows, panels
+from qwen3emb_train.pages.page import Cell, Table, formatted, interval, shortened
 
 _MOST_PANELS = 6
 _MOST_IDS = 5  # named in a tooltip
@@ -21,48 +21,26 @@ def differences_section(measured: Measured, styles: Mapping[str, LineStyle]) -> 
     pairs = _pairs(measured)
     if len(measured.systems) < 2:
         return None
-    parts: list[Html] = []
-    drawings: list[Drawing] = []
-    if compared:
-        parts.append(_table(measured, compared))
-    else:
-        parts.append(note("No differences with intervals: run evaluate with ", element("code", "baseline=NAME"), "."))
-    if pairs:
-        drawings.append(_scatter(pairs, styles))
-        parts.append(figure_of(drawings[0]))
-    if measured.without_units:
-        names = ", ".join(measured.without_units)
-        parts.append(note(f"No scores by query in {names}: there is no per_query.jsonl. Run evaluate again to get it."))
-    return Section("differences", "Differences", joined(parts), drawings)
+    content = {"differences": _table(measured, compared) if compared else None, "without_units": measured.without_units}
+    return Section("differences", "Differences", [_scatter(pairs, styles)] if pairs else [], content)
 
 
-def _table(measured: Measured, compared: Sequence[Score]) -> Html:
-    rows = []
+def _table(measured: Measured, compared: Sequence[Score]) -> Table:
+    rows: list[list[Cell | str]] = []
     for score in compared:
         against = score.against
         assert against is not None
-        difference, interval = against.number("difference"), interval_of(against)
-        sign = "better" if interval and interval[0] > 0 else "worse" if interval and interval[1] < 0 else ""
-        shown = f"{difference:+.4f}"
-        cell = element(
-            "td",
-            element("span", shown, class_=sign) if sign else element("span", shown),
-            *([element("small", f"{interval[0]:+.4f} – {interval[1]:+.4f}")] if interval else []),
-            class_="number",
-            data_value=repr(difference),
-        )
-        p_value = against.number("p_value") if against.has("p_value") else None
+        difference, bounds = against.number("difference"), interval_of(against)
+        mark = "better" if bounds and bounds[0] > 0 else "worse" if bounds and bounds[1] < 0 else ""
         rows.append([
-            name_cell(measured.label(score.system)),
-            element("td", against.text("baseline")),
-            element("td", f"{score.set}, {score.metric}"),
-            number_cell(f"{score.value:.4f}", score.value),
-            cell,
-            number_cell("–") if p_value is None else number_cell(f"{p_value:.4f}", p_value),
+            measured.label(score.system),
+            against.text("baseline"),
+            f"{score.set}, {score.metric}",
+            f"{score.value:.4f}",
+            Cell(f"{difference:+.4f}", interval(bounds, "+.4f"), mark),
+            formatted(against.number("p_value") if against.has("p_value") else None),
         ])  # fmt: skip
-    head = ["model", "baseline", "set", "score", "difference", "p"]
-    lead = "Differences to the baseline. Coloured where the interval leaves out zero: green is better, orange is worse."
-    return joined([element("p", lead, class_="lead"), table(head, rows, num_names=3)])
+    return Table(["model", "baseline", "set", "score", "difference", "p"], rows, num_names=3)
 
 
 def _pairs(measured: Measured) -> list[Pair]:
@@ -116,7 +94,7 @@ def _scatter(pairs: Sequence[Pair], styles: Mapping[str, LineStyle]) -> Drawing:
     caption += "Bigger points: several with the same scores."
     if len(pairs) > len(shown):
         caption += f" The first {len(shown)} of {len(pairs)} comparisons."
-    size = (WIDTH, (3.1 if columns == 3 else 3.9) * rows_of(len(shown), columns))
+    size = (WIDTH if len(shown) > 1 else 0.55 * WIDTH, (3.1 if columns == 3 else 3.9) * num_rows(len(shown), columns))
     return draw("pairs", caption, size, paint, tooltips)
 
 

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, LineStyle, draw, label, legend_above, panels, rows_of
-from qwen3emb_train.evaluation.report.page import Section, figure_of
+from qwen3emb_train.evaluation.report.page import Section
 from qwen3emb_train.evaluation.report.systems import MEAN, Measured
+from qwen3emb_train.pages.figures import WIDTH, LineStyle, draw, label, legend_above, num_rows, panels
 
 _MOST_PANELS = 6
 _STYLES = ("-", "--", ":", "-.")
 
 
 def dimensions_section(measured: Measured, styles: Mapping[str, LineStyle]) -> Section | None:
-    """Main metric over dimensions, a panel a set; None where no model was measured at several."""
+    """Main metric over dimensions, one panel per set; None where no model was measured at several."""
     curves: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
     for score in measured.scores:
         dim = score.system.dim
@@ -48,9 +48,9 @@ def dimensions_section(measured: Measured, styles: Mapping[str, LineStyle]) -> S
     caption = "Main metric over the dimensions that are kept; quantised vectors in other line styles."
     if len(names) > len(shown):
         caption += f" The first {len(shown)} of {len(names)} sets."
-    size = (WIDTH if len(shown) > 1 else 5.5, 0.4 + 2.6 * rows_of(len(shown), 2))
+    size = (WIDTH if len(shown) > 1 else 5.5, 0.4 + 2.6 * num_rows(len(shown), 2))
     drawing = draw("dimensions", caption, size, paint)
-    return Section("dimensions", "Matryoshka dimensions", figure_of(drawing), [drawing])
+    return Section("dimensions", "Matryoshka dimensions", [drawing])
 
 
 def _apart(dims: list[int]) -> list[int]:

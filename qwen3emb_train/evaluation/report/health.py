@@ -1,24 +1,24 @@
-"""Is the run well? What the diagnosticss of training saw, and what they said."""
+"""The health of a run: diagnostics recorded in training, and the alerts they raised."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen3emb_train.evaluation.report.curves import Panel, curves, keys_of
-from qwen3emb_train.evaluation.report.drawing import (
+from qwen3emb_train.evaluation.report.inputs import TrainingRun
+from qwen3emb_train.evaluation.report.page import Section
+from qwen3emb_train.pages.figures import (
     WIDTH,
     Drawing,
     LineStyle,
     draw,
     label,
     legend_above,
+    num_rows,
     panels,
-    rows_of,
 )
-from qwen3emb_train.evaluation.report.html import Html, element, joined
-from qwen3emb_train.evaluation.report.inputs import TrainingRun
-from qwen3emb_train.evaluation.report.page import Section, figure_of, note
+from qwen3emb_train.pages.page import MISSING
 
-# Where a diagnostics was taken only once or twice, what every recorded step holds draws the better line.
+# Of two keys the one recorded more often is drawn: diagnostics may have been taken only once or twice.
 _COSINES = {
     "positives": (("health/positive_cosine", "positive_cosine"), "-"),
     "hardest negatives": (("health/hardest_cosine", "hardest_negative_cosine"), "--"),
@@ -53,7 +53,7 @@ _HISTOGRAMS = {
 
 
 def health_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle]) -> Section | None:
-    """Remarks, curves and the newest histograms; None where no run has any of it."""
+    """Alerts, curves and the newest histograms; None where no run has any of it."""
     recorded = {key for run in runs for key in keys_of(run)}
     several = [
         _several("cosine", _COSINES, runs),
@@ -72,8 +72,7 @@ def health_section(runs: Sequence[TrainingRun], styles: Mapping[str, LineStyle])
         drawings.append(_draw_histograms([run for run in runs if _histograms(run)]))
     if not drawings:
         return None
-    body = joined([joined(_alerts(run) for run in runs), *(figure_of(drawing) for drawing in drawings)])
-    return Section("health", "Health", body, drawings)
+    return Section("health", "Health", drawings, {"runs": [_alerts(run) for run in runs]})
 
 
 def _several(title: str, named: Mapping[str, tuple[tuple[str, ...], str]], runs: Sequence[TrainingRun]) -> Panel | None:
@@ -86,17 +85,12 @@ def _several(title: str, named: Mapping[str, tuple[tuple[str, ...], str]], runs:
     return Panel(title, lines) if lines else None
 
 
-def _alerts(run: TrainingRun) -> Html:
-    if run.health is None:
-        return note(element("b", run.name), ": no health.json. health_every=STEPS has a run looked at.")
-    active, said = run.health.get("active") or [], run.health.get("alerts") or []
-    if not said and not active:
-        return note(element("b", run.name), f": no alert, newest diagnostics after step {run.health.get('step')}.")
-    lines = joined(element("li", f"step {one.get('step')}: {one.get('text')}") for one in said or active)
-    lasting = f"{len(active)} problem(s) last." if active else "All of it is over."
-    return element(
-        "div", element("b", run.name), f": {lasting}", element("ul", lines), class_="note warning" if active else "note"
-    )
+def _alerts(run: TrainingRun) -> dict[str, Any]:
+    health = run.health or {}
+    active, alerts = health.get("active") or [], health.get("alerts") or []
+    shown = [{"step": alert.get("step"), "text": alert.get("text")} for alert in alerts or active]
+    step = health.get("step", MISSING) if run.health is not None else None
+    return {"name": run.name, "active": len(active), "alerts": shown, "step": step}
 
 
 def _histograms(run: TrainingRun) -> dict[str, list[float]]:
@@ -135,4 +129,4 @@ def _draw_histograms(runs: Sequence[TrainingRun]) -> Drawing:
         legend_above(figure, handles)
 
     caption = "Distributions in the batch of the newest diagnostics."
-    return draw("health_histograms", caption, (WIDTH, 0.3 + 2.5 * rows_of(len(runs), 2)), paint)
+    return draw("health_histograms", caption, (WIDTH, 0.3 + 2.5 * num_rows(len(runs), 2)), paint)

@@ -1,4 +1,4 @@
-"""Reads what a report is made of: directories of training runs, evaluations and merge searches."""
+"""Reads the inputs of a report: directories of training runs, evaluations and merge searches."""
 
 import json
 import math
@@ -30,21 +30,21 @@ class TrainingRun:
     record: RunRecord | None
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """The steps at which a figure was recorded as a number, and the numbers."""
+        """The steps at which a metric was recorded as a number, and the numbers."""
         found = [(line["step"], float(line[key])) for line in self.lines if is_number(line.get(key))]
         return [step for step, _ in found], [value for _, value in found]
 
     def last(self, key: str) -> Any:
-        """The newest value of a figure, whatever it is; None where there is none."""
+        """The newest value of a metric, of any type; None where there is none."""
         return next((line[key] for line in reversed(self.lines) if line.get(key) is not None), None)
 
 
 @dataclass(frozen=True)
 class MergeSearch:
-    """What merge_search tried: ``figures`` are the metrics of its run.json."""
+    """What merge_search tried: ``metrics`` are those of its run.json."""
 
     name: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def load_run(name: str, directory: Path) -> TrainingRun:
 
 def load_evaluation(name: str, directory: Path) -> Evaluation:
     """Reads an evaluation."""
-    units, looks = directory / PER_QUERY_FILE, directory / DIAGNOSTICS_FILE
+    units, diagnostics = directory / PER_QUERY_FILE, directory / DIAGNOSTICS_FILE
     return Evaluation(
         name,
         _entries(directory / RESULTS_FILE, _json(directory / RESULTS_FILE)),
         _entries(units, _json_lines(units)) if units.is_file() else None,
-        _entries(looks, _json(looks)) if looks.is_file() else None,
+        _entries(diagnostics, _json(diagnostics)) if diagnostics.is_file() else None,
         _own_record(directory),
     )
 

@@ -1,33 +1,43 @@
-"""What merge_search tried: the score over the share of each model, and the test scores of what it chose."""
+"""What merge_search tried: the scores over the merge weights, and the test scores of what was chosen."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import INK, WIDTH, Drawing, draw, label, legend_above, line_style, panels
-from qwen3emb_train.evaluation.report.drawing import rows_of as num_rows
 from qwen3emb_train.evaluation.report.fields import Entry
-from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, table
 from qwen3emb_train.evaluation.report.inputs import MergeSearch
-from qwen3emb_train.evaluation.report.page import Section, figure_of
+from qwen3emb_train.evaluation.report.page import Section
+from qwen3emb_train.pages.figures import Drawing
+from qwen3emb_train.pages.merge_curve import MEAN, merge_curve
+from qwen3emb_train.pages.page import MISSING, Cell, Table
 
-_OWN = ("shares", "mean")  # of a tried point; its other fields are scores by set
+_OTHERS = ("weights", MEAN)  # of a tried point; its other fields are scores by set
+
+
+@dataclass(frozen=True)
+class _Point:
+    weights: list[float]
+    scores: dict[str, float]
+    mean: float
 
 
 def merges_section(merges: Sequence[MergeSearch]) -> Section | None:
-    """A figure and tables for each search; None without any."""
+    """A figure and the test scores of each search; None without any."""
     if not merges:
         return None
     drawings = [_drawing(number, merge) for number, merge in enumerate(merges)]
-    parts = [
-        joined([element("h3", merge.name), _models(merge), figure_of(drawing), _test(merge)])
-        for merge, drawing in zip(merges, drawings, strict=True)
+    shown = [{"name": merge.name, "models": _models(merge), "test": _test(merge)} for merge in merges]
+    return Section("merges", "Merge search", drawings, {"merges": shown})
+
+
+def _points(merge: MergeSearch) -> list[_Point]:
+    entries = Entry(f"run.json of merges.{merge.name}, metrics", merge.metrics).entries("tried")
+    sets = [name for name in entries[0].content if name not in _OTHERS]
+    points = [
+        _Point(entry.numbers("weights"), {name: entry.number(name) for name in sets}, entry.number(MEAN))
+        for entry in entries
     ]
-    return Section("merges", "Merge search", joined(parts), drawings)
-
-
-def _points(merge: MergeSearch) -> list[Entry]:
-    points = Entry(f"run.json of merges.{merge.name}, metrics", merge.figures).entries("tried")
-    lengths = {len(point.numbers("shares")) for point in points}
+    lengths = {len(point.weights) for point in points}
     if len(lengths) != 1:
         raise ValueError(
             f"run.json of merges.{merge.name}: points of {sorted(lengths)} models. Run merge_search again."
@@ -37,61 +47,28 @@ def _points(merge: MergeSearch) -> list[Entry]:
 
 def _drawing(number: int, merge: MergeSearch) -> Drawing:
     points = _points(merge)
-    chosen = max(points, key=lambda point: point.number("mean"))
-    sets = [name for name in chosen.content if name not in _OWN]
-    num_models = len(chosen.numbers("shares"))
-    shown = [1] if num_models == 2 else list(range(num_models))
-    line = "-" if num_models == 2 else ""  # with more models the points lie on no line
-
-    def paint(figure: Any) -> None:
-        handles: dict[str, Any] = {}
-        for axis, model in zip(panels(figure, len(shown), 3, sharey=True), shown, strict=True):
-            ordered = sorted(points, key=lambda point: point.numbers("shares")[model])
-            shares = [point.numbers("shares")[model] for point in ordered]
-            for position, name in enumerate(sets):
-                one = line_style(position)
-                values = [point.number(name) for point in ordered]
-                (handles[name],) = axis.plot(
-                    shares, values, linestyle=line, marker=one.marker, color=one.colour, alpha=0.85
-                )
-            if len(sets) > 1:
-                values = [point.number("mean") for point in ordered]
-                (handles["mean"],) = axis.plot(shares, values, linestyle=line, marker="s", color=INK, markersize=3.5)
-            (handles["chosen"],) = axis.plot(
-                [chosen.numbers("shares")[model]], [chosen.number("mean")], linestyle="", marker="o", markersize=11,
-                markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.5,
-            )  # fmt: skip
-            axis.set_xlabel("t, share of model_1" if num_models == 2 else f"share of model_{model}")
-            axis.margins(y=0.12)
-        figure.axes[0].set_ylabel(label(str(merge.figures.get("metric", "score"))))
-        legend_above(figure, handles)
-
     caption = f"{len(points)} merges scored on the dev sets"
-    caption += "; test scores chose nothing." if merge.figures.get("test") else "."
-    return draw(f"merge_{number}", caption, (WIDTH, 0.6 + 2.6 * num_rows(len(shown), 3)), paint)
+    caption += "; the test scores had no part in the choice." if merge.metrics.get("test") else "."
+    chosen = max(points, key=lambda point: point.mean)
+    return merge_curve(f"merge_{number}", caption, points, chosen, str(merge.metrics.get("metric", "score")))
 
 
-def _models(merge: MergeSearch) -> Html:
-    weights = list((merge.figures.get("weights") or {}).values())
-    lines = [
-        element("li", f"model_{position}: ", element("code", str(path)), f", share {share:.3f}")
-        for position, (path, share) in enumerate(zip(merge.figures.get("models") or [], weights, strict=False))
-    ]
-    return element("ul", *lines, class_="lead")
+def _models(merge: MergeSearch) -> list[tuple[Any, Any]]:
+    weights = (merge.metrics.get("weights") or {}).values()
+    return list(zip(merge.metrics.get("models") or [], weights, strict=False))
 
 
-def _test(merge: MergeSearch) -> Html:
-    test = merge.figures.get("test") or {}
+def _test(merge: MergeSearch) -> Table | None:
+    test: dict[str, dict[str, float]] = merge.metrics.get("test") or {}
     if not test:
-        return element("p", "No test sets: what chose the merge is all that judged it.", class_="lead")
+        return None
     sets = list(dict.fromkeys(name for scores in test.values() for name in scores))
-    best = {name: max(scores.get(name, float("-inf")) for scores in test.values()) for name in sets}
-    rows = [
-        [name_cell(model), *(
-            number_cell(f"{scores[name]:.4f}", scores[name], best=scores[name] == best[name])
-            if name in scores else number_cell("–")
-            for name in sets
-        )]
-        for model, scores in test.items()
-    ]  # fmt: skip
-    return joined([element("p", "On the test sets:", class_="lead"), table(["model", *sets], rows)])
+    best = {name: max(scores[name] for scores in test.values() if name in scores) for name in sets}
+
+    def cell(score: float | None, name: str) -> Cell:
+        return Cell(MISSING) if score is None else Cell(f"{score:.4f}", mark="best" if score == best[name] else "")
+
+    rows: list[list[Cell | str]] = [
+        [model, *(cell(scores.get(name), name) for name in sets)] for model, scores in test.items()
+    ]
+    return Table(["model", *sets], rows)

@@ -8,7 +8,6 @@ from qwen3emb_train import lineage
 from qwen3emb_train.evaluation.report.curves import training_section, validation_section
 from qwen3emb_train.evaluation.report.differences import differences_section
 from qwen3emb_train.evaluation.report.dimensions import dimensions_section
-from qwen3emb_train.evaluation.report.drawing import line_styles, require_matplotlib
 from qwen3emb_train.evaluation.report.health import health_section
 from qwen3emb_train.evaluation.report.inputs import (
     Evaluation,
@@ -22,12 +21,13 @@ from qwen3emb_train.evaluation.report.inputs import (
     run_files,
 )
 from qwen3emb_train.evaluation.report.merges import merges_section
-from qwen3emb_train.evaluation.report.page import FIGURES, Section, write_page
+from qwen3emb_train.evaluation.report.page import FIGURES, Section, render_report
 from qwen3emb_train.evaluation.report.scores import scores_section
-from qwen3emb_train.evaluation.report.similarities import missing_diagnostics, similarities_section
+from qwen3emb_train.evaluation.report.similarities import similarities_section
 from qwen3emb_train.evaluation.report.summary import origin_section, summary_section
 from qwen3emb_train.evaluation.report.systems import put_together
 from qwen3emb_train.evaluation.report.worst import worst_section
+from qwen3emb_train.pages.figures import line_styles, require_matplotlib
 
 PROGRAM = "report"
 PAGE_FILE = "report.html"
@@ -44,7 +44,7 @@ class ReportConfig:
         output_dir: receives report.html, figures/*.png and run.json.
         title: of the page; None: made from the names.
         metrics: keys of metrics.jsonl to draw beyond the standard ones, e.g. "effective_negatives".
-        smoothing: how many recorded steps the bold line of the loss is the mean of, at most.
+        smoothing: window of the moving average, in recorded steps, at most.
         num_worst: queries shown for each model and set, of those that diagnostics.json has.
         max_characters: of a query's or document's text.
     """
@@ -63,7 +63,7 @@ class ReportConfig:
         if not (self.runs or self.evaluations or self.merges):
             raise ValueError("runs, evaluations and merges are empty: name one, e.g. runs.NAME=DIRECTORY.")
         if self.metrics and not self.runs:
-            raise ValueError(f"metrics is {self.metrics}, figures of training runs, but runs is empty: name a run.")
+            raise ValueError(f"metrics is {self.metrics}, metrics of training runs, but runs is empty: name a run.")
         for key, least in (("smoothing", 1), ("num_worst", 0), ("max_characters", 20)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key} is {getattr(self, key)}; it is at least {least}.")
@@ -73,10 +73,10 @@ def write_report(config: ReportConfig) -> Path:
     """Writes the report and returns its page; does nothing where it is up to date.
 
     Raises:
-        FileNotFoundError, ValueError: an input is missing or not what it should be; with file, line or entry, field.
+        FileNotFoundError, ValueError: an input is missing or malformed; named by file, line or entry, and field.
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    require_matplotlib("report")
     output = Path(config.output_dir)
     recorded = json.loads(json.dumps(asdict(config)))
     inputs = _input_files(config)
@@ -93,7 +93,7 @@ def write_report(config: ReportConfig) -> Path:
         for section in sections:
             for drawing in section.drawings:
                 (directory / FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
-        page = write_page(config.title or _title(config), _lead(config), sections)
+        page = render_report(config.title or _title(config), _lead(config), sections, config.max_characters)
         lineage.write_text(directory / PAGE_FILE, page)
         lineage.write_record(directory, record)
     return output / PAGE_FILE
@@ -124,10 +124,11 @@ def build_sections(
     sections.append(merges_section(merges))
     sections += [
         similarities_section(measured.diagnostics, config.max_characters),
-        worst_section(measured.diagnostics, config.num_worst, config.max_characters),
+        worst_section(measured.diagnostics, config.num_worst),
     ]
     if measured.without_diagnostics:
-        sections.append(Section("diagnostics", "Not shown", missing_diagnostics(measured.without_diagnostics)))
+        without = {"without": measured.without_diagnostics}
+        sections.append(Section("diagnostics", "Not shown", content=without))
     records = {f"run {run.name}": run.record for run in runs}
     records |= {f"evaluation {evaluation.name}": evaluation.record for evaluation in evaluations}
     records |= {f"merge {name}": lineage.read_record(Path(path)) for name, path in config.merges.items()}

@@ -1,92 +1,93 @@
-"""How good: the score of every system on every set, with intervals; as a table and as a picture."""
+"""The score of every system on every set, with confidence intervals; as a table and as a figure."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, LineStyle, draw, label, legend_above
-from qwen3emb_train.evaluation.report.html import Html, element, joined, name_cell, number_cell, table, text_cell
-from qwen3emb_train.evaluation.report.page import Section, figure_of
+from qwen3emb_train.evaluation.report.fields import Entry
+from qwen3emb_train.evaluation.report.page import Section
 from qwen3emb_train.evaluation.report.systems import Measured, Score, System
+from qwen3emb_train.pages.figures import INK, WIDTH, Drawing, LineStyle, draw, label, legend_above
+from qwen3emb_train.pages.page import MISSING, Cell, Table, formatted, interval
 
-_MOST_SETS = 24  # in the picture; the table has all
+_MOST_SETS = 24  # in the figure; the table has all
 
 
 def scores_section(measured: Measured, styles: Mapping[str, LineStyle]) -> Section:
-    """The table of main metrics, the picture, and all metrics below a fold."""
-    drawings = [_picture(measured, styles)]
-    everything = element("details", element("summary", "All metrics"), _all_metrics(measured))
-    body = joined([_main_metrics(measured), figure_of(drawings[0]), everything])
-    return Section("scores", "Scores", body, drawings)
+    """The table of main metrics, the figure, and the table of all metrics."""
+    content = {
+        "has_intervals": any(score.interval for score in measured.scores),
+        "main_metrics": _main_metrics(measured),
+        "all_metrics": _all_metrics(measured),
+    }
+    return Section("scores", "Scores", [_drawing(measured, styles)], content)
 
 
 def best_systems(measured: Measured, set_name: str) -> set[System]:
-    """Who shares the highest score on a set, as far as four digits tell."""
+    """The systems with the highest score on a set, equal to four digits."""
     shown = {score.system: round(score.value, 4) for score in measured.scores if score.set == set_name}
     real = [value for value in shown.values() if value == value]
     return {system for system, value in shown.items() if real and value == max(real)}
 
 
-def _main_metrics(measured: Measured) -> Html:
+def _main_metrics(measured: Measured) -> Table:
     found = {(score.system, score.set): score for score in measured.scores}
     systems, sets = measured.systems, measured.sets
     best = {set_name: best_systems(measured, set_name) for set_name in sets}
     metrics = {name: _metric(measured, name) for name in sets}
 
-    def cell(system: System, set_name: str) -> Html:
+    def cell(system: System, set_name: str) -> Cell:
         return _cell(found.get((system, set_name)), system in best[set_name])
 
-    has_intervals = any(score.interval for score in measured.scores)
-    lead = "Main metric of each set, the best in bold" + ("; below, its confidence interval." if has_intervals else ".")
-    if len(systems) >= len(sets):  # the longer list goes down the page
-        head = ["model", *(f"{name}, {metrics[name]}" for name in sets)]
-        rows = [[name_cell(measured.label(s)), *(cell(s, name) for name in sets)] for s in systems]
-        return joined([element("p", lead, class_="lead"), table(head, rows)])
+    if len(systems) >= len(sets):  # the longer list becomes the rows
+        rows: list[list[Cell | str]] = [
+            [measured.label(system), *(cell(system, name) for name in sets)] for system in systems
+        ]
+        return Table(["model", *(f"{name}, {metrics[name]}" for name in sets)], rows)
     head = ["set", "metric", *(measured.label(system) for system in systems)]
-    rows = [[name_cell(name), text_cell(metrics[name]), *(cell(system, name) for system in systems)] for name in sets]
-    return joined([element("p", lead, class_="lead"), table(head, rows, num_names=2)])
+    by_set: list[list[Cell | str]] = [
+        [name, metrics[name], *(cell(system, name) for system in systems)] for name in sets
+    ]
+    return Table(head, by_set, num_names=2)
 
 
 def _metric(measured: Measured, set_name: str) -> str:
     return " / ".join(dict.fromkeys(score.metric for score in measured.scores if score.set == set_name))
 
 
-def _cell(score: Score | None, best: bool) -> Html:
+def _cell(score: Score | None, is_best: bool) -> Cell:
     if score is None or score.value != score.value:
-        return number_cell("–")
-    interval = f"{score.interval[0]:.4f} – {score.interval[1]:.4f}" if score.interval else ""
-    return number_cell(f"{score.value:.4f}", score.value, best=best, note=interval)
+        return Cell(MISSING)
+    return Cell(f"{score.value:.4f}", interval(score.interval), "best" if is_best else "")
 
 
-def _all_metrics(measured: Measured) -> Html:
+def _all_metrics(measured: Measured) -> Table:
     metrics = list(dict.fromkeys(name for score in measured.scores for name in score.row.entry("scores").content))
     rows = []
     for score in measured.scores:
         row, values = score.row, score.row.entry("scores")
-        cells = [name_cell(score.system.model), text_cell(score.set)]
-        cells += [_count(row, "dim"), text_cell(score.system.quantization or "float32")]
-        cells += [_count(row, "num_queries"), _count(row, "num_documents")]
-        for name in metrics:
-            value = values.number(name) if values.has(name) else None
-            cells.append(number_cell("–") if value is None else number_cell(f"{value:.4f}", value))
-        speed = row.number("pairs_per_second") if row.has("pairs_per_second") else None
-        cells.append(number_cell("–") if speed is None else number_cell(f"{speed:,.1f}", speed))
-        rows.append(cells)
+        rows.append([
+            score.system.model,
+            score.set,
+            _count(row, "dim"),
+            score.system.quantization or "float32",
+            _count(row, "num_queries"),
+            _count(row, "num_documents"),
+            *(formatted(values.number(name) if values.has(name) else None) for name in metrics),
+            formatted(row.number("pairs_per_second") if row.has("pairs_per_second") else None, ",.1f"),
+        ])  # fmt: skip
     head = ["model", "set", "dim", "vectors", "queries", "documents", *metrics, "pairs/s"]
-    return table(head, rows, num_names=2)
+    return Table(head, rows, num_names=2)
 
 
 def _tick(name: str, metric: str) -> str:
     return label(name, 30) if metric == name else f"{label(name, 30)}\n{label(metric, 30)}"
 
 
-def _count(row: Any, field: str) -> Html:
-    if not row.has(field):
-        return number_cell("–")
-    value = row.integer(field)
-    return number_cell(f"{value:,}", float(value))
+def _count(row: Entry, field: str) -> str:
+    return f"{row.integer(field):,}" if row.has(field) else MISSING
 
 
-def _picture(measured: Measured, styles: Mapping[str, LineStyle]) -> Drawing:
+def _drawing(measured: Measured, styles: Mapping[str, LineStyle]) -> Drawing:
     systems, sets = measured.full(), measured.sets[-_MOST_SETS:]
     found = {(score.system, score.set): score for score in measured.scores}
     step = 1.0 / (len(systems) + 1)
@@ -104,7 +105,7 @@ def _picture(measured: Measured, styles: Mapping[str, LineStyle]) -> Drawing:
                 bar = axis.barh(height, score.value, step * 0.82, color=one.colour, alpha=0.75)
                 handles.setdefault(system.model, bar)
                 if score.interval:
-                    axis.plot(score.interval, [height, height], color="#1f2328", linewidth=1.1, solid_capstyle="butt")
+                    axis.plot(score.interval, [height, height], color=INK, linewidth=1.1, solid_capstyle="butt")
         axis.set_yticks(range(len(sets)), [_tick(name, _metric(measured, name)) for name in sets])
         axis.set_ylim(len(sets) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from qwen3emb_train.evaluation.report.drawing import WIDTH, Drawing, draw, label, panels, rows_of
 from qwen3emb_train.evaluation.report.fields import Entry
-from qwen3emb_train.evaluation.report.html import Html, element, joined, shortened
 from qwen3emb_train.evaluation.report.inputs import is_number
-from qwen3emb_train.evaluation.report.page import Section, figure_of, note
+from qwen3emb_train.evaluation.report.page import Section
+from qwen3emb_train.pages.figures import WIDTH, Drawing, draw, label, num_rows, panels
+from qwen3emb_train.pages.page import shortened
 
 _MOST_HISTOGRAMS, _MOST_MAPS = 12, 6
 _POSITIVE, _RANDOM = "#0072b2", "#d55e00"
@@ -17,28 +17,19 @@ _KINDS = {"document": ("#e69f00", "o"), "query": ("#0072b2", "^")}
 ModelDiagnostics = Sequence[tuple[str, Entry]]  # (model, entry of diagnostics.json)
 
 
-def similarities_section(looked: ModelDiagnostics, max_characters: int) -> Section | None:
+def similarities_section(diagnostics: ModelDiagnostics, max_characters: int) -> Section | None:
     """Histograms and maps; None where no entry has either."""
-    histograms = [(name, _histogram(entry)) for name, entry in _titled(looked) if entry.has("histogram")]
-    maps = [(name, _map(entry)) for name, entry in _titled(looked) if entry.has("map")]
+    histograms = [(name, _histogram(entry)) for name, entry in _titled(diagnostics) if entry.has("histogram")]
+    maps = [(name, _map(entry)) for name, entry in _titled(diagnostics) if entry.has("map")]
     drawings: list[Drawing] = []
-    parts: list[Html] = []
+    headings: list[str] = []
     if histograms:
         drawings.append(_draw_histograms(histograms))
-        parts += [element("h3", "Cosines"), figure_of(drawings[-1])]
+        headings.append("Cosines")
     if maps:
         drawings.append(_draw_maps(maps, max_characters))
-        parts += [element("h3", "Map of a sample"), figure_of(drawings[-1])]
-    return Section("similarities", "Similarities", joined(parts), drawings) if drawings else None
-
-
-def missing_diagnostics(names: Sequence[str]) -> Html:
-    """How to get what an evaluation without diagnostics.json does not show."""
-    return note(
-        f"No histograms, maps and worst queries of {', '.join(names)}: there is no diagnostics.json. ",
-        "Run evaluate with ",
-        element("code", "diagnostics=true"), " on a retrieval set.",
-    )  # fmt: skip
+        headings.append("Map of a sample")
+    return Section("similarities", "Similarities", drawings, {"headings": headings}) if drawings else None
 
 
 def chance_above(positives: Sequence[float], others: Sequence[float]) -> float:
@@ -50,9 +41,9 @@ def chance_above(positives: Sequence[float], others: Sequence[float]) -> float:
     return favourable / (sum(positives) * sum(others))
 
 
-def _titled(looked: ModelDiagnostics) -> list[tuple[str, Entry]]:
-    several = len({entry.text("set") for _, entry in looked}) > 1
-    return [(f"{model} on {entry.text('set')}" if several else model, entry) for model, entry in looked]
+def _titled(diagnostics: ModelDiagnostics) -> list[tuple[str, Entry]]:
+    several = len({entry.text("set") for _, entry in diagnostics}) > 1
+    return [(f"{model} on {entry.text('set')}" if several else model, entry) for model, entry in diagnostics]
 
 
 def _histogram(entry: Entry) -> tuple[list[float], list[float], list[float]]:
@@ -109,7 +100,7 @@ def _draw_histograms(named: Sequence[tuple[str, tuple[list[float], list[float], 
     caption = "Cosines of queries with their relevant documents, and with documents drawn at random."
     if len(named) > len(shown):
         caption += f" The first {len(shown)} of {len(named)}."
-    return draw("cosines", caption, (WIDTH, 0.4 + 2.4 * rows_of(len(shown), columns)), paint)
+    return draw("cosines", caption, (WIDTH, 0.4 + 2.4 * num_rows(len(shown), columns)), paint)
 
 
 def _draw_maps(named: Sequence[tuple[str, dict[str, list[tuple[float, float, str]]]]], max_characters: int) -> Drawing:
@@ -135,8 +126,10 @@ def _draw_maps(named: Sequence[tuple[str, dict[str, list[tuple[float, float, str
             axis.set_aspect("equal", adjustable="datalim")
         figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2)
 
-    caption = "The two directions of greatest variance of a sample; each panel has its own. Rest on a point to read it."
+    caption = (
+        "The two directions of greatest variance of a sample; each panel has its own. Hover over a point to read it."
+    )
     if len(named) > len(shown):
         caption += f" The first {len(shown)} of {len(named)}."
-    height = 0.4 + (3.8 if columns == 2 else 5.2) * rows_of(len(shown), columns)
+    height = 0.4 + (3.8 if columns == 2 else 5.2) * num_rows(len(shown), columns)
     return draw("map", caption, (WIDTH, height), paint, tooltips)

@@ -3,43 +3,41 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen3emb_train.evaluation.report.html import element, joined, name_cell, table, text_cell
 from qwen3emb_train.evaluation.report.inputs import TrainingRun, is_number
 from qwen3emb_train.evaluation.report.page import Section
 from qwen3emb_train.lineage import RunRecord
+from qwen3emb_train.pages.page import MISSING, Cell, Table
 
 
 def summary_section(runs: Sequence[TrainingRun]) -> Section:
     """A column for each training run."""
     facts = [_facts(run) for run in runs]
     names = list(dict.fromkeys(name for one in facts for name in one))
-    rows = ([name_cell(name), *(text_cell(one.get(name, "–")) for one in facts)] for name in names)
-    facts_table = table(["", *(run.name for run in runs)], rows, num_names=1 + len(runs))
-    return Section("runs", "What was run", element("div", facts_table, class_="facts"))
+    rows = [[name, *(one.get(name, MISSING) for one in facts)] for name in names]
+    table = Table(["", *(run.name for run in runs)], rows, num_names=1 + len(runs))
+    return Section("runs", "What was run", content={"facts": table})
 
 
 def origin_section(records: Mapping[str, RunRecord | None]) -> Section:
-    """Of everything on the page: which program made it, when, with which versions, from which contents."""
-    rows = []
-    details = []
+    """Of everything on the page: which program made it, when, with which versions, from which inputs."""
+    rows: list[list[Cell | str]] = []
+    inputs = []
     for name, record in records.items():
-        if record is None:
-            rows.append([name_cell(name), *(text_cell("–") for _ in range(4))])
-            continue
-        commit, versions = _versions(record)
-        rows.append([name_cell(name), *map(text_cell, (record.program, record.finished, commit, versions))])
-        inputs = [[name_cell(key), element("td", element("code", value))] for key, value in record.inputs.items()]
-        if inputs:
-            contents = table(["input", "SHA-256 of its contents"], inputs, num_names=2)
-            details.append(element("details", element("summary", f"Inputs of {name}"), contents))
-    head = ["", "program", "finished (UTC)", "commit", "versions"]
-    return Section("origin", "Where it comes from", joined([table(head, rows, num_names=5), *details]))
+        shown = (record.program, record.finished, *_versions(record)) if record else (MISSING,) * 4
+        rows.append([name, *shown])
+        if record and record.inputs:
+            digests: list[list[Cell | str]] = [
+                [key, Cell(digest, mark="code")] for key, digest in record.inputs.items()
+            ]
+            inputs.append((name, Table(["input", "SHA-256 of its contents"], digests, num_names=2)))
+    programs = Table(["", "program", "finished (UTC)", "commit", "versions"], rows, num_names=5)
+    return Section("origin", "Where it comes from", content={"programs": programs, "inputs": inputs})
 
 
 def seconds_of(run: TrainingRun) -> float | None:
-    """Time in training steps, from the tokens between recorded steps and the speed there; None without these figures.
+    """Time in training steps, from the tokens between recorded steps and the speed there; None without these metrics.
 
-    Figures recorded are those of a step: between two of them the speed is taken to be that of the later one.
+    Each line holds the speed of one step; it is taken to be that of all steps since the line before.
     """
     seconds, before = 0.0, 0.0
     for line in run.lines:
@@ -51,7 +49,7 @@ def seconds_of(run: TrainingRun) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """For people: "3 min 20 s"."""
+    """E.g. "3 min 20 s"."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
@@ -103,4 +101,4 @@ def _loss(values: Sequence[float]) -> str:
 def _versions(record: RunRecord) -> tuple[str, str]:
     versions = record.environment.get("versions") or {}
     shown = [f"Python {record.environment.get('python', '?')}", *(f"{name} {v}" for name, v in versions.items())]
-    return str(record.environment.get("git_commit") or "–"), ", ".join(shown)
+    return str(record.environment.get("git_commit") or MISSING), ", ".join(shown)

@@ -7,14 +7,23 @@ import pytest
 
 from qwen3emb_train.evaluation.report.curves import moving_average
 from qwen3emb_train.evaluation.report.differences import differences_section
-from qwen3emb_train.evaluation.report.drawing import label, line_styles
-from qwen3emb_train.evaluation.report.html import element, shortened
 from qwen3emb_train.evaluation.report.inputs import TrainingRun, load_evaluation
+from qwen3emb_train.evaluation.report.page import Section, render_report
 from qwen3emb_train.evaluation.report.scores import best_systems, scores_section
 from qwen3emb_train.evaluation.report.similarities import chance_above
 from qwen3emb_train.evaluation.report.summary import duration, seconds_of
 from qwen3emb_train.evaluation.report.systems import put_together
+from qwen3emb_train.pages.figures import label, line_styles
+from qwen3emb_train.pages.page import shortened
 from tests.evaluation.report.written import write_evaluation
+
+
+def page_of(section: Section) -> ElementTree.Element:
+    return ElementTree.fromstring(render_report("t", "l", [section], 400))
+
+
+def marked(page: ElementTree.Element, mark: str) -> list[str | None]:
+    return [element.text for element in page.iter("span") if element.get("class") == mark]
 
 
 def test_the_bold_line_is_a_centred_mean() -> None:
@@ -46,10 +55,9 @@ def test_time_is_tokens_over_speed() -> None:
 def test_the_best_is_bold_and_equals_share(tmp_path: Path) -> None:
     measured = put_together([load_evaluation("e", write_evaluation(tmp_path / "e"))])
     assert [(best.model, best.dim) for best in best_systems(measured, "questions")] == [("second", 64)]
-    section = scores_section(measured, line_styles(measured.models))
-    body = ElementTree.fromstring(element("div", section.body))
-    assert [bold.text for bold in body.iter("b")] == ["0.5640"]
-    assert "0.5140 – 0.6140" in "".join(body.itertext())
+    page = page_of(scores_section(measured, line_styles(measured.models)))
+    assert marked(page, "best") == ["0.5640"]
+    assert "0.5140 – 0.6140" in "".join(page.itertext())
 
 
 def test_differences_say_better_only_beyond_the_interval(tmp_path: Path) -> None:
@@ -60,9 +68,10 @@ def test_differences_say_better_only_beyond_the_interval(tmp_path: Path) -> None
         results.write_text(written.replace("[0.05, 0.15]", interval))
         section = differences_section(put_together([load_evaluation("e", directory)]), styles)
         assert section is not None
-        table = section.body.split("</table>")[0]
-        assert [word for word in ("better", "worse") if f'class="{word}"' in table] == [expected] * bool(expected)
-    assert "1 better, 2 equal, 0 worse" in section.body, "query by query, from per_query.jsonl"
+        page = page_of(section)
+        found = {mark: marked(page, mark) for mark in ("better", "worse")}
+        assert found == {"better": [], "worse": []} | ({expected: ["+0.1000"] * 2} if expected else {})
+    assert "1 better, 2 equal, 0 worse" in "".join(page.itertext()), "query by query, from per_query.jsonl"
 
 
 def test_what_two_evaluations_both_measured_is_named_after_them(tmp_path: Path) -> None:
@@ -98,4 +107,3 @@ def test_labels_are_short_and_on_one_line() -> None:
     assert label("_hidden from legends") == " _hidden from legends"
     assert len(label("x" * 99)) == 40
     assert shortened("abcdef", 4) == "abc…"
-    assert element("p", "a<b", element("i", "&"), class_='x"y') == '<p class="x&quot;y">a&lt;b<i>&amp;</i></p>'

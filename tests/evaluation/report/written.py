@@ -59,19 +59,19 @@ def write_evaluation(directory: Path, *, evil: str = "", models: tuple[str, ...]
                 "model": model + evil, "set": "questions" + evil, "dim": dim, "quantization": "float32",
                 "metric": "ndcg@10", "ids": ["q1" + evil, "q2", "q3"], "values": [0.0, 0.5, 0.5 * number],
             })  # fmt: skip
-    looks = [_look(model + evil, evil) for model in models]
+    diagnostics = [_diagnostics(model + evil, evil) for model in models]
     lineage.write_text(directory / "results.json", json.dumps(rows))
     lineage.write_text(directory / "per_query.jsonl", "".join(json.dumps(line) + "\n" for line in units))
-    lineage.write_text(directory / "diagnostics.json", json.dumps(looks))
+    lineage.write_text(directory / "diagnostics.json", json.dumps(diagnostics))
     return directory
 
 
 def write_merge(directory: Path, *, num_models: int = 2, evil: str = "") -> Path:
     """A finished merge search of two sets."""
-    shares = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]
+    weights = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]
     tried = [
-        {"shares": one[:num_models], "mean": 0.3 + 0.1 * place, "a" + writable(evil): 0.3, "b": 0.3 + 0.2 * place}
-        for place, one in enumerate(shares)
+        {"weights": one[:num_models], "mean": 0.3 + 0.1 * place, "a" + writable(evil): 0.3, "b": 0.3 + 0.2 * place}
+        for place, one in enumerate(weights)
     ]
     metrics = {
         "models": [f"model{writable(evil)}"] * num_models, "weights": {f"model_{i}": 0.5 for i in range(num_models)},
@@ -82,7 +82,7 @@ def write_merge(directory: Path, *, num_models: int = 2, evil: str = "") -> Path
     return directory
 
 
-def _look(model: str, evil: str) -> dict[str, Any]:
+def _diagnostics(model: str, evil: str) -> dict[str, Any]:
     edges = [-1.0 + bin / 20 for bin in range(41)]
     positives, random = [0] * 40, [0] * 40
     positives[36], random[24] = 5, 7

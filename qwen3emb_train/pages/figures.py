@@ -1,16 +1,19 @@
 """How figures look, and their two forms: an SVG whose colours follow the page, light or dark, and a PNG on white.
 
-The same inputs give the same bytes: no dates, no random identifiers.
+Inline SVG rather than an image: its colours are the page's variables, and its points have tooltips. The same inputs
+give the same bytes: no dates, no random identifiers.
 """
 
 import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+from xml.etree import ElementTree
 
-from qwen3emb_train.evaluation.report.html import Html, element, readable, shortened
+from markupsafe import Markup
+
+from qwen3emb_train.pages.page import readable, shortened
 
 # Okabe and Ito's colours, which people of all colour visions tell apart; yellow, too pale for lines, gave way to grey.
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a8f98")
@@ -33,6 +36,7 @@ _SETTINGS = {
     "figure.constrained_layout.w_pad": 0.09, "figure.constrained_layout.h_pad": 0.06, "legend.fontsize": 8.5,
     "figure.facecolor": "none", "svg.fonttype": "none",
 }  # fmt: skip
+_SVG, _XLINK_HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 WIDTH = 8.0  # inches, of a figure as wide as the page's column
 
 
@@ -49,7 +53,7 @@ class Drawing:
 
     name: str
     caption: str
-    svg: Html = field(repr=False)
+    svg: Markup = field(repr=False)
     png: bytes = field(repr=False)
 
 
@@ -78,12 +82,19 @@ def line_styles(names: Iterable[str], known: Mapping[str, LineStyle] | None = No
     return {name: given[name] if name in given else next(free) for name in distinct}
 
 
-def require_matplotlib() -> None:
-    """Raises ImportError, saying how to install it, where matplotlib is missing."""
+def require_matplotlib(extra: str) -> None:
+    """To be called before the work begins, not after it.
+
+    Args:
+        extra: of this package, that installs it.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message says how to install it.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ImportError("The figures of a report need matplotlib: pip install 'qwen3emb-train[report]'.") from None
+        raise ImportError(f"The figures need matplotlib: pip install 'qwen3emb-train[{extra}]'.") from None
 
 
 def draw(
@@ -93,14 +104,14 @@ def draw(
     paint: Callable[[Any], None],
     tooltips: Mapping[str, Sequence[str]] | None = None,
 ) -> Drawing:
-    """Draws on an empty matplotlib figure.
+    """Draws one figure, as SVG and as PNG.
 
     Args:
         name: file name, without the ending.
-        caption: said below it.
+        caption: what it shows, below it.
         size: width and height in inches.
         paint: draws on the figure it is given.
-        tooltips: gid of a line of markers -> what to say when a pointer rests on each of them.
+        tooltips: gid of a line of markers -> the text shown when a pointer rests on each of them.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -126,7 +137,7 @@ def panels(figure: Any, number: int, columns: int, **shared: Any) -> list[Any]:
     return axes[:number]
 
 
-def rows_of(number: int, columns: int) -> int:
+def num_rows(number: int, columns: int) -> int:
     """How many rows ``panels`` makes."""
     return -(-number // min(columns, number))
 
@@ -148,30 +159,41 @@ def label(text: str, max_characters: int = 40) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _for_the_page(svg: str, name: str, caption: str, tooltips: Mapping[str, Sequence[str]]) -> Html:
-    """Without what would reach out of the drawing: the style for all elements, and names that other figures use too."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+def _for_the_page(svg: str, name: str, caption: str, tooltips: Mapping[str, Sequence[str]]) -> Markup:
+    """The drawing as a part of a page: tooltips at its points, the page's colours, and ids that no other figure has.
+
+    Only attributes are changed, never a text: a text may look like an id or a colour.
+    """
+    root = ElementTree.fromstring(svg)
+    for child in list(root):  # the style would reach out of the drawing
+        if child.tag == f"{_SVG}metadata" or child.find(f"{_SVG}style") is not None:
+            root.remove(child)
+    by_id = {element.get("id"): element for element in root.iter()}
+    for gid, texts in tooltips.items():
+        for marker, text in zip(list(by_id[gid].iter(f"{_SVG}use")), texts, strict=True):
+            ElementTree.SubElement(marker, "title").text = readable(text)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        element.attrib = {
+            key if key != _XLINK_HREF else "href": _attribute(key, value, name) for key, value in element.items()
+        }
+    width = float(root.attrib["width"].removesuffix("pt")) / 72 / WIDTH  # of the page's column
+    root.attrib = {
+        "xmlns": _SVG.strip("{}"), "viewBox": root.attrib["viewBox"], "class": "drawing", "role": "img",
+        "style": f"max-width: {width:.0%}",
+    }  # fmt: skip
+    title = ElementTree.Element("title")
+    title.text = readable(caption)
+    root.insert(0, title)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == _XLINK_HREF:
+        return f"#{name}-{value.removeprefix('#')}"
+    value = value.replace("url(#", f"url(#{name}-")
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    for gid, texts in tooltips.items():  # last: nothing above may touch what they say
-        svg = _with_titles(svg, f"{name}-{gid}", texts)
-    opening, rest = svg.split(">", 1)
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return Html(f'{opening} class="drawing" role="img">{element("title", caption)}{rest.rstrip()}')
-
-
-def _with_titles(svg: str, gid: str, texts: Sequence[str]) -> str:
-    start = svg.index(f'<g id="{gid}"')
-    end = svg.index("</g>", svg.index("<use", start))
-    pieces = re.split(r"(<use [^>]*)/>", svg[start:end])
-    markers, between = pieces[1::2], pieces[2::2]
-    titled = (
-        f"{marker}>{element('title', text)}</use>{after}"
-        for marker, after, text in zip(markers, between, texts, strict=True)
-    )
-    return svg[:start] + pieces[0] + "".join(titled) + svg[end:]
+        value = value.replace(colour, f"var(--{variable})")
+    return value
