@@ -1,4 +1,4 @@
-"""Vectors that are computed once: kept on disk under a digest of everything they depend on."""
+"""A cache of vectors on disk, keyed by a digest of everything they depend on."""
 
 import hashlib
 import os
@@ -16,15 +16,15 @@ from qwen3emb_train.index.embedders import Embedder, EmbeddingSettings, model_id
 
 
 class CachedEmbedder:
-    """An embedder behind a directory of ``.npy`` files; the model is loaded when a text is new.
+    """An embedder with a cache directory of ``.npy`` files; the model is loaded at the first cache miss.
 
-    Kept are full-width vectors, so one file serves every dimension. What only moves the last bits (texts in a batch,
-    processes) is not part of the digest.
+    Vectors are cached at full width, so one file serves every dimension. Settings that change rounding errors only
+    (texts in a batch, processes) are not part of the digest.
 
     Args:
-        load: gives the embedder.
-        cache_dir: where files lie; None: nothing is kept.
-        model, settings, num_layers: what ``load`` loads with.
+        load: returns the embedder.
+        cache_dir: directory of the files; None: nothing is cached.
+        model, settings, num_layers: arguments of ``load``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CachedEmbedder:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """Itself, for what is not worth keeping."""
+        """The embedder without the cache, for texts that are encoded once."""
         return self._load()
 
     def encode_queries(self, queries: Sequence[str], instruction: str | None) -> Float[Tensor, "texts dim"]:
@@ -70,7 +70,7 @@ class CachedEmbedder:
                 stream.flush()
                 os.fsync(stream.fileno())
             writing.replace(file)
-        # Copy on write: torch wants a writable array, the file must stay as it is.
+        # Copy on write: torch needs a writable array, and the file must not change.
         return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
     def _key(self, texts: Sequence[str], how: dict[str, str | None]) -> str:
@@ -92,6 +92,6 @@ def _texts_digest(texts: Sequence[str]) -> str:
     combined = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
-        combined.update(f"{len(encoded)}\n".encode())  # so that no text can run into the next
+        combined.update(f"{len(encoded)}\n".encode())  # so that the boundaries of texts count
         combined.update(encoded)
     return combined.hexdigest()

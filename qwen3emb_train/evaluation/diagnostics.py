@@ -1,4 +1,4 @@
-"""What a retrieval model's vectors look like: histograms of cosines, a map in two dimensions, its worst queries."""
+"""Diagnostics of a retrieval model: histograms of cosines, a two-dimensional map, and its worst queries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,8 +31,9 @@ def retrieval_diagnostics(
     Args:
         ranking: of all documents by these vectors.
         queries, documents: unit vectors.
-        scores: the main metric by query.
-        seed: of what is sampled.
+        data: the set.
+        scores: the main metric of each query.
+        seed: of the samples.
     """
     return {
         "model": ranking.model,
@@ -46,10 +47,10 @@ def retrieval_diagnostics(
 def _histogram(
     data: RetrievalSet, queries: Float[Tensor, "queries dim"], documents: Float[Tensor, "documents dim"], seed: int
 ) -> dict[str, Any]:
-    """Cosines of queries with relevant documents, and with random ones that are not relevant to them."""
-    place = {document_id: row for row, document_id in enumerate(data.document_ids)}
+    """Cosines of queries with relevant documents, and with random non-relevant ones."""
+    row_of = {document_id: row for row, document_id in enumerate(data.document_ids)}
     relevant = [
-        [query, place[document_id]]
+        [query, row_of[document_id]]
         for query, query_id in enumerate(data.query_ids)
         for document_id, grade in data.relevance[query_id].items()
         if grade > 0
@@ -88,7 +89,7 @@ def _cosines(
 def _map(
     data: RetrievalSet, queries: Float[Tensor, "queries dim"], documents: Float[Tensor, "documents dim"], seed: int
 ) -> dict[str, Any]:
-    """Some queries and documents on the two directions in which they vary most."""
+    """A sample of queries and documents on their first two principal components."""
     randomness = np.random.default_rng([seed, 2])
     some = [
         np.sort(randomness.choice(len(vectors), min(_ON_MAP, len(vectors)), replace=False))
@@ -97,15 +98,15 @@ def _map(
     points = torch.cat([queries[torch.from_numpy(some[0])], documents[torch.from_numpy(some[1])]]).double()
     centred = points - points.mean(dim=0)
     directions = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
-    # A direction's sign is the decomposition's whim: its largest component shall be positive.
+    # The sign of a singular vector is arbitrary: its largest component is made positive.
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
-    places = torch.nn.functional.pad(centred @ (directions * largest.sign()).T, (0, 2 - len(directions)))
+    coordinates = torch.nn.functional.pad(centred @ (directions * largest.sign()).T, (0, 2 - len(directions)))
     texts = [data.queries[row] for row in some[0]] + [data.documents[row] for row in some[1]]
     return {
         "texts": [shorten(text, _MAP_LETTERS) for text in texts],
         "kinds": ["query"] * len(some[0]) + ["document"] * len(some[1]),
-        "x": places[:, 0].numpy().round(6).tolist(),
-        "y": places[:, 1].numpy().round(6).tolist(),
+        "x": coordinates[:, 0].numpy().round(6).tolist(),
+        "y": coordinates[:, 1].numpy().round(6).tolist(),
     }
 
 
@@ -116,7 +117,7 @@ def _worst(
     documents: Float[Tensor, "documents dim"],
     scores: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """The queries with the lowest scores, in file order among equals: what they should have found, what they did."""
+    """The queries with the lowest scores, equal ones in file order: relevant documents, and those that were found."""
     text_of = dict(zip(data.document_ids, data.documents, strict=True))
     entries = []
     for query in sorted(range(len(scores)), key=lambda query: scores[query])[:_WORST]:
@@ -145,6 +146,6 @@ def _worst(
 
 
 def shorten(text: str, letters: int) -> str:
-    """In one line, cut at ``letters``."""
+    """The text in one line of at most ``letters`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= letters else line[: letters - 3] + "..."

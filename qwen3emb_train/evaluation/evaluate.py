@@ -1,4 +1,4 @@
-"""The result table: every model on every set, at every dimension and storage; and every reranker behind each."""
+"""The program ``evaluate``: every model on every set, at every dimension and storage, and rerankers on top of each."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,10 +43,10 @@ Sets = Mapping[str, RetrievalSet | SymmetricTask]
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What models gave.
+    """Results so far.
 
     Attributes:
-        rankings: of retrieval sets, rerankers' behind the models' they start from.
+        rankings: of retrieval sets; those of rerankers after the first stages they reorder.
         measurements: of all sets, in the order of the table.
         diagnostics: entries of diagnostics.json.
     """
@@ -57,10 +57,12 @@ class _Found:
 
 
 def evaluate(config: EvaluateConfig) -> list[ResultRow]:
-    """Measures, writes results.json and its neighbours, returns the rows; reads them back where they are up to date.
+    """Evaluates, writes results.json and the other files of ``output_dir``, and returns the rows.
+
+    Where the output is up to date, the rows are read from it.
 
     Raises:
-        FileNotFoundError, ValueError: a model or set cannot be read.
+        FileNotFoundError, ValueError: a model or set cannot be read, or a model gives NaN or infinity.
         ImportError: a package is missing; the message says how to install it.
     """
     output = Path(config.output_dir)
@@ -95,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> list[ResultRow]:
 
 
 def _measure(config: EvaluateConfig, name: str, sets: Sets, found: _Found) -> None:
-    """A model on every set that it can be measured on."""
+    """Evaluates a model on every set that it supports; BM25 only ranks documents."""
     path, layers = config.models[name], config.num_layers.get(name)
     settings = EmbeddingSettings(
         config.max_tokens, config.precision, config.tokens_per_batch, config.texts_per_batch,
@@ -120,7 +122,7 @@ def _measure_retrieval(
     documents = embedder.encode_documents(data.documents)
     _require_finite(queries, documents, name, set_name)
     forms, full = list(_forms(config, queries.shape[1])), (queries.shape[1], StoredAs.float32)
-    wanted = dict.fromkeys([*forms, full] if config.diagnostics else forms)  # each once
+    wanted = dict.fromkeys([*forms, full] if config.diagnostics else forms)  # without duplicates
     ranked = {form: rank(queries, documents, *form, _depth(config)) for form in wanted}
     for form in forms:
         _add(config, found, Ranking(name, set_name, *form, ranked[form]), data)
@@ -189,11 +191,11 @@ def _forms(config: EvaluateConfig, width: int) -> Iterator[tuple[int, StoredAs]]
 def _encode_unique(
     embedder: CachedEmbedder, task: SymmetricTask, instruction: str | None
 ) -> Float[Tensor, "texts dim"]:
-    """The task's vectors; a text that occurs often is encoded once."""
+    """The vectors of the task's texts; each distinct text is encoded once."""
     unique = list(dict.fromkeys(task.texts))
-    place = {text: row for row, text in enumerate(unique)}
+    row_of = {text: row for row, text in enumerate(unique)}
     vectors = embedder.encode_queries(unique, task.instruction if instruction is None else instruction)
-    return vectors[torch.tensor([place[text] for text in task.texts])]
+    return vectors[torch.tensor([row_of[text] for text in task.texts])]
 
 
 def _require_finite(
@@ -208,7 +210,7 @@ def _write(directory: Path, config: EvaluateConfig, found: _Found, rows: Sequenc
         lineage.write_text(directory / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     write_json(RESULTS_FILE, [asdict(row) for row in rows])
-    units = [
+    per_query = [
         {
             "model": one.model, "set": one.set, "dim": one.dim, "quantization": one.quantization.value,
             "metric": one.scores.metric, "ids": list(one.scores.ids), "values": one.scores.statistic.per_query.tolist(),
@@ -216,14 +218,14 @@ def _write(directory: Path, config: EvaluateConfig, found: _Found, rows: Sequenc
         for one in found.measurements
     ]  # fmt: skip
     lineage.write_text(
-        directory / PER_QUERY_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in units)
+        directory / PER_QUERY_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in per_query)
     )
     if config.diagnostics:
         write_json(DIAGNOSTICS_FILE, found.diagnostics)
     for ranking in found.rankings if config.save_runs else []:
         data = sets[ranking.set]
         assert isinstance(data, RetrievalSet)
-        # A name says what distinguishes runs; whatever a file's name cannot hold is escaped.
+        # The name holds what distinguishes runs; characters that file names cannot hold are escaped.
         parts = [ranking.model, ranking.set]
         if ranking.dim is not None:
             parts += [str(ranking.dim)] * (len(config.dims) > 1)

@@ -1,4 +1,4 @@
-"""Which of mteb's tasks are measured: a benchmark's, named ones, local ones."""
+"""Selects the tasks of ``evaluate_mteb``: those of a benchmark, named ones, local ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -18,13 +18,17 @@ def choose_tasks(
     """The tasks in this order: of the benchmark, named, local.
 
     Args:
+        mteb: the package.
+        benchmark: mteb's name of one; None: no benchmark.
+        names: of further tasks.
         languages: keep subsets in one of these; empty = all. Local sets are kept whatever their language.
+        local_sets: retrieval sets by task name.
         instructed: tasks that the user has an instruction for; mteb must know them, or they must be local.
 
     Raises:
-        ValueError: mteb has no such task or benchmark (with what is near it), none of a named task's subsets is in the
-            languages, a local set has the name of one of mteb's tasks, or a set breaks its promises.
-        FileNotFoundError: a local set is not there.
+        ValueError: mteb has no such task or benchmark (the message lists similar names), no subset of a named task is
+            in the languages, a local set has the name of one of mteb's tasks, or a set is malformed.
+        FileNotFoundError: a local set does not exist.
     """
     try:
         tasks = list(mteb.get_benchmark(benchmark).tasks) if benchmark else []
@@ -49,7 +53,7 @@ def choose_tasks(
 def _in_languages(task: Any, languages: Sequence[str]) -> Any | None:
     """A benchmark's task with those of its subsets that are in one of the languages; None: there are none.
 
-    mteb's own filter would bring back subsets that the benchmark has left out.
+    mteb's own filter would restore subsets that the benchmark excludes.
     """
     codes = task.metadata.hf_subsets_to_langscripts
     wanted = set(languages)

@@ -1,4 +1,4 @@
-"""A retrieval set in BEIR layout as an mteb task, made on the fly."""
+"""A local retrieval set in BEIR layout as an mteb task."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from qwen3emb_train.data.retrieval_set import load_retrieval_set
 
 @dataclass
 class LocalSetConfig:
-    """A retrieval set of one's own.
+    """A local retrieval set.
 
     Attributes:
         path: directory in the BEIR layout.
         split: which judgements.
-        instruction: what stands before each query; null = the model's own, "" = nothing.
+        instruction: before each query; null = the model's own, "" = none.
     """
 
     path: str = "???"
@@ -26,8 +26,8 @@ class LocalSetConfig:
 def build_local_task(name: str, chosen: LocalSetConfig) -> Any:
     """An ``AbsTaskRetrieval`` of the set, named ``name``.
 
-    Its dataset revision is the digest of the files, the split and the instruction: when one of them changes, mteb's
-    stored result is no longer this task's. Document text is joined as everywhere here (title, line break, text).
+    Its dataset revision is the digest of the files, the split and the instruction, so that mteb does not reuse a stored
+    result after one of them has changed. Document text is joined as everywhere here (title, line break, text).
 
     Raises:
         FileNotFoundError, ValueError: see ``load_retrieval_set``.
@@ -37,7 +37,7 @@ def build_local_task(name: str, chosen: LocalSetConfig) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
     data = load_retrieval_set(Path(chosen.path), chosen.split)
-    # Not the files' paths: the same set elsewhere is the same set.
+    # Without paths, so that a copy of a set has the same revision.
     content = [[file.name, lineage.file_digest(file)] for file in data.files]
     described = TaskMetadata(
         name=name,
@@ -60,5 +60,5 @@ def build_local_task(name: str, chosen: LocalSetConfig) -> Any:
         self.dataset = {"default": {chosen.split: split}}
         self.data_loaded = True
 
-    # mteb wants a class for each task, with its metadata.
+    # mteb needs a class for each task, with its metadata.
     return type(name, (AbsTaskRetrieval,), {"metadata": described, "load_data": load_data})()

@@ -1,6 +1,6 @@
-"""Our embedders as mteb wants a model, and which instruction a task's texts carry.
+"""Our embedders behind mteb's model interface, and the instruction of each task.
 
-mteb is imported where it is used: that costs seconds, and no other program needs it.
+mteb is imported inside functions, because that takes seconds and most programs do not need it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,13 +32,13 @@ def import_mteb() -> Any:
 
 @dataclass(frozen=True)
 class Instructions:
-    """What stands before a task's texts, as in Qwen3-Embedding's own evaluation: before queries, and before every text
-    of a task that has no queries and documents (STS, classification, clustering, ...); never before a document.
+    """The instruction of each task, as in the evaluation of Qwen3-Embedding: before queries, and before every text of a
+    task without queries and documents (STS, classification, clustering, ...); never before a document.
 
     Attributes:
-        by_task: the user's, by task name; "": none.
-        by_set: of local sets, whose instruction None is the model's own, as in ``evaluate``.
-        default: of tasks that neither the user nor mteb gives one. None: mteb's sentence for that kind of task.
+        by_task: given by the user, by task name; "": none.
+        by_set: of local sets; None is the model's own, as in ``evaluate``.
+        default: where neither the user nor mteb gives one. None: mteb's for that kind of task.
     """
 
     by_task: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class MtebModel:
     """mteb's ``EncoderProtocol`` around an ``Embedder``, which is loaded when a first task needs it.
 
     Attributes:
-        mteb_model_meta: what mteb files the results under.
+        mteb_model_meta: name and revision under which mteb stores results.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class MtebModel:
         prompt_type: Any = None,
         **_: Any,
     ) -> Float[np.ndarray, "texts dim"]:
-        """Vectors of all texts of a data loader: packed by our token budget, whatever its batches are.
+        """Vectors of all texts of a data loader, batched by our token budget instead of its batches.
 
         Raises:
             ValueError: a vector is not finite.
@@ -121,8 +121,8 @@ def build_meta(name: str, revision: str, experiment: Mapping[str, Any]) -> Any:
 
     Args:
         name: "organisation/model".
-        revision: tells this model's contents from any other's.
-        experiment: settings that change the figures and are not the defaults: mteb keeps their results apart.
+        revision: identifies the contents of the model.
+        experiment: settings other than the defaults that change the metrics; mteb stores their results separately.
     """
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 

@@ -1,4 +1,4 @@
-"""MTEB by ``mteb`` itself, with a model of any kind that ``evaluate`` takes; results in mteb's own files.
+"""The program ``evaluate_mteb``: MTEB run by ``mteb``, for the models that ``evaluate`` takes; results in mteb's files.
 
 <output_dir>/  run.json  results/<organisation__model>/<revision>/<Task>.json  model_meta.json
                          results/.../<revision>/experiments/<settings>/<Task>.json  where they are not the defaults
@@ -18,27 +18,27 @@ from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder, mod
 from qwen3emb_train.models.precision import Precision
 
 PROGRAM = "evaluate_mteb"
-_MAX_TOKENS = 8192  # the report's
+_MAX_TOKENS = 8192  # as in the evaluation of arXiv 2506.05176
 
 
 @dataclass
 class EvaluateMtebConfig:
-    """What is measured.
+    """Settings of an MTEB evaluation.
 
     Attributes:
         model: a model directory of any kind, or a hub name.
         model_name: "organisation/model", the name in mteb's files; null = the hub name, or "local/" and the
-            directory's. Models of one name are told apart by their contents.
+            directory's. Models of one name are distinguished by their contents.
         num_layers: use only the first layers of an (unexported) model.
         tasks: mteb's names.
         benchmark: mteb's name of one, such as "MTEB(eng, v2)".
         languages: keep only these (ISO 639-3, as "eng" or "eng-Latn"); empty = all that a task has.
         local_sets: name -> retrieval set in BEIR layout, measured as an mteb task of that name.
-        instructions: task name -> what stands before its texts; "" = nothing. Goes before the task's own.
-        default_instruction: of tasks without any; null = mteb's sentence for that kind of task.
+        instructions: task name -> instruction; "" = none. Takes precedence over the task's own.
+        default_instruction: of tasks without one; null = mteb's for that kind of task.
         dim: Matryoshka dimension; null = the full vector.
-        output_dir: receives mteb's tree of results. A task that has its result there is not run again.
-        overwrite: run it again all the same.
+        output_dir: receives mteb's result tree. A task with a result there is not run again.
+        overwrite: run it again nevertheless.
         max_tokens: longest text.
         precision: of the matrix products.
         tokens_per_batch: tokens encoded at once by our encoder.
@@ -80,13 +80,13 @@ class EvaluateMtebConfig:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
         task, type: mteb's.
         metric: mteb's main score of the task.
         score: its mean over the task's subsets and splits.
-        was_there: read from an earlier run's file.
+        was_there: read from the file of an earlier run.
     """
 
     task: str
@@ -97,11 +97,11 @@ class TaskScore:
 
 
 def evaluate_mteb(config: EvaluateMtebConfig) -> list[TaskScore]:
-    """Measures what has no result yet, writes mteb's files and run.json, returns the scores.
+    """Runs the tasks that have no result yet, writes mteb's files and run.json, and returns the scores.
 
     Raises:
         FileNotFoundError, ValueError: the model, a local set, a task or a benchmark does not exist.
-        ConnectionError: a task's data is neither in the hub's cache nor in reach; the message names the task.
+        ConnectionError: a task's data is neither cached nor reachable; the message names the task.
         ImportError: mteb is missing; the message says how to install it.
     """
     mteb = import_mteb()
@@ -141,8 +141,11 @@ def run_tasks(
     """Runs mteb's tasks one by one; each writes its file as soon as it is done.
 
     Args:
-        overwrite: also those that have their file already.
-        say: told each score as it is there.
+        model: under mteb's interface.
+        tasks: mteb's task objects.
+        output_dir: of mteb's result tree.
+        overwrite: also run tasks that have a result.
+        say: called with a line for each finished task.
     """
     mteb = import_mteb()
     cache = mteb.ResultCache(output_dir)
@@ -160,12 +163,12 @@ def run_tasks(
 
 
 def _stored(cache: Any, task: Any, meta: Any) -> Any | None:
-    """An earlier run's result of the task, where it is one."""
+    """The result of an earlier run on the same data; None if there is none."""
     try:
         stored = cache.load_task_result(task.metadata.name, meta)
     except ValueError:
-        return None  # torn: mteb writes its files in place
-    # Of other data (a local set that was edited): mteb itself would take a complete result of whatever revision.
+        return None  # incomplete: mteb does not write its files atomically
+    # mteb itself accepts a complete result of any revision, such as that of a local set before an edit.
     return stored if stored is not None and stored.dataset_revision == task.metadata.revision else None
 
 
@@ -189,19 +192,19 @@ def _run(mteb: Any, model: MtebModel, task: Any, cache: Any, strategy: str) -> A
 
 
 def _name_and_revision(config: EvaluateMtebConfig, identity: str) -> tuple[str, str]:
-    """A hub model's name and commit; else a name for the directory, and the digest of what is in it."""
+    """Name and commit of a hub model; else a name for the directory, and the digest of its contents."""
     path = Path(config.model)
     if not path.is_dir():
         name, _, revision = identity.rpartition("@")
         return config.model_name or name, revision
-    # outputs/mine/model and checkpoints/step_000100/model: the directory above says which.
+    # outputs/mine/model and checkpoints/step_000100/model are named by the directory above.
     resolved = path.resolve()
     directory = resolved.parent if resolved.name == "model" else resolved
     return config.model_name or f"local/{directory.name}", identity
 
 
 def _experiment(config: EvaluateMtebConfig) -> dict[str, Any]:
-    """Settings that change the figures, None where they are the defaults."""
+    """Settings that change the metrics; None for defaults."""
     given = [config.instructions, config.default_instruction]
     return {
         "dim": config.dim,
@@ -213,7 +216,7 @@ def _experiment(config: EvaluateMtebConfig) -> dict[str, Any]:
 
 
 def format_scores(scores: Sequence[TaskScore]) -> str:
-    """The scores as an aligned table, with their mean over tasks and, as MTEB's tables have it, over types of task."""
+    """The scores as an aligned table, with their means over tasks and over types of task, as in MTEB's tables."""
     by_type: dict[str, list[float]] = {}
     for row in scores:
         by_type.setdefault(row.type, []).append(row.score)

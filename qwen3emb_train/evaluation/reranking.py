@@ -1,4 +1,4 @@
-"""The second stage: what the first one found, put in order by a reranker."""
+"""The second stage of a search: a reranker reorders the documents that the first stage found."""
 
 import time
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from qwen3emb_train.index.rerankers import TextReranker
 
 @dataclass(frozen=True)
 class PairScores:
-    """A reranker's scores of a set's candidates.
+    """Scores of a reranker for the candidates of a set.
 
     Attributes:
         of_query: for each query, document row -> ``logit(yes) - logit(no)``.
-        pairs_per_second: what scoring took, tokenisation included and loading not.
+        pairs_per_second: throughput of scoring, with tokenisation and without loading.
     """
 
     of_query: list[dict[int, float]]
@@ -33,10 +33,18 @@ def score_candidates(
     instruction: str | None = None,
     tokens_per_batch: int = 8192,
 ) -> PairScores:
-    """Scores the first ``top_k`` documents of every ranking, each pair once however many rankings have it.
+    """Scores the first ``top_k`` documents of every ranking, each pair of query and document once.
 
-    Candidates are scored in the order of their rows: batches, and with them the last bits of a score, do not depend on
-    the order in which they were found.
+    Candidates are scored in the order of their rows, so that batches, and with them rounding errors of a score, do not
+    depend on the rankings.
+
+    Args:
+        reranker: scores pairs.
+        queries, documents: texts of the set.
+        rankings: indices of documents for each query, best first; one tensor for each first stage.
+        top_k: documents of each ranking that are scored.
+        instruction: for the reranker; None: its own.
+        tokens_per_batch: tokens scored at once.
 
     Raises:
         ValueError: a score is not finite.
@@ -58,7 +66,13 @@ def score_candidates(
 
 
 def rerank(ranking: Int[Tensor, "queries kept"], scores: PairScores, top_k: int) -> Int[Tensor, "queries kept"]:
-    """The first ``top_k`` of each query by score, equal ones in the first stage's order; then the rest as it was."""
+    """The first ``top_k`` of each query by score, equal ones in their order before; then the rest unchanged.
+
+    Args:
+        ranking: indices of documents of the first stage, best first.
+        scores: of these documents.
+        top_k: documents that are reordered.
+    """
     rows = [
         [*sorted(its_rows[:top_k], key=lambda row: -scored[row]), *its_rows[top_k:]]
         for its_rows, scored in zip(ranking.tolist(), scores.of_query, strict=True)

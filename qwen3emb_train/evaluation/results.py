@@ -1,4 +1,4 @@
-"""From scores to rows: intervals, comparisons with a baseline, means over sets."""
+"""Rows of the result table: scores, intervals, comparisons with a baseline, means over sets."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ from qwen3emb_train.evaluation.tasks.task import TaskScores
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against the baseline's: of the same dimension and storage, or its longest float32 vectors.
+    """A row compared with the baseline's of the same dimension and storage, or else its longest float32 vectors.
 
     Attributes:
         baseline: name of the model.
         difference: of the main metrics; positive: better than the baseline.
         interval: of the difference, by paired resamples; None without resamples.
-        p_value: two-sided, that both are alike: by sign flips of the units' differences, or by the paired resamples
-            where the metric is not a mean of units' own values (Spearman, average precision). None without resamples.
+        p_value: two-sided, of no difference: by sign flips of the per-query differences, or by the paired resamples
+            where the metric is no mean of independent values (Spearman, average precision). None without resamples.
     """
 
     baseline: str
@@ -39,7 +39,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
         model, set: names; set "mean": over all sets.
@@ -84,7 +84,7 @@ def _pair(bounds: Sequence[float] | None) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A system on a set. Attributes as in ``ResultRow``."""
+    """Scores of a system on a set. Attributes as in ``ResultRow``."""
 
     model: str
     set: str
@@ -107,7 +107,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How intervals and p-values are made; attributes as in ``EvaluateConfig``."""
+    """Settings of intervals and p-values; attributes as in ``EvaluateConfig``."""
 
     baseline: str | None
     confidence: float
@@ -133,9 +133,9 @@ class _Sampled:
 
 
 def make_rows(measurements: Sequence[Measurement], uncertainty: Uncertainty) -> list[ResultRow]:
-    """A row for every measurement; where there are several sets, then the mean of every system that has all of them.
+    """A row for every measurement, and with several sets the mean of every system that has all of them.
 
-    The mean is over main metrics, every set weighing the same; its resamples draw each set's units by themselves.
+    The mean is over main metrics with equal weights of the sets; queries are resampled within each set.
     """
     resampled = _samples(measurements, uncertainty)
     sampled = [_Sampled([one], samples) for one, samples in zip(measurements, resampled, strict=True)]
@@ -153,7 +153,7 @@ def make_rows(measurements: Sequence[Measurement], uncertainty: Uncertainty) -> 
 
 
 def _samples(measurements: Sequence[Measurement], uncertainty: Uncertainty) -> list[Float64[np.ndarray, " samples"]]:
-    """Resampled scores of each measurement; all those on a set see the same resamples."""
+    """Resampled scores of each measurement; those on one set share their resamples."""
     found: dict[int, Float64[np.ndarray, " samples"]] = {}
     for set_name in dict.fromkeys(one.set for one in measurements):
         places = [place for place, one in enumerate(measurements) if one.set == set_name]
@@ -167,7 +167,7 @@ def _samples(measurements: Sequence[Measurement], uncertainty: Uncertainty) -> l
 
 
 def _seed(uncertainty: Uncertainty, set_name: str) -> list[int]:
-    """Each set has draws of its own, whatever other sets there are."""
+    """Draws of a set do not depend on the other sets."""
     return [uncertainty.seed, zlib.crc32(set_name.encode())]
 
 

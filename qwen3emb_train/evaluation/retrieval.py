@@ -1,4 +1,4 @@
-"""The retrieval task: rankings of documents, and their scores."""
+"""The retrieval task: rankings of documents by cosine, and their metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from qwen3emb_train.models.pooling import truncate_and_normalize
 
 @dataclass(frozen=True)
 class Cuts:
-    """How deep metrics look; nDCG is the main one."""
+    """Cut-offs of the metrics; nDCG is the main one."""
 
     ndcg_at: int
     recall_at: Sequence[int]
@@ -31,7 +31,14 @@ class Cuts:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What a model found on a set: rows of documents, best first."""
+    """The ranking of a model on a set.
+
+    Attributes:
+        model, set: names.
+        dim: components of the vectors; None for BM25.
+        quantization: how documents are stored.
+        rows: indices of documents for each query, best first.
+    """
 
     model: str
     set: str
@@ -47,13 +54,26 @@ def rank(
     form: StoredAs,
     depth: int,
 ) -> Int[Tensor, "queries kept"]:
-    """Rows of the ``depth`` nearest documents: cut to ``dim``, normalised, the documents then stored."""
+    """Indices of the nearest documents, best first.
+
+    Args:
+        queries, documents: full vectors.
+        dim: both are cut to this many components and normalised.
+        form: how the documents are stored after that.
+        depth: number of documents for each query.
+    """
     cut = stored(truncate_and_normalize(documents, dim), form)
     return top_k_documents(truncate_and_normalize(queries, dim), cut, depth)[1]
 
 
 def score_ranking(rows: Int[Tensor, "queries kept"], data: RetrievalSet, cuts: Cuts) -> TaskScores:
-    """nDCG, recall and MRR, means over queries."""
+    """nDCG, recall and MRR, means over queries.
+
+    Args:
+        rows: indices of documents, best first.
+        data: the set with its judgements.
+        cuts: of the metrics.
+    """
     by_query: dict[str, list[float]] = {}
     for query_id, its_rows in zip(data.query_ids, rows.tolist(), strict=True):
         judged = data.relevance[query_id]
@@ -69,10 +89,15 @@ def score_ranking(rows: Int[Tensor, "queries kept"], data: RetrievalSet, cuts: C
 
 
 def trec_lines(rows: Int[Tensor, "queries kept"], data: RetrievalSet, tag: str) -> list[str]:
-    """A run in trec_eval's format. Scores count down to 1, so that trec_eval keeps the order among equal cosines.
+    """A run in trec_eval's format. Scores count down to 1, so that trec_eval keeps the order of equal cosines.
+
+    Args:
+        rows: indices of documents, best first.
+        data: the set.
+        tag: name of the run.
 
     Raises:
-        ValueError: an id has a space in it, which ends a column there.
+        ValueError: an id contains white space, which separates columns there.
     """
     for text_id in (*data.query_ids, *data.document_ids):
         if text_id.split() != [text_id]:

@@ -1,4 +1,4 @@
-"""A query against a corpus: the quickest look at what a model has learned; with a reranker, in two stages."""
+"""The program ``search``: the nearest documents of a corpus to a query, reranked if a reranker is given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from qwen3emb_train.models.precision import Precision
 
 @dataclass
 class SearchConfig:
-    """What is searched.
+    """Settings of a search.
 
     Attributes:
         model: a model directory (an export, a checkpoint's ``model/``, a merge).
         corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one.
-        query: the question.
-        top_k: how many hits.
-        reranker: directory of a yes/no reranker that puts the nearest documents in order; None = no second stage.
-        rerank_top_k: how many of the nearest documents it reads.
-        instruction: what stands before the query, and what the reranker judges by. None: the model's own; "": nothing
-            (a reranker's template always holds one: its own).
+        query: text to search for.
+        top_k: number of hits.
+        reranker: directory of a yes/no reranker that reorders the nearest documents; None = no second stage.
+        rerank_top_k: number of nearest documents that it scores.
+        instruction: of the query, and of the reranker. None: the model's own; "": none (a reranker's template always
+            holds one: its own).
         dim: Matryoshka dimension; None = the full vector.
         max_tokens: longest text.
         precision: of the matrix products.
-        cache_dir: where document vectors are kept between searches; None = nowhere. They are full vectors, for any dim.
-        num_processes: of our encoder: on a CPU, or one for each GPU. Exports have one.
+        cache_dir: keeps document vectors between searches, at full width for any dim; None = not kept.
+        num_processes: processes of our encoder, on a CPU or one for each GPU. Exports use one.
     """
 
     model: str = "???"
@@ -60,13 +60,13 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Hit:
-    """A found document.
+    """A document found by a search.
 
     Attributes:
-        rank: from 1, in the last stage.
-        score: the cosine.
+        rank: from 1, after the last stage.
+        score: cosine of query and document.
         id, text: of the document.
-        rerank_score: the reranker's ``logit(yes) - logit(no)``; None where it did not read the document.
+        rerank_score: the reranker's ``logit(yes) - logit(no)``; None where it did not score the document.
         found_at: rank by cosine, from 1; None without a reranker.
     """
 
@@ -81,7 +81,7 @@ class Hit:
 def search(config: SearchConfig) -> list[Hit]:
     """The ``top_k`` documents nearest to the query, best first; equal scores in corpus order.
 
-    With a reranker the ``rerank_top_k`` nearest stand in its order, and those after them as they were.
+    With a reranker the ``rerank_top_k`` nearest are sorted by its scores; the order of those after them is kept.
 
     Raises:
         FileNotFoundError, ValueError: a model or the corpus cannot be read (file, line and field are named).
@@ -129,7 +129,7 @@ def format_hits(hits: Sequence[Hit], *, width: int = 100) -> str:
 
 
 def _load_reranker(config: SearchConfig) -> TextReranker | None:
-    """First of all, so that a wrong directory is refused before a corpus is encoded."""
+    """Loaded first, so that a wrong directory is reported before a corpus is encoded."""
     if config.reranker is None:
         return None
     return TextReranker.load(config.reranker, max_tokens=config.max_tokens, precision=config.precision.value)

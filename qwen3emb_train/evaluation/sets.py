@@ -1,4 +1,4 @@
-"""A set's directory as the task it is."""
+"""Loads the directory of a set as its task."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,7 @@ def load_set(chosen: SetConfig) -> RetrievalSet | SymmetricTask:
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed; names file, line and field.
+        ImportError: a package that the task needs is missing.
     """
     if chosen.task is TaskKind.retrieval:
         return load_retrieval_set(Path(chosen.path), chosen.split)

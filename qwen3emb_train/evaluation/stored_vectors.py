@@ -1,10 +1,10 @@
-"""Vectors as an index would store them, and back: what int8 and binary cost, measured.
+"""Vectors quantised as an index would store them, and dequantised, to measure the loss of int8 and binary.
 
 The codes are those of Sentence-Transformers' ``quantize_embeddings``. int8: each component's range, from its least to
 its greatest value among the documents, in 256 steps. binary: one bit for each component, its sign.
 
-Queries stay float32 and meet the *restored* documents: int8 codes times their step, bits as +1 and -1. That is the
-score by which Sentence-Transformers' quantised search sorts what it found ("rescoring"), here for every document.
+Queries stay float32 and are multiplied with the dequantised documents: int8 codes times their step, bits as +1 and -1.
+That is the score by which Sentence-Transformers' quantised search rescores its candidates, here for every document.
 """
 
 from enum import Enum
@@ -16,7 +16,7 @@ from torch import Tensor
 from qwen3emb_train.index.vector_bytes import quantize_binary, restore_binary
 
 _STEPS = 255
-_OFFSET = 128  # codes from 0 up, as signed bytes
+_OFFSET = 128  # unsigned codes as signed bytes
 
 
 class StoredAs(str, Enum):
@@ -28,7 +28,7 @@ class StoredAs(str, Enum):
 
 
 def stored(vectors: Float[Tensor, "texts dim"], form: StoredAs) -> Float[Tensor, "texts dim"]:
-    """The vectors after they were stored in this form; for int8 the ranges are their own."""
+    """The vectors after quantisation and dequantisation; int8 ranges are those of ``vectors``."""
     if form is StoredAs.float32:
         return vectors
     if form is StoredAs.binary:
@@ -40,9 +40,9 @@ def stored(vectors: Float[Tensor, "texts dim"], form: StoredAs) -> Float[Tensor,
 def int8_codes(
     vectors: Float[Tensor, "texts dim"],
 ) -> tuple[Int8[Tensor, "texts dim"], Float[Tensor, " dim"], Float[Tensor, " dim"]]:
-    """Codes, and each component's lowest value and step."""
+    """Codes, and the lowest value and step of each component."""
     lowest, highest = vectors.amin(dim=0), vectors.amax(dim=0)
     steps = (highest - lowest) / _STEPS
-    steps = torch.where(steps == 0, torch.ones_like(steps), steps)  # a component that is the same everywhere
+    steps = torch.where(steps == 0, torch.ones_like(steps), steps)  # a constant component
     codes = ((vectors - lowest) / steps).floor().clamp(0, _STEPS)
     return (codes - _OFFSET).to(torch.int8), lowest, steps

@@ -1,4 +1,4 @@
-"""Rows as a table, for a terminal or in Markdown."""
+"""The result table as text or Markdown."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,12 @@ _NOTHING = "-"
 def format_table(rows: Sequence[ResultRow], *, markdown: bool = False) -> str:
     """The rows as an aligned text table, or as a Markdown one.
 
-    Retrieval alone shows every metric; several tasks show the main metric's name and score. What no row has gets no
-    column: storage, intervals, the comparison with a baseline, pairs/s.
+    Rows of retrieval only show every metric; rows of several tasks the name and value of the main one. Storage,
+    intervals, the comparison and pairs/s have a column only if some row has them.
+
+    Args:
+        rows: of the table.
+        markdown: Markdown instead of aligned text.
     """
     columns = _columns(rows)
     lines = [list(columns), *([cells[index] for cells in columns.values()] for index in range(len(rows)))]
@@ -47,7 +51,7 @@ def _columns(rows: Sequence[ResultRow]) -> dict[str, list[str]]:
         columns["metric"] = [row.metric for row in rows]
         columns["score"] = [f"{row.scores[row.metric]:.4f}" for row in rows]
     if any(row.interval for row in rows):
-        # Beside several metrics, an interval says whose it is.
+        # Several metrics are shown, so the heading names that of the interval.
         heading = f"{rows[0].metric} interval" if is_retrieval else "interval"
         columns[heading] = [_interval(row) for row in rows]
     for baseline in dict.fromkeys(row.against.baseline for row in rows if row.against):
