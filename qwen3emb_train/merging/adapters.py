@@ -1,4 +1,4 @@
-"""A LoRA adapter read as the model it makes: each update is added to its base in float32 when a tensor is asked for."""
+"""A LoRA adapter read as a full model: each update is added to its base tensor in float32, on loading."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from qwen3emb_train.models.weights import StoredWeights, require_finite
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
-# What changes the update's formula: refused, because an adapter read by the wrong formula is a wrong model.
+# Settings that change the formula of the update; adapters with another value are refused.
 _UNSUPPORTED = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None}
 
 
 class AdaptedWeights:
     """Base plus adapter, with the interface of ``StoredWeights``: W + alpha / rank * B A.
 
-    Every tensor is float32, the base's untouched ones too: in the bfloat16 of many bases a small update would vanish.
+    Every tensor is float32, unchanged ones of the base included: in bfloat16 a small update would be rounded away.
 
     Attributes:
         directory: the adapter's directory.
@@ -33,12 +33,16 @@ class AdaptedWeights:
     """
 
     def __init__(self, directory: Path, base_directory: Path) -> None:
-        """Reads the adapter (it is small) and opens the base.
+        """Reads the adapter and opens the base.
+
+        Args:
+            directory: of the adapter.
+            base_directory: of the model it was trained on.
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: the adapter has another formula than plain LoRA's, its base is quantised, has this adapter
-                merged already, or lacks tensors of the names and shapes that the adapter was trained on.
+            ValueError: the adapter is not plain LoRA, or the base is quantised, already has this adapter merged, or
+                lacks tensors of the names and shapes that the adapter was trained on.
         """
         self.directory = directory
         settings = _read_json(directory / ADAPTER_CONFIG)
@@ -69,7 +73,7 @@ class AdaptedWeights:
         return tensor
 
     def _match(self, pairs: Mapping[str, dict[str, Tensor]]) -> dict[str, tuple[str, Tensor, Tensor]]:
-        """The base's tensor of each pair; adapters of a causal LM say ``model.layers``, a bare backbone ``layers``."""
+        """The base tensor of each pair; adapters of a causal LM name ``model.layers``, a bare backbone ``layers``."""
         updates = {}
         for module, sides in pairs.items():
             plain = f"{module}.weight".removeprefix("model.")
@@ -90,10 +94,10 @@ class AdaptedWeights:
 
 
 def base_of(directory: Path, given: str | None) -> Path:
-    """The base's directory: the one given, else the one that the adapter names.
+    """Directory of the base: ``given``, else the one that the adapter names.
 
     Raises:
-        FileNotFoundError: neither is a directory here (a hub name is not downloaded).
+        FileNotFoundError: it is not a local directory (a hub name is not downloaded).
     """
     named = given or _read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not named or not Path(named).is_dir():

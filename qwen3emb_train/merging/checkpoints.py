@@ -1,4 +1,4 @@
-"""Which checkpoints of a training run are merged: the last, evenly spaced ones, or the best by a recorded figure."""
+"""Selects checkpoints of a training run: the last, evenly spaced ones, or the best by a recorded metric."""
 
 import json
 import re
@@ -9,7 +9,7 @@ _STEP_DIRECTORY = re.compile(r"step_(\d{6,})")
 
 
 class Selection(str, Enum):
-    """``evenly``: over the run, its last checkpoint included. ``lowest`` and ``highest``: by a metric."""
+    """``evenly``: evenly spaced over the run, with its last checkpoint. ``lowest`` and ``highest``: by a metric."""
 
     last = "last"
     evenly = "evenly"
@@ -23,18 +23,18 @@ def select_checkpoints(run_dir: Path, count: int, how: Selection = Selection.las
     Args:
         run_dir: a training run's output directory: ``checkpoints/step_NNNNNN/model`` and ``metrics.jsonl``.
         how: last, evenly, lowest or highest.
-        metric: a key of metrics.jsonl, for lowest and highest. A checkpoint's value is the mean over the lines since
-            the checkpoint before it: the figures of a single training step are those of a single batch.
+        metric: a key of metrics.jsonl, for lowest and highest. A checkpoint's value is its mean over the lines
+            since the previous checkpoint, because the value of one training step is that of one batch.
 
     Raises:
         FileNotFoundError: the run has no checkpoints, or no metrics.jsonl where one is needed.
-        ValueError: there are fewer checkpoints than asked for, or the metric was not recorded for one of them.
+        ValueError: there are fewer checkpoints than requested, or the metric was not recorded for one of them.
     """
     by_step = _checkpoints(run_dir)
     steps = sorted(by_step)
     if count < 1 or count > len(steps):
         raise ValueError(
-            f"{run_dir}: {count} checkpoints are asked for, and there are {len(steps)}: steps {steps}. "
+            f"{run_dir}: {count} checkpoints are requested, and there are {len(steps)}: steps {steps}. "
             "Train with keep_last=null (keep all) and a smaller save_every, or lower count."
         )
     if how is Selection.last:
@@ -63,15 +63,15 @@ def _checkpoints(run_dir: Path) -> dict[int, Path]:
 
 
 def _metric_values(path: Path, metric: str, steps: list[int]) -> dict[int, float]:
-    """The metric's mean over the lines that belong to each step: those after the checkpoint before it."""
+    """Mean of the metric between each checkpoint and the previous one."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; without it choose select=last or select=evenly.")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     values = {}
     for previous, step in zip([0, *steps], steps, strict=False):
-        figures = [line[metric] for line in lines if previous < line["step"] <= step and metric in line]
-        if not figures:
+        recorded = [line[metric] for line in lines if previous < line["step"] <= step and metric in line]
+        if not recorded:
             known = sorted({key for line in lines for key in line} - {"step"})
             raise ValueError(f"{path}: no {metric!r} between steps {previous} and {step}. Recorded there: {known}.")
-        values[step] = sum(figures) / len(figures)
+        values[step] = sum(recorded) / len(recorded)
     return values

@@ -1,4 +1,4 @@
-"""The settings of a merge: which models, by which method, with which weights."""
+"""Settings of a merge: models, method, merge weights."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -7,7 +7,8 @@ from qwen3emb_train.merging.checkpoints import Selection
 
 
 class MergeMethod(str, Enum):
-    """``slerp`` is the report's; ``karcher`` its form for many models without an order; the last three need a base."""
+    """``slerp``: as in arXiv 2506.05176, section 3.2. ``karcher``: its symmetric form for many
+    models. The last three need a base."""
 
     slerp = "slerp"
     karcher = "karcher"
@@ -22,7 +23,7 @@ class MergeMethod(str, Enum):
 
 
 class MergeDtype(str, Enum):
-    """``same``: each tensor in the inputs' dtype (the wider one where they differ)."""
+    """``same``: each tensor in the dtype of the inputs (the wider one where they differ)."""
 
     same = "same"
     float32 = "float32"
@@ -31,21 +32,21 @@ class MergeDtype(str, Enum):
 
 @dataclass
 class MergeSourceConfig:
-    """Which models, and by which method: what ``merge`` and ``merge_search`` have in common.
+    """Models and method: the settings that ``merge`` and ``merge_search`` share.
 
     Attributes:
         models: model directories (a checkpoint's is ``.../checkpoints/step_000100/model``, an export is one too) or
             LoRA adapter directories, which are merged into their base first.
-        run: instead of ``models``: a training run's output directory, whose checkpoints are taken.
+        run: instead of ``models``: output directory of a training run, whose checkpoints are merged.
         select, count, metric: which of the run's checkpoints; see ``checkpoints.py``.
         method: slerp, karcher, linear, ties, dare or dare_ties.
-        base: the model that the others were trained from: for ties and dare, and for adapters whose own record of it
-            is no directory here.
-        density: weight of each task vector that ties and dare keep.
+        base: the model that the others were trained from: for ties and dare, and for adapters whose recorded base is
+            not a local directory.
+        density: fraction of the entries of each task vector that ties and dare keep, 0 (exclusive) to 1.
         scale: factor of the merged task vector (ties and dare).
-        seed: of what dare drops.
+        seed: of the entries that dare drops.
         dtype: data type of the stored result; the arithmetic is float32.
-        max_shard_bytes: largest weights file.
+        max_shard_bytes: size limit of one weights file, in bytes.
     """
 
     models: list[str] = field(default_factory=list)
@@ -77,7 +78,7 @@ class MergeSourceConfig:
                 "the others were trained from."
             )
         if not 0.0 < self.density <= 1.0:
-            raise ValueError(f"density is {self.density}; use a weight above 0, up to 1 (nothing is dropped).")
+            raise ValueError(f"density is {self.density}; use a fraction above 0, up to 1 (nothing is dropped).")
         if self.max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes is {self.max_shard_bytes}; use a positive number, e.g. 5000000000.")
 
@@ -87,12 +88,12 @@ class MergeConfig(MergeSourceConfig):
     """A merge with given weights. Without t, weights, layer_t and group_t all models have equal weights.
 
     Attributes:
-        weights: one for each model, at any scale; their weights are what counts.
+        weights: one for each model, at any scale; they are normalised to the sum 1.
         t: for two models: position between them, 0 is the first model, 1 the second.
         layer_t: for two models: values of t over the depth, evenly spaced and interpolated: [0.2, 0.8] is 0.2 in the
-            first layer and 0.8 in the last. Embeddings take the first value, what follows the layers the last.
+            first layer and 0.8 in the last. Embeddings take the first value, tensors after the layers the last.
         group_t: for two models: t of the tensors whose name contains a text, e.g. ``group_t.mlp=0.3``; the first entry
-            that fits counts, and goes before layer_t and t.
+            that matches takes precedence over layer_t and t.
         output_dir: the model directory to write.
     """
 

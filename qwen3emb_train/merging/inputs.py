@@ -1,4 +1,4 @@
-"""Opening what is to be merged, and refusing what does not fit together, with the difference."""
+"""Opens the models to merge, and checks that they are compatible; errors name the difference."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
 
-# What decides the function that the weights compute. Names, dtypes and generation settings may differ.
+# Settings that define the function of the weights. Names, dtypes and generation settings may differ.
 _ARCHITECTURE_KEYS = (
     "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "intermediate_size", "hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "layer_types",
@@ -31,9 +31,9 @@ class ModelInput:
     """One of the models to merge.
 
     Attributes:
-        directory: as it was named.
-        weights: its tensors; an adapter's are those of the model it makes.
-        settings: the directory with its config.json: an adapter's base.
+        directory: as given.
+        weights: its tensors; for an adapter those of base plus adapter.
+        settings: the directory with its config.json; for an adapter that of its base.
     """
 
     directory: Path
@@ -42,16 +42,21 @@ class ModelInput:
 
     @property
     def tokenizer(self) -> Path:
-        """The directory with its tokenizer.json: an adapter may bring its own."""
+        """The directory with its tokenizer.json; an adapter may have its own."""
         own = (self.directory / "tokenizer.json").is_file()
         return self.directory if own else self.settings
 
 
 def open_model(directory: Path, base: str | None = None) -> ModelInput:
-    """A model directory, or an adapter on its base.
+    """Opens a model directory, or an adapter on its base.
+
+    Args:
+        directory: of the model or adapter.
+        base: of an adapter; None: the one that the adapter names.
 
     Raises:
-        FileNotFoundError, ValueError: what ``StoredWeights`` and ``AdaptedWeights`` raise; both in one directory.
+        FileNotFoundError: a directory or file is missing.
+        ValueError: weights cannot be read, or the directory holds both an adapter and a full model.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory. Give a model directory, or an adapter's.")
@@ -67,7 +72,7 @@ def open_model(directory: Path, base: str | None = None) -> ModelInput:
 
 
 def fitting_names(models: Sequence[ModelInput]) -> list[str]:
-    """Names of the tensors to merge: those of all models, a tied language-model head left out.
+    """Names of the tensors to merge, which all models share; a tied language-model head is left out.
 
     Raises:
         FileNotFoundError: a config.json or tokenizer.json is missing.
@@ -86,7 +91,11 @@ def fitting_names(models: Sequence[ModelInput]) -> list[str]:
 
 
 def load_config(directory: Path) -> dict[str, Any]:
-    """config.json as transformers understands it, so that old and new spellings (rope_theta) compare equal."""
+    """config.json as transformers parses it, so that old and new spellings (rope_theta) compare equal.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     from transformers import AutoConfig
 
     if not (directory / "config.json").is_file():
@@ -146,7 +155,7 @@ def _require_same_pooling(first: Path, second: Path) -> None:
 
 
 def pooling_of(directory: Path) -> str:
-    """How an export makes one vector of a text ("lasttoken", "mean", ...); any other directory: the last token.
+    """The pooling of an export ("lasttoken", "mean", ...); of any other directory "lasttoken".
 
     Raises:
         ValueError: the export has modules with weights of their own, which a merge of the backbone would lose.

@@ -1,6 +1,6 @@
-"""Model directories become one more: tensor by tensor, so that no whole model is ever in memory.
+"""The program ``merge``: merges model directories tensor by tensor, without a whole model in memory.
 
-The report's third stage merges checkpoints of the fine-tuning run by slerp (TR section 3.2).
+Checkpoints of the fine-tuning run are merged by slerp in the third stage of arXiv 2506.05176, section 3.2.
 """
 
 import json
@@ -38,12 +38,12 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def merge_models(config: MergeConfig) -> Path:
-    """Merges and returns the written directory; does nothing where it is up to date.
+    """Merges models and returns the output directory; does nothing where it is up to date.
 
     Raises:
-        FileNotFoundError: an input lacks a file it needs.
+        FileNotFoundError: a file of an input is missing.
         ValueError: the models differ in architecture, vocabulary, pooling, tensor names or shapes; an input holds a
-            non-finite value; two tensors are opposite; a group_t fits no tensor.
+            non-finite value; two tensors are opposite; a group_t matches no tensor.
     """
     output = Path(config.output_dir)
     models = model_directories(config)
@@ -66,14 +66,14 @@ def merge_models(config: MergeConfig) -> Path:
 
 
 def model_directories(config: MergeSourceConfig) -> list[Path]:
-    """The models named, or the run's selected checkpoints."""
+    """The named models, or the selected checkpoints of the run."""
     if config.run is None:
         return [Path(model) for model in config.models]
     return select_checkpoints(Path(config.run), config.count, config.select, config.metric)
 
 
 def input_directories(config: MergeSourceConfig, models: Sequence[Path]) -> dict[str, Path]:
-    """What the merge reads, by name, for its record: adapters' bases and the task vectors' base included."""
+    """Inputs by name for run.json: models, bases of adapters, and the base of task vectors."""
     inputs = {}
     for position, directory in enumerate(models):
         opened = open_model(directory, config.base)
@@ -86,11 +86,11 @@ def input_directories(config: MergeSourceConfig, models: Sequence[Path]) -> dict
 
 
 class Merge:
-    """Opened models that fit together; writes their merge at any weights, as often as a search asks for it.
+    """Opened, compatible models; writes their merge for any weights, as often as a search needs it.
 
     Attributes:
         models: the opened models.
-        names: the tensors they share, the wider data types first.
+        names: of the shared tensors, wider dtypes first.
     """
 
     def __init__(self, config: MergeSourceConfig, models: Sequence[Path]) -> None:
@@ -102,10 +102,10 @@ class Merge:
         self.names = sorted(names, key=lambda name: -self._dtypes[name].itemsize)
 
     def weights_by_name(self, config: MergeConfig) -> WeightsByName:
-        """The weights that a merge's settings give each tensor.
+        """The weights of each tensor under the settings of a merge.
 
         Raises:
-            ValueError: a group_t fits no tensor.
+            ValueError: a group_t matches no tensor.
         """
         for part in config.group_t:
             if not any(part in name for name in self.names):
@@ -122,10 +122,14 @@ class Merge:
         return weights
 
     def write(self, directory: Path, weights: WeightsByName) -> None:
-        """Fills an existing directory: weights, config.json and tokenizer.
+        """Writes weights, config.json and tokenizer into an existing directory.
+
+        Args:
+            directory: to write to.
+            weights: of the models, by tensor name.
 
         Raises:
-            ValueError: a tensor is not finite, or two are opposite; it is named.
+            ValueError: a tensor is not finite, or two are opposite; the message names it.
         """
         shapes = {name: self.models[0].weights.shape(name) for name in self.names}
         sizes = {name: math.prod(shape) * self._dtypes[name].itemsize for name, shape in shapes.items()}
@@ -174,7 +178,7 @@ class Merge:
         return dtype
 
     def _copy_settings(self, target: Path) -> None:
-        """config.json (with the dtype now stored), and the tokenizer files as they are."""
+        """config.json with the new dtype, and the tokenizer files unchanged."""
         first: ModelInput = self.models[0]
         hf_config = json.loads((first.settings / "config.json").read_text(encoding="utf-8"))
         dtypes = set(self._dtypes.values())
@@ -199,7 +203,7 @@ def _at_depth(values: Sequence[float], name: str, num_layers: int) -> float:
     layer = _LAYER.search(name)
     if layer is None:
         return values[0] if "embed" in name else values[-1]
-    place = int(layer[1]) / max(1, num_layers - 1) * (len(values) - 1)
-    below = min(int(place), len(values) - 1)
+    position = int(layer[1]) / max(1, num_layers - 1) * (len(values) - 1)
+    below = min(int(position), len(values) - 1)
     above = min(below + 1, len(values) - 1)
-    return values[below] + (place - below) * (values[above] - values[below])
+    return values[below] + (position - below) * (values[above] - values[below])

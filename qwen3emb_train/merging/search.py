@@ -1,8 +1,8 @@
-"""The weights of a merge, chosen by a score on held-out data.
+"""Searches merge weights by a score on held-out data.
 
-The scores are someone else's business: the search asks for them point by point. Every single model is tried before
-anything else, so the chosen point is never below the best of them on the data that chose it. What it is worth, other
-data must say: the best of many noisy scores is partly luck.
+The search calls a function for the scores of one point at a time. It tries every single model first, so the chosen
+point is never below the best of them on the same data. Its quality must be measured on other data: the best of many
+noisy scores is biased upwards.
 """
 
 import math
@@ -25,11 +25,11 @@ class SearchStrategy(str, Enum):
 
 @dataclass(frozen=True)
 class TriedPoint:
-    """MergeWeights and their scores.
+    """Merge weights and their scores.
 
     Attributes:
         weights: one for each model, with the sum 1.
-        scores: by set; their mean decides.
+        scores: by set; the search maximises their mean.
     """
 
     weights: MergeWeights
@@ -42,12 +42,12 @@ class TriedPoint:
 
 @dataclass
 class Trials:
-    """Points tried so far; a point is scored once, and no more than ``limit`` points are.
+    """Points tried so far; each is scored once, and at most ``limit`` points are.
 
     Attributes:
-        evaluate: gives the scores of a point.
+        evaluate: returns the scores of a point.
         limit: the largest number of points.
-        points: in the order of their trial.
+        points: in the order in which they were tried.
     """
 
     evaluate: Evaluate
@@ -60,7 +60,7 @@ class Trials:
 
     @property
     def best(self) -> TriedPoint:
-        """The highest mean score; of equals the one tried first, so a single model goes before a merge."""
+        """The point with the highest mean score; of equals the first, so a single model is preferred to a merge."""
         return max(self.points, key=lambda point: point.mean)
 
     def score(self, weights: Sequence[float]) -> float:
@@ -85,18 +85,18 @@ def search_weights(
     tolerance: float = 0.02,
     proposed: Sequence[MergeWeights] = (),
 ) -> list[TriedPoint]:
-    """Tries the single models, equal weights, what is ``proposed``, and then what the strategy leads to.
+    """Tries the single models, equal weights, the ``proposed`` points, and then those of the strategy.
 
     Args:
         num_models: two or more.
         evaluate: called once for each point.
         strategy: golden section or coordinate search; self_positioning adds nothing to the proposed points.
-        max_evaluations: points at most; the single models count.
+        max_evaluations: largest number of points, single models included.
         tolerance: the search ends when it moves weights by less than this.
-        proposed: points that come from elsewhere (``self_positioning.py``).
+        proposed: further points (from ``self_positioning.py``).
 
     Returns:
-        The points in the order of their trial.
+        The points in the order in which they were tried.
 
     Raises:
         ValueError: max_evaluations is too low for the single models and equal weights; golden with other than two.
@@ -121,7 +121,7 @@ def search_weights(
 
 
 def _golden_section(trials: Trials, tolerance: float) -> None:
-    """Quarters first, because a score over t may have several hills; then the golden section around the best of them.
+    """Tries quarters first, because a score over t may have several maxima; then the golden section around the best.
 
     Kiefer, *Sequential minimax search for a maximum*, 1953.
     """
@@ -143,7 +143,7 @@ def _golden_section(trials: Trials, tolerance: float) -> None:
 
 
 def _coordinate_search(trials: Trials, tolerance: float) -> None:
-    """From the best point so far: one weight up or down, the others in proportion; smaller steps when stuck."""
+    """Raises or lowers one weight of the best point, the others in proportion; halves the step without improvement."""
     current, step = trials.best.weights, 0.25
     while step >= tolerance and not trials.is_exhausted:
         start = current
@@ -158,10 +158,10 @@ def _coordinate_search(trials: Trials, tolerance: float) -> None:
 
 
 def _with_weight(weights: MergeWeights, model: int, weight: float) -> MergeWeights | None:
-    """The point at which ``model`` has this weight and the others divide the rest as before; None if there is none."""
+    """The point where ``model`` has this weight and the others share the rest in proportion; None if nothing moves."""
     weight = min(1.0, max(0.0, weight))
     others = 1.0 - weights[model]
-    if others == 0.0:  # all of it is this model's: what it gives up is divided evenly
+    if others == 0.0:  # the others have no proportion: they share evenly
         return tuple(weight if i == model else (1.0 - weight) / (len(weights) - 1) for i in range(len(weights)))
     moved = tuple(weight if i == model else old * (1.0 - weight) / others for i, old in enumerate(weights))
     return None if moved == weights else moved

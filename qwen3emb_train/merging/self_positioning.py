@@ -1,10 +1,10 @@
-"""MergeWeights by gradient: the merge finds its own position between the models, on a small probe set.
+"""Merge weights by gradient descent on a small probe set.
 
-Li et al. 2024, *Improving general text embedding model* (arXiv 2410.15035), call this Self Positioning: they search the
+Li et al. 2024, *Improving general text embedding model* (arXiv 2410.15035), Self Positioning: they search the
 interpolation space of task vectors by stochastic gradient descent. Here the merge is W = sum of a_i W_i with
-a = softmax(z). One backward pass gives the gradient G of the contrastive loss in W, and that of a_i is <G, W_i>: one
-model, its gradient and a tensor of each input are held, however many models there are. It is the gradient of the
-weighted mean; between checkpoints of one run, whose angles are small, slerp differs from that by little.
+a = softmax(z). One backward pass gives the gradient G of the contrastive loss with respect to W, and that of a_i is
+<G, W_i>: memory holds one model, its gradient and a tensor of each input, for any number of models. This is the
+gradient of the weighted mean; slerp differs little from it between checkpoints of one run, whose angles are small.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from qwen3emb_train.models.encoder import Encoder
 
 @dataclass
 class ProbeConfig:
-    """The probe set and the descent on it.
+    """Settings of the probe set and of gradient descent.
 
     Attributes:
-        path: training examples that no model was trained on; the authors take a few for every task.
-        instruction: for examples that carry none. None: the model's own; "": nothing.
-        num_examples: taken from the start of the file, all in one batch.
+        path: training examples that no model was trained on; arXiv 2410.15035 takes a few of every task.
+        instruction: for examples without one. None: the default instruction; "": none.
+        num_examples: from the start of the file, all in one batch.
         max_tokens: longest text.
         steps: gradient steps.
         lr: step size of Adam on z.
@@ -58,7 +58,12 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """MergeWeights on the way, and the probe loss there."""
+    """Merge weights during descent, and their probe loss.
+
+    Attributes:
+        weights: one for each model, with the sum 1.
+        loss: of the probe set, in nats.
+    """
 
     weights: tuple[float, ...]
     loss: float
@@ -87,10 +92,17 @@ def position_by_gradient(
     examples: Sequence[TrainingExample],
     config: ProbeConfig,
 ) -> list[Position]:
-    """Descends from equal weights; the encoder's weights are overwritten.
+    """Gradient descent from equal weights; the weights of the encoder are overwritten.
+
+    Args:
+        encoder: of the architecture of the models.
+        tokenizer: of the models.
+        models: to merge.
+        examples: the probe set.
+        config: settings of the descent.
 
     Returns:
-        Each step's position, the start first and the end last (``steps + 1`` of them).
+        ``steps + 1`` positions, from the start to the end.
     """
     encoder.eval()
     logits = torch.zeros(len(models), dtype=torch.float64)
@@ -105,7 +117,7 @@ def position_by_gradient(
         path.append(Position(tuple(weights.tolist()), float(loss.detach())))
         if step < config.steps:
             loss.backward()
-            gradient = _share_gradient(encoder, models)
+            gradient = _weight_gradient(encoder, models)
             logits.grad = weights * (gradient - weights @ gradient)  # through the softmax
             optimizer.step()
     return path
@@ -117,8 +129,8 @@ def _load_mean(encoder: Encoder, models: Sequence[ModelInput], weights: Sequence
             parameter.copy_(weighted_mean((_load(model, name) for model in models), weights))
 
 
-def _share_gradient(encoder: Encoder, models: Sequence[ModelInput]) -> Tensor:
-    """<G, W_i - W_0> for every model: only differences matter under the softmax, and they are small beside W_0."""
+def _weight_gradient(encoder: Encoder, models: Sequence[ModelInput]) -> Tensor:
+    """<G, W_i - W_0> for every model: only differences matter under the softmax, and they are small against W_0."""
     totals = [0.0] * len(models)
     for name, parameter in encoder.backbone.named_parameters():
         if parameter.grad is None:

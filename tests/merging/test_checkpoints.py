@@ -55,7 +55,7 @@ def test_every_even_choice_has_the_last_and_no_repeats(run: Path) -> None:
 
 
 def test_too_few_checkpoints_are_listed(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"9 checkpoints are asked for, and there are 8: steps \[10, .*keep_last"):
+    with pytest.raises(ValueError, match=r"9 checkpoints are requested, and there are 8: steps \[10, .*keep_last"):
         select_checkpoints(run, 9)
 
 

@@ -51,7 +51,7 @@ def test_the_first_step_goes_down_the_losss_slope(directories: list[Path]) -> No
     path = position_by_gradient(encoder, text_encoder.tokenizer, models, EXAMPLES, config)
     self_positioning._load_mean(encoder, models, path[0].weights)
     self_positioning._probe_loss(encoder, text_encoder.tokenizer, EXAMPLES, config).backward()
-    gradient = self_positioning._share_gradient(encoder, models)
+    gradient = self_positioning._weight_gradient(encoder, models)
 
     @torch.no_grad()
     def loss_at(weights: torch.Tensor) -> float:

@@ -1,1 +1,1 @@
-"""The mathematics of merging on single tensors, one method a file; names, files and dtypes are merge.py's business."""
+"""Merge methods on single tensors, one file for each; merge.py handles names, files and dtypes."""

@@ -1,4 +1,4 @@
-"""Arithmetic on large tensors in blocks that stay in the processor's cache: no float32 copy of a whole tensor."""
+"""Arithmetic on large tensors in blocks that fit the CPU cache, without a float32 copy of a whole tensor."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,20 +11,20 @@ BLOCK = 1 << 17
 
 
 def float_blocks(*tensors: Float[Tensor, "..."]) -> Iterator[list[Tensor]]:
-    """The tensors' elements in float32, flat, in matching blocks.
+    """Elements of the tensors in float32, flat, in matching blocks.
 
-    To be read only, and before the next ones are asked for: a float32 tensor's are views, the others' are overwritten.
+    Blocks are read-only and valid until the next iteration: those of float32 tensors are views, others are overwritten.
     """
-    rooms = [None if tensor.dtype == torch.float32 else torch.empty(BLOCK) for tensor in tensors]
+    buffers = [None if tensor.dtype == torch.float32 else torch.empty(BLOCK) for tensor in tensors]
     for stored in blocks(*tensors):
         yield [
-            block if room is None else room[: len(block)].copy_(block)
-            for block, room in zip(stored, rooms, strict=True)
+            block if buffer is None else buffer[: len(block)].copy_(block)
+            for block, buffer in zip(stored, buffers, strict=True)
         ]
 
 
 def blocks(*tensors: Float[Tensor, "..."]) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors' elements as they are stored, flat, in matching blocks (views where a tensor is contiguous)."""
+    """Elements of the tensors in their dtype, flat, in matching blocks (views of contiguous tensors)."""
     return zip(*(tensor.reshape(-1).split(BLOCK) for tensor in tensors), strict=True)
 
 
@@ -42,13 +42,19 @@ def inner_products(tensors: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, 
 def weighted_sum(
     tensors: Sequence[Float[Tensor, "*shape"]], coefficients: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
-    """The sum of coefficient times tensor, in float32, stored as ``dtype``."""
+    """The sum of coefficient times tensor, computed in float32.
 
-    def total(entries: list[Tensor], room: Tensor) -> Tensor:
-        torch.mul(entries[0], coefficients[0], out=room)
+    Args:
+        tensors: of one shape.
+        coefficients: one for each tensor.
+        dtype: of the result.
+    """
+
+    def total(entries: list[Tensor], out: Tensor) -> Tensor:
+        torch.mul(entries[0], coefficients[0], out=out)
         for block, coefficient in zip(entries[1:], coefficients[1:], strict=True):
-            room.add_(block, alpha=coefficient)
-        return room
+            out.add_(block, alpha=coefficient)
+        return out
 
     return by_blocks(total, tensors, dtype)
 
@@ -56,8 +62,14 @@ def weighted_sum(
 def interpolate(
     a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], t: float, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
-    """``a + t (b - a)`` in float32, stored as ``dtype``; ``a`` itself, to the bit, where the two are equal."""
-    return by_blocks(lambda entries, room: torch.lerp(entries[0], entries[1], t, out=room), [a, b], dtype)
+    """``a + t (b - a)``, computed in float32; exactly ``a`` where the two are equal.
+
+    Args:
+        a, b: of one shape.
+        t: 0 gives ``a``, 1 gives ``b``.
+        dtype: of the result.
+    """
+    return by_blocks(lambda entries, out: torch.lerp(entries[0], entries[1], t, out=out), [a, b], dtype)
 
 
 def by_blocks(
@@ -68,17 +80,18 @@ def by_blocks(
     """``function`` of the tensors, entry by entry.
 
     Args:
-        function: takes the float32 blocks and a block to write its result into, and returns that.
+        function: takes the float32 blocks and an output block, which it fills and returns.
+        tensors: of one shape.
         dtype: of the result.
     """
     result = torch.empty(tensors[0].shape, dtype=dtype)
     targets = result.reshape(-1).split(BLOCK)
-    room = torch.empty(BLOCK)
+    buffer = torch.empty(BLOCK)
     for target, inputs in zip(targets, float_blocks(*tensors), strict=True):
         if dtype == torch.float32:
             function(inputs, target)
         else:
-            target.copy_(function(inputs, room[: len(target)]))
+            target.copy_(function(inputs, buffer[: len(target)]))
     return result
 
 
@@ -87,12 +100,15 @@ def join_in_turn(
     weights: Iterable[float],
     join: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Float[Tensor, "*shape"]:
-    """Folds many tensors into one: each joins the result of those before it at its share of the weight so far.
+    """Folds many tensors into one: each is joined to the result so far at its fraction of the weight so far.
 
     Args:
-        tensors: one or more; they are asked for one after the other, so that only one and the result are held.
+        tensors: one or more, consumed one at a time, so that only one and the result are in memory.
         weights: positive, one for each tensor.
         join: ``join(result, tensor, t)``, the result at ``t`` = 0 and the tensor at 1.
+
+    Raises:
+        ValueError: there are no tensors.
     """
     joined, so_far = None, 0.0
     for tensor, weight in zip(tensors, weights, strict=True):

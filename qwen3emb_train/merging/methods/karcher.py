@@ -1,7 +1,7 @@
 """The Karcher (Frechet) mean of weight tensors: the point of the sphere nearest to all of them at once.
 
 Karcher, *Riemannian center of mass and mollifier smoothing*, 1977. For two tensors it is the slerp between their
-directions; for more it depends, unlike slerps in turn, on no order.
+directions; for more it does not depend on their order, unlike repeated slerp.
 """
 
 import math
@@ -23,8 +23,8 @@ def karcher_mean(tensors: Sequence[Float[Tensor, "*shape"]], weights: Sequence[f
     """The direction that minimises the weighted sum of squared angles to ``tensors``, with their weighted mean norm.
 
     The mean lies in the span of the tensors, so the iteration runs on their n coefficients and needs only the n x n
-    inner products: the tensors are read twice, however many iterations there are. Near-parallel tensors, and tensors
-    without direction (all zeros), are averaged linearly, as ``slerp`` does it.
+    inner products: the tensors are read twice for any number of iterations. Near-parallel tensors, and tensors
+    without direction (all zeros), are averaged linearly, as by ``slerp``.
 
     Args:
         tensors: one shape, any floating dtype.

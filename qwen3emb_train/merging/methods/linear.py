@@ -11,11 +11,10 @@ from qwen3emb_train.merging.methods.blocks import interpolate, join_in_turn
 def weighted_mean(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[float]) -> Float[Tensor, "*shape"]:
     """The sum of weight times tensor over the sum of the weights, in float32.
 
-    Each tensor joins the mean of those before it by its share of the weight so far; so equal tensors give that tensor
-    to the bit, and only one tensor and the mean are held at once.
+    A running mean: equal tensors give exactly that tensor, and only one tensor and the mean are in memory.
 
     Args:
-        tensors: one or more, of one shape; they are asked for one after the other.
+        tensors: one or more, of one shape; consumed one at a time.
         weights: positive, one for each tensor.
     """
     return join_in_turn(tensors, weights, interpolate)

@@ -1,7 +1,7 @@
 """Spherical linear interpolation of weight tensors.
 
-Shoemake, *Animating Rotation with Quaternion Curves*, SIGGRAPH 1985. The report merges "multiple model checkpoints"
-this way (TR section 3.2).
+Shoemake, *Animating Rotation with Quaternion Curves*, SIGGRAPH 1985. arXiv 2506.05176 merges "multiple
+model checkpoints" this way (section 3.2).
 """
 
 import math
@@ -26,16 +26,16 @@ def slerp(
 
         sin((1 - t) angle) / sin(angle) * a  +  sin(t angle) / sin(angle) * b
 
-    that is, the angle comes from the directions and the coefficients apply to ``a`` and ``b`` themselves, as mergekit
-    does it. Equal norms are therefore kept exactly; different norms are blended (between the two for an angle up to 90
+    that is, the angle is that of the directions and the coefficients apply to ``a`` and ``b`` themselves, as in
+    mergekit. Equal norms are therefore kept exactly; different norms are blended (between the two for an angle up to 90
     degrees). Near 0 degrees, and where one tensor is all zeros and so has no direction, the result is the linear
     ``a + t (b - a)``. Between opposite directions infinitely many arcs exist and the linear path runs through zero, so
-    there the function refuses.
+    there the function raises.
 
     Args:
         a: the tensor at t = 0, any floating dtype.
         b: the tensor at t = 1, of the same shape.
-        t: position on the arc, 0 to 1. At 0 and 1 the result is ``a`` or ``b`` to the bit.
+        t: position on the arc, 0 to 1. At 0 and 1 the result is exactly ``a`` or ``b``.
         dtype: of the result; the arithmetic is float32.
 
     Returns:
@@ -61,19 +61,20 @@ def slerp(
 
 
 def slerp_in_turn(tensors: Iterable[Float[Tensor, "*shape"]], weights: Iterable[float]) -> Float[Tensor, "*shape"]:
-    """Many tensors, hierarchically: the second joins the first, the third their merge, and so on.
+    """Repeated slerp of many tensors: the second is joined to the first, the third to their merge, and so on.
 
-    Each joins at ``t`` = its share of the weight so far, so that equal directions give the weighted mean. Only one
-    tensor and the merge are held at once. The order matters a little; the Karcher mean has none.
+    Each is joined at ``t`` = its fraction of the weight so far, so that equal directions give the weighted mean. Only
+    one tensor and the merge are in memory. The result depends slightly on the order; the Karcher mean does not.
 
     Args:
-        tensors: two or more, of one shape; they are asked for one after the other.
+        tensors: two or more, of one shape; consumed one at a time.
         weights: positive, one for each tensor.
     """
     return join_in_turn(tensors, weights, slerp)
 
 
 def opposite_directions(cosine: float) -> ValueError:
+    """The error of tensors without a unique arc between them."""
     return ValueError(
         f"the two tensors point in opposite directions (cosine {cosine:.6f}): no arc between them is preferred to "
         "another. Models that differ so much share no common start; merge checkpoints of the same base model."

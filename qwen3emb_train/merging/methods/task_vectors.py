@@ -1,8 +1,8 @@
-"""Merging what fine-tuning changed: task vectors, model minus base.
+"""Merges task vectors (model minus base): TIES and DARE.
 
-TIES: Yadav et al. 2023 (arXiv 2306.01708). DARE: Yu et al. 2023 (arXiv 2311.03099). Both thin the task vectors out so
-that they disturb one another less. TIES trims over the whole model; here, as in mergekit, over each tensor, because
-tensors are merged one at a time.
+TIES: Yadav et al. 2023 (arXiv 2306.01708). DARE: Yu et al. 2023 (arXiv 2311.03099). Both make
+task vectors sparse to reduce their interference. The paper's TIES trims over the whole model; this one, as mergekit,
+over each tensor, because tensors are merged one at a time.
 """
 
 import hashlib
@@ -32,8 +32,11 @@ def ties(
     weighted mean of the entries that agree with it, times ``scale``, is added to the base. Float32.
 
     Args:
-        density: share of entries kept, 0 (exclusive) to 1. Entries equal to the smallest one kept are kept too.
-        scale: the paper's lambda.
+        base: the tensor of the base model.
+        models: those of the fine-tuned models, of the same shape.
+        weights: positive, one for each model.
+        density: fraction of entries kept, 0 (exclusive) to 1. Entries equal to the smallest kept one are kept too.
+        scale: lambda of arXiv 2306.01708.
     """
     thresholds = [_threshold(base, model, density) for model in models]
 
@@ -56,8 +59,11 @@ def dare(
     """Drop and rescale: each entry of a task vector is kept with probability ``density`` and divided by it.
 
     Args:
-        density: expected share of entries kept, 0 (exclusive) to 1.
-        seeds: one text for each model: equal texts drop the same entries, on every machine and in every run.
+        base: the tensor of the base model.
+        models: those of the fine-tuned models, of the same shape.
+        weights: positive, one for each model.
+        density: expected fraction of entries kept, 0 (exclusive) to 1.
+        seeds: one text for each model; equal texts drop the same entries, on every machine and in every run.
         scale: factor of the merged task vector.
         elect_signs: merge as TIES does after its trimming; else by the weighted mean.
     """
@@ -80,7 +86,7 @@ def _merge(
 ) -> Float[Tensor, "*shape"]:
     normalized_weights = torch.tensor([weight / sum(weights) for weight in weights]).unsqueeze(1)  # models x 1
 
-    def merged(entries: list[Tensor], room: Tensor) -> Tensor:
+    def merged(entries: list[Tensor], out: Tensor) -> Tensor:
         start, *others = entries
         vectors = torch.stack([thin(position, block - start) for position, block in enumerate(others)])
         weighted = vectors * normalized_weights  # models x entries
@@ -88,7 +94,7 @@ def _merge(
         if elect_signs:
             agree = weighted * total.sign() > 0
             total = (weighted * agree).sum(dim=0) / (agree * normalized_weights).sum(dim=0).clamp_min(1e-30)
-        return torch.add(start, total, alpha=scale, out=room)
+        return torch.add(start, total, alpha=scale, out=out)
 
     return by_blocks(merged, [base, *models])
 
