@@ -1,19 +1,20 @@
-"""Statistics of mining, as numbers, as text, and as an HTML page."""
+"""What mining found, as metrics, as text, and as a page to read."""
 
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape
+from pathlib import Path
 from typing import Any
 
-from qwen3emb_train.index.score_histogram import NUM_BINS, Histogram, bin_edge
+from qwen3emb_train.index.score_histogram import Histogram
 from qwen3emb_train.mining.pool import DocumentPool
 from qwen3emb_train.mining.provenance import Mined
 from qwen3emb_train.mining.rules import Candidate
+from qwen3emb_train.pages.page import Table, render
 
 NUM_EXAMPLES = 10
-_WIDTH, _HEIGHT = 640, 120  # of a chart
-_TEXT_LIMIT = 600  # characters of a document that are shown
+_TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_MAX_CHARACTERS = 600  # of a query or document
 
 
 @dataclass
@@ -70,7 +71,7 @@ class MiningStatistics:
         return self.histograms.setdefault(name, Histogram())
 
     def _sample(self, mined: Mined) -> None:
-        """Reservoir sampling: every example has the same chance, without knowing their number."""
+        """Reservoir sampling: every example has the same chance, however many follow."""
         if len(self.shown) < NUM_EXAMPLES:
             self.shown.append(mined)
         elif (place := self._generator.randrange(self.num_examples + 1)) < NUM_EXAMPLES:
@@ -101,21 +102,14 @@ class MiningStatistics:
         return "\n".join(lines) + "\n"
 
     def as_html(self, pool: DocumentPool) -> str:
-        """The report as one page without outside parts: figures, charts, and examples to read."""
-        table = "".join(
-            f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in self._rows()
-        )
-        charts = "".join(_chart(name, histogram) for name, histogram in self.histograms.items() if len(histogram))
-        examples = "".join(_example(mined, pool) for mined in self.shown)
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Mined negatives</title><style>'
-            "body{font:15px/1.4 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:0 1em 0 0}"
-            "pre{white-space:pre-wrap;margin:0}th{text-align:left;font-weight:normal;color:#666;padding-right:1em;"
-            "vertical-align:top;white-space:nowrap}.positive{background:#e8f5e9}</style>"
-            f"<h1>Mined negatives</h1><table>{table}</table><h2>Scores</h2><p>Where the two overlap, negatives may be "
-            f"false ones: read the examples below, then lower max_relative_score.</p>{charts}"
-            f"<h2>{len(self.shown)} examples, drawn at random</h2>{examples}</html>\n"
-        )
+        """The report as a page: metrics, charts, and examples to read."""
+        return render(
+            _TEMPLATE, program="mine_negatives", title="Mined negatives", max_characters=_MAX_CHARACTERS,
+            lead=f"{self.num_negatives} negatives wanted for each of {self.num_examples:,} examples.",
+            metrics=Table([], [[name, str(value)] for name, value in self._rows()]),
+            histograms={name: histogram for name, histogram in self.histograms.items() if len(histogram)},
+            examples=[_example(mined, pool) for mined in self.shown],
+        )  # fmt: skip
 
     def _rows(self) -> list[tuple[str, Any]]:
         rows: list[tuple[str, Any]] = [
@@ -131,43 +125,17 @@ class MiningStatistics:
         return rows if self.recall is None else [*rows, ("found of the true nearest (recall)", f"{self.recall:.3f}")]
 
 
-def _chart(title: str, histogram: Histogram) -> str:
-    """Bars over the whole range, so that the charts below one another compare."""
-    step, highest = _WIDTH / NUM_BINS, max(histogram.counts)
-    bars = "".join(
-        f'<rect x="{index * step:.1f}" y="{_HEIGHT * (1 - count / highest):.1f}" width="{step - 1:.1f}" '
-        f'height="{_HEIGHT * count / highest:.1f}"><title>{bin_edge(index):+.2f} .. {bin_edge(index + 1):+.2f}: {count}'
-        "</title></rect>"
-        for index, count in enumerate(histogram.counts)
-        if count
-    )
-    marks = "".join(
-        f'<text x="{_WIDTH * (mark + 1) / 2:.0f}" y="{_HEIGHT + 16}" text-anchor="middle">{mark:g}</text>'
-        for mark in (-0.5, 0, 0.5)
-    )
-    colour = "#2e7d32" if title.startswith("positive") else "#c62828"
-    return (
-        f"<p>{escape(title)}: {len(histogram)}, mean {histogram.mean:.3f}, {histogram.lowest:.3f} .. "
-        f'{histogram.highest:.3f}</p><svg font-size="12" width="{_WIDTH}" height="{_HEIGHT + 20}">'
-        f'<g fill="{colour}">{bars}</g>'
-        f'<line x1="0" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}" stroke="#999"/>{marks}</svg>'
-    )
+def _example(mined: Mined, pool: DocumentPool) -> dict[str, Any]:
+    documents = [_document(candidate, pool, mined.is_rescored) for candidate in mined.positives + mined.negatives]
+    return {"query": mined.query, "documents": documents}
 
 
-def _example(mined: Mined, pool: DocumentPool) -> str:
-    rows = "".join(_document(candidate, pool, mined.is_rescored) for candidate in mined.positives + mined.negatives)
-    return f"<h3>{escape(_shortened(mined.query))}</h3><table>{rows}</table>"
-
-
-def _document(candidate: Candidate, pool: DocumentPool, is_rescored: bool) -> str:
+def _document(candidate: Candidate, pool: DocumentPool, is_rescored: bool) -> dict[str, Any]:
     described = [candidate.source, *([f"rank {candidate.rank}"] if candidate.rank is not None else [])]
     described += [f"{candidate.cosine:.3f}", *([f"reranker {candidate.score:.3f}"] if is_rescored else [])]
-    kind = "positive" if candidate.source == "positive" else "negative"
-    return (
-        f'<tr class="{kind}"><th>{escape(", ".join(described))}<br>{escape(pool.ids[candidate.row])}</th>'
-        f"<td><pre>{escape(_shortened(pool.texts[candidate.row]))}</pre></td></tr>"
-    )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + " ..."
+    return {
+        "id": pool.ids[candidate.row],
+        "text": pool.texts[candidate.row],
+        "described": ", ".join(described),
+        "is_positive": candidate.source == "positive",
+    }

@@ -54,7 +54,7 @@ def test_the_page_needs_no_other_file_and_shows_ten_examples() -> None:
     for number in range(30):
         statistics.add(_mined([0.8], [0.2], f"query {number} <script>"), 0.8)
     page = statistics.as_html(_pool("text <b> & more"))
-    assert page.count("<h3>") == NUM_EXAMPLES == len({mined.query for mined in statistics.shown})
+    assert page.count("<h3") == NUM_EXAMPLES == len({mined.query for mined in statistics.shown})
     assert not re.search(r"(src|href)=|<script", page)
     assert page.count("<svg") == 2
     assert "text &lt;b&gt; &amp; more" in page
