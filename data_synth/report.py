@@ -1,17 +1,13 @@
-"""The page that a person reads after a run: one HTML file, with its pictures inside and nothing from elsewhere.
+"""The page that a person reads after a run: counts as charts, and rows to read."""
 
-Every text of a document or a teacher passes Jinja's autoescaping, after control characters and lone surrogates are
-replaced; the template holds no script. It is also well-formed XML, which a test uses to see that nothing breaks out.
-"""
-
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qwen3emb_train.pages.page import Table, render, shortened
+
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_MAX_TEXT = 1200  # characters of a text on the page
+_MAX_CHARACTERS = 1200  # of a text on the page
 
 
 class Bar(NamedTuple):
@@ -41,8 +37,6 @@ def render_report(
         samples: published rows, with their facts.
         rejected: reason -> a few rows that were set aside for it.
     """
-    from jinja2 import Environment, StrictUndefined
-
     charts = {
         "What became of the items": funnel,
         "Reasons of rejection": statistics["rejection_reasons"],
@@ -53,15 +47,12 @@ def render_report(
         "Sources": statistics["sources"],
         **{name.replace("_", " ").capitalize(): counts for name, counts in statistics["facts"].items()},
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["readable"] = _readable
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
-        overview=overview,
+    return render(
+        _TEMPLATE, program="synthesize", title=shortened(title, 200), lead="Read some rows before you train on them.",
+        overview=Table([], [list(map(_short, fact)) for fact in overview.items()], num_names=2),
         charts={name: bars(counts, of_first=counts is funnel) for name, counts in charts.items() if counts},
-        samples=samples,
-        rejected=rejected,
-    )
+        samples=samples, rejected=rejected, max_characters=_MAX_CHARACTERS,
+    )  # fmt: skip
 
 
 def bars(counts: Mapping[str, int], *, of_first: bool = False) -> list[Bar]:
@@ -71,6 +62,5 @@ def bars(counts: Mapping[str, int], *, of_first: bool = False) -> list[Bar]:
     return [Bar(name, num, num / (whole or 1), num / longest) for name, num in counts.items()]
 
 
-def _readable(value: object) -> str:
-    text = _UNPRINTABLE.sub("\ufffd", str(value))
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} … ({len(text):,} characters)"
+def _short(value: object) -> str:
+    return shortened(str(value), _MAX_CHARACTERS)

@@ -45,12 +45,12 @@ def test_hostile_text_leaves_the_page_valid_and_without_code(text: str) -> None:
     root = ElementTree.fromstring(page.encode())  # well-formed: nothing was opened that is not closed
     tags = {element.tag for element in root.iter()}
     assert tags <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "table", "tr", "th", "td", "div", "svg",
-        "rect", "text",
+        "html", "head", "meta", "title", "style", "body", "main", "header", "h1", "h2", "h3", "p", "table", "tbody",
+        "tr", "th", "td", "div", "ol", "li", "span", "small", "footer",
     }  # fmt: skip
     assert {name for element in root.iter() for name in element.attrib if name.startswith("on")} == set()
     assert not re.search(r"(?:src|href|url)\s*[=(]", re.sub(r">[^<]*<", "><", page))
-    assert "49" not in page.replace("#4878a8", "") or "7*7" not in text, "a text was run as a template"
+    assert "49" not in page or "7*7" not in text, "a text was run as a template"
     HTMLParser().feed(page)
     assert len(page) < 200_000
 
