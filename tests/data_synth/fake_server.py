@@ -185,7 +185,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self, answer: Answer) -> None:
         self._server.num_in_flight -= 1
-        if answer.hangs or self._transport.is_eos():
+        if answer.hangs or self._transport.is_closing():
             return
         data = answer.to_bytes()
         if answer.drips:
@@ -196,6 +196,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort() if answer.cut == 0 else self._transport.close()
 
     def _drip(self, data: bytes, seconds: float) -> None:
-        if data and not self._transport.is_eos():
+        if data and not self._transport.is_closing():
             self._transport.write(data[:1])
             asyncio.get_running_loop().call_later(seconds, self._drip, data[1:], seconds)
