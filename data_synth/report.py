@@ -35,7 +35,7 @@ def render_report(
         funnel: step -> count, in order.
         statistics: as ``Statistics.to_json`` gives them.
         samples: published rows, with their facts.
-        rejected: reason -> a few rows that were set aside for it.
+        rejected: reason -> a few rows that were rejected for it.
     """
     charts = {
         "What became of the items": funnel,

@@ -1,4 +1,4 @@
-"""What a run gave, counted in one pass and constant memory, whatever its size."""
+"""Counts over the rows of a run, in one pass and constant memory, whatever its size."""
 
 import heapq
 import json
@@ -20,7 +20,7 @@ _REJECTED_SAMPLES = 3
 
 @dataclass
 class Sample:
-    """Keeps the n lines with the smallest hash: a random sample that does not hang on the order they came in."""
+    """Keeps the n lines with the smallest hash: a random sample that does not depend on their order."""
 
     size: int
     _kept: list[tuple[int, str]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Statistics:
         self.samples.add({**row.to_json(), "facts": dict(facts)})
 
     def add_rejected(self, task: str, reason: str, detail: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Counts what was set aside."""
+        """Counts rejected rows."""
         self.reasons[task][reason] += 1
         self.rejected_samples[reason].add({"task": task, "detail": detail, "rows": list(rows)[:1]})
 

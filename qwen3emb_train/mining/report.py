@@ -95,7 +95,7 @@ class MiningStatistics:
         return counts if self.recall is None else {**counts, "recall": self.recall}
 
     def as_text(self) -> str:
-        """The report, for the console."""
+        """The report as plain text."""
         lines = [f"{name:<41}{value}" for name, value in self._rows()]
         for name, histogram in self.histograms.items():
             lines += ["", *histogram.lines(name)]

@@ -67,13 +67,13 @@ class LineStyle:
 
 
 def line_style(number: int) -> LineStyle:
-    """The ``number``-th of the looks, from 0."""
+    """Style ``number``, counted from 0."""
     cycle = len(_PALETTE)
     return LineStyle(_PALETTE[number % cycle], _LINES[number // cycle % len(_LINES)], _MARKERS[number % len(_MARKERS)])
 
 
 def line_styles(names: Iterable[str], known: Mapping[str, LineStyle] | None = None) -> dict[str, LineStyle]:
-    """A look for each name: the known one where it has one, otherwise the next that none of them has."""
+    """A style for each name: the known one if it has one, otherwise the next unused one."""
     distinct = list(dict.fromkeys(names))
     given = {name: (known or {})[name] for name in distinct if name in (known or {})}
     free = (

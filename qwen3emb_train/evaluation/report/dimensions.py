@@ -1,4 +1,4 @@
-"""How much of the score is left in the first dimensions: the Matryoshka curve."""
+"""The Matryoshka curve: the score over the number of dimensions kept."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -25,7 +25,7 @@ from qwen3emb_train.evaluation.report.page import FIGURES, Section, render_repor
 from qwen3emb_train.evaluation.report.scores import scores_section
 from qwen3emb_train.evaluation.report.similarities import similarities_section
 from qwen3emb_train.evaluation.report.summary import origin_section, summary_section
-from qwen3emb_train.evaluation.report.systems import put_together
+from qwen3emb_train.evaluation.report.systems import combine
 from qwen3emb_train.evaluation.report.worst import worst_section
 from qwen3emb_train.pages.figures import line_styles, require_matplotlib
 
@@ -103,7 +103,7 @@ def build_sections(
     config: ReportConfig, runs: list[TrainingRun], evaluations: list[Evaluation], merges: list[MergeSearch]
 ) -> list[Section]:
     """The sections that have something to show, in the order of the page."""
-    measured = put_together(evaluations)
+    measured = combine(evaluations)
     styles = line_styles(measured.models)
     run_styles = line_styles((run.name for run in runs), styles)  # a run and a model of one name look alike
     sections: list[Section | None] = []

@@ -1,4 +1,4 @@
-"""What the evaluations measured, put together: one list of rows, and names under which each system is one."""
+"""What the evaluations measured, combined: one list of rows, and unambiguous names of the systems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class Measured:
         return [name for name in names if name != MEAN] + [MEAN] * (MEAN in names)
 
     def full(self) -> list[System]:
-        """Of each model the system with the longest vectors, not quantised where there is such a one."""
+        """Of each model the system with the longest vectors, not quantised if one was measured."""
         best: dict[str, System] = {}
         for system in self.systems:
             other = best.get(system.model)
@@ -108,11 +108,11 @@ class Measured:
         return " · ".join(parts)
 
 
-def put_together(evaluations: Sequence[Evaluation]) -> Measured:
-    """One list of everything. A model that two evaluations measured alike is named after its evaluation, too.
+def combine(evaluations: Sequence[Evaluation]) -> Measured:
+    """Combines evaluations. A model that several of them measured gets the name of its evaluation as a prefix.
 
     Raises:
-        ValueError: a field is missing or no number, or a row stands twice in one file; with file, entry and field.
+        ValueError: a field is missing or malformed, or a row occurs twice in one file; names file, entry and field.
     """
     places: dict[tuple[System, str], set[str]] = {}
     for evaluation in evaluations:

@@ -12,7 +12,7 @@ from qwen3emb_train.evaluation.report.page import Section, render_report
 from qwen3emb_train.evaluation.report.scores import best_systems, scores_section
 from qwen3emb_train.evaluation.report.similarities import chance_above
 from qwen3emb_train.evaluation.report.summary import duration, seconds_of
-from qwen3emb_train.evaluation.report.systems import put_together
+from qwen3emb_train.evaluation.report.systems import combine
 from qwen3emb_train.pages.figures import label, line_styles
 from qwen3emb_train.pages.page import shortened
 from tests.evaluation.report.written import write_evaluation
@@ -53,7 +53,7 @@ def test_time_is_tokens_over_speed() -> None:
 
 
 def test_the_best_is_bold_and_equals_share(tmp_path: Path) -> None:
-    measured = put_together([load_evaluation("e", write_evaluation(tmp_path / "e"))])
+    measured = combine([load_evaluation("e", write_evaluation(tmp_path / "e"))])
     assert [(best.model, best.dim) for best in best_systems(measured, "questions")] == [("second", 64)]
     page = page_of(scores_section(measured, line_styles(measured.models)))
     assert marked(page, "best") == ["0.5640"]
@@ -66,7 +66,7 @@ def test_differences_say_better_only_beyond_the_interval(tmp_path: Path) -> None
     written, styles = results.read_text(), line_styles(["first", "second"])
     for interval, expected in (("[0.05, 0.15]", "better"), ("[-0.05, 0.15]", ""), ("[-0.2, -0.05]", "worse")):
         results.write_text(written.replace("[0.05, 0.15]", interval))
-        section = differences_section(put_together([load_evaluation("e", directory)]), styles)
+        section = differences_section(combine([load_evaluation("e", directory)]), styles)
         assert section is not None
         page = page_of(section)
         found = {mark: marked(page, mark) for mark in ("better", "worse")}
@@ -77,7 +77,7 @@ def test_differences_say_better_only_beyond_the_interval(tmp_path: Path) -> None
 def test_what_two_evaluations_both_measured_is_named_after_them(tmp_path: Path) -> None:
     one = load_evaluation("old", write_evaluation(tmp_path / "a", models=("base", "mine")))
     other = load_evaluation("new", write_evaluation(tmp_path / "b", models=("mine", "other")))
-    measured = put_together([one, other])
+    measured = combine([one, other])
     assert measured.models == ["base", "old: mine", "new: mine", "other"]
     assert {score.against.text("baseline") for score in measured.scores if score.against} == {"base", "new: mine"}
     assert {units.system.model for units in measured.units} == set(measured.models)
@@ -85,7 +85,7 @@ def test_what_two_evaluations_both_measured_is_named_after_them(tmp_path: Path) 
 
 
 def test_systems_are_told_apart_by_what_differs(tmp_path: Path) -> None:
-    measured = put_together([load_evaluation("e", write_evaluation(tmp_path / "e"))])
+    measured = combine([load_evaluation("e", write_evaluation(tmp_path / "e"))])
     assert [measured.label(system) for system in measured.systems] == [
         "first · 32", "first · 64", "second · 32", "second · 64",
     ]  # fmt: skip
