@@ -1,4 +1,4 @@
-"""What mining found, as metrics, as text, and as a page to read."""
+"""Statistics of mining, as numbers, as text, and as an HTML page."""
 
 import random
 from collections import Counter
@@ -71,7 +71,7 @@ class MiningStatistics:
         return self.histograms.setdefault(name, Histogram())
 
     def _sample(self, mined: Mined) -> None:
-        """Reservoir sampling: every example has the same chance, however many follow."""
+        """Reservoir sampling: every example has the same chance, without knowing their number."""
         if len(self.shown) < NUM_EXAMPLES:
             self.shown.append(mined)
         elif (place := self._generator.randrange(self.num_examples + 1)) < NUM_EXAMPLES:
