@@ -43,6 +43,12 @@ def training_section(
 ) -> Section:
     """Loss, gradient norm, learning rate and speed, and the ``metrics`` of the config.
 
+    Args:
+        runs: at least one.
+        styles: by the runs' names.
+        metrics: further keys of metrics.jsonl to draw.
+        smoothing: window of the moving average, in recorded steps.
+
     Raises:
         ValueError: no run recorded one of ``metrics`` as a number.
     """

@@ -12,7 +12,7 @@ from qwen3emb_train.evaluation.report.page import Section, render_report
 from qwen3emb_train.evaluation.report.scores import best_systems, scores_section
 from qwen3emb_train.evaluation.report.similarities import chance_above
 from qwen3emb_train.evaluation.report.summary import duration, seconds_of
-from qwen3emb_train.evaluation.report.systems import put_together
+from qwen3emb_train.evaluation.report.systems import combine
 from qwen3emb_train.pages.figures import label, line_styles
 from qwen3emb_train.pages.page import shortened
 from tests.evaluation.report.written import write_evaluation
