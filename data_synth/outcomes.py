@@ -1,9 +1,8 @@
 """An item's outcome on its way into the ledger and out of it."""
 
 from dataclasses import replace
-from typing import Any
 
-from data_synth.ledger.lines import OK, REJECTED
+from data_synth.ledger_file import OK, REJECTED, End
 from data_synth.work import Accepted, Outcome, Rejected
 from qwen3emb_train.data.records import TrainingExample
 
@@ -31,16 +30,18 @@ def checked(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def to_record(outcome: Outcome, prompts: list[str]) -> tuple[bytes, dict[str, Any]]:
-    """Kind and content of the outcome's line."""
+def to_record(outcome: Outcome, prompts: list[str]) -> End:
+    """The outcome as the ledger records it, with the labels of the prompts that led to it."""
     rows = [row.to_json() for row in outcome.rows]
     if isinstance(outcome, Accepted):
-        return OK, {"rows": rows, "facts": [dict(facts) for facts in outcome.facts], "prompts": prompts}
+        return End(OK, {"rows": rows, "facts": [dict(facts) for facts in outcome.facts], "prompts": prompts})
     detail = outcome.detail[:LONGEST_DETAIL]
-    return REJECTED, {"reason": outcome.reason, "detail": detail, "rows": rows, "prompts": prompts}
+    return End(REJECTED, {"reason": outcome.reason, "detail": detail, "rows": rows, "prompts": prompts})
 
 
-def from_record(kind: bytes, body: dict[str, Any]) -> Outcome:
-    """The outcome that ``to_record`` was given."""
-    rows = tuple(TrainingExample.from_json(row) for row in body["rows"])
-    return Accepted(rows, tuple(body["facts"])) if kind == OK else Rejected(body["reason"], body["detail"], rows)
+def from_record(end: End) -> Outcome:
+    """The outcome that ``to_record`` received."""
+    rows = tuple(TrainingExample.from_json(row) for row in end.body["rows"])
+    if end.kind == OK:
+        return Accepted(rows, tuple(end.body["facts"]))
+    return Rejected(end.body["reason"], end.body["detail"], rows)

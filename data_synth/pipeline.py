@@ -17,7 +17,6 @@ from typing import Any
 
 from data_synth.config import SynthesisConfig
 from data_synth.costs import estimate
-from data_synth.engine import run
 from data_synth.examination import Examination
 from data_synth.filters.chain import FilterChain, build_filters
 from data_synth.judge import RatingFilter, judged
@@ -27,6 +26,7 @@ from data_synth.prompts import PROMPTS_DIRECTORY
 from data_synth.publish import PublishSummary, publish
 from data_synth.results import write_results
 from data_synth.run_summary import RunSummary
+from data_synth.runner import run
 from data_synth.tasks.bitext import BitextTask
 from data_synth.tasks.classification import ClassificationTask
 from data_synth.tasks.code import CodeTask

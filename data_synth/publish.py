@@ -7,17 +7,16 @@ OUTPUT/rejected/REASON.jsonl     what was not taken, with reason, detail and row
 
 import json
 import re
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_synth.engine import ledger_directory
-from data_synth.ledger.key_index import KeyIndex
-from data_synth.ledger.lines import FAILED, item_key
-from data_synth.ledger.reader import LedgerReader
+from data_synth.ledger import Ledger
+from data_synth.ledger_file import FAILED
 from data_synth.outcomes import from_record
 from data_synth.work import Accepted, Outcome, Task, WorkItem
 from qwen3emb_train.data.records import TrainingExample
@@ -73,30 +72,24 @@ def publish(
     """
     if (directory / "ledger").resolve().is_relative_to(output.resolve()):
         raise ValueError(f"{output}: holds the ledger and would be replaced with it. Give a directory of its own.")
-    reader = LedgerReader(ledger_directory(directory, task))
     summary = PublishSummary()
-    seen = KeyIndex()
-    with atomic_directory(output) as temporary, ExitStack() as files:
-        writer = _Writer(temporary, files, rows_per_file)
-        for item in task.items():
-            key = item_key(model, item.key)
-            if seen.get(key) is not None:
-                continue
-            seen.set(key, 1)
+    with atomic_directory(output) as temporary, ExitStack() as opened:
+        ledger = opened.enter_context(Ledger(directory, task.name, model))
+        writer = _Writer(temporary, opened, rows_per_file)
+        for item in _without_repeats(task.items(), opened):
             summary.num_items += 1
-            end = reader.end(key)
+            end = ledger.end(item)
             if end is None:
                 summary.num_missing += 1
                 continue
-            kind, body = end
-            if kind == FAILED:
+            if end.kind == FAILED:
                 summary.reasons[_FAILED_FILE] += 1
-                writer.reject(_FAILED_FILE, {"item": item.key, "teacher": model, **body})
+                writer.reject(_FAILED_FILE, {"item": item.key, "teacher": model, **end.body})
                 continue
-            outcome = from_record(kind, body)
+            outcome = from_record(end)
             if examine is not None:
                 outcome = examine(item, outcome)
-            origin = {"item": item.key, "group": item.group, "teacher": model, "prompts": body["prompts"]}
+            origin = {"item": item.key, "group": item.group, "teacher": model, "prompts": end.body["prompts"]}
             if isinstance(outcome, Accepted):
                 summary.num_accepted += 1
                 summary.num_rows += len(outcome.rows)
@@ -128,6 +121,16 @@ def read_rejected(output: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((output / "rejected").glob("*.jsonl")):
         with path.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
+
+
+def _without_repeats(items: Iterable[WorkItem], opened: ExitStack) -> Iterator[WorkItem]:
+    """The first of the items with one key. The keys lie in a temporary file, not in memory."""
+    seen = opened.enter_context(closing(sqlite3.connect("", isolation_level=None)))
+    seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
+    seen.execute("BEGIN")  # never committed: the file goes with the connection
+    for item in items:
+        if seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (item.key,)).rowcount:
+            yield item
 
 
 class _Writer:

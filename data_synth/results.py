@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_synth.ledger.lines import CALL, whole_lines
+from data_synth.ledger import Ledger
 from data_synth.progress import PricesConfig
 from data_synth.publish import PublishSummary, read_published, read_rejected
 from data_synth.report import render_report
@@ -82,18 +82,12 @@ def _of_items(summary: PublishSummary) -> dict[str, Any]:
 
 
 def _spent(output: Path, prices: PricesConfig) -> dict[str, Any]:
-    """All calls that the ledger holds, of every start and process."""
-    found: Counter[str] = Counter()
-    for path in sorted((output / "ledger").glob("*/*/*.log")):
-        for line in whole_lines(path):
-            if line.kind == CALL:
-                call = json.loads(line.body)
-                found["calls"] += 1
-                found["prompt_tokens"] += call["prompt_tokens"]
-                found["completion_tokens"] += call["completion_tokens"]
-    names = ("calls", "prompt_tokens", "completion_tokens")
-    cost = prices.of(found["prompt_tokens"], found["completion_tokens"])
-    return {**{name: found[name] for name in names}, "cost": round(cost, 4)}
+    """All calls that the ledgers hold, of every task, model, process and start."""
+    totals = Counter(calls=0, prompt_tokens=0, completion_tokens=0)
+    for directory in sorted((output / "ledger").iterdir()):
+        with Ledger(output, directory.name, model="") as ledger:
+            totals.update(ledger.totals())
+    return {**totals, "cost": round(prices.of(totals["prompt_tokens"], totals["completion_tokens"]), 4)}
 
 
 def _training_command(output: Path, tasks: list[str]) -> str:

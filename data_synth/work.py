@@ -1,4 +1,4 @@
-"""The contract between the method (what is asked) and the engine (how it is asked, once, and never lost).
+"""The contract between the method (what is asked) and the runner (how it is asked, once, and never lost).
 
 A *work item* is one unit that ends in exactly one terminal record. Its *steps* are a plain generator: it yields
 requests, receives the teacher's replies, and returns an outcome. It knows nothing of servers, concurrency or files, so
@@ -46,7 +46,7 @@ class Request:
         sampling: see ``Sampling``.
         prompt: name and version of the prompt, e.g. "retrieval/configure@3f2a91c0" (digest of its template files).
         affinity: requests that begin alike; of several servers, one and the same gets them, for its prefix cache. No
-            part of the request's identity; the engine fills in the item's group.
+            part of the request's identity; the runner fills in the item's group.
     """
 
     messages: tuple[Message, ...]
@@ -114,7 +114,8 @@ class WorkItem:
             version, sampling. Equal key = same work, whatever its number.
         task: retrieval, bitext, sts, classification, code, ...
         payload: what ``steps`` needs; JSON values only.
-        group: items of one document share it; the engine sends a group's items back to back, for prefix caches.
+        group: items of one document share it and belong to one process; the runner sends them back to back, for prefix
+            caches. Equal keys come with equal groups.
     """
 
     key: str

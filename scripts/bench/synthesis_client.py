@@ -1,4 +1,4 @@
-"""Items a second through the whole engine against a local server that answers at once: what the client itself costs.
+"""Items a second through the whole client against a local server that answers at once: what the client itself costs.
 
     python scripts/bench/synthesis_client.py --items 20000     # half a minute
     python scripts/bench/synthesis_client.py                   # 200,000 items, resident memory from start to end
@@ -134,8 +134,8 @@ class InstantTask:
 
 
 async def synthesize(arguments: argparse.Namespace) -> None:
-    from data_synth.engine import run
     from data_synth.run_summary import RunSummary
+    from data_synth.runner import run
     from data_synth.teachers.openai_teacher import OpenAITeacher
     from data_synth.teachers.settings import TeacherConfig
 

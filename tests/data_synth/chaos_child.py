@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from data_synth.engine import run
+from data_synth.runner import run
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.teachers.settings import TeacherConfig
 from tests.data_synth.scripted import ScriptedTask

@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from data_synth.engine import run
-from data_synth.ledger.lines import CALL, whole_lines
 from data_synth.publish import publish
+from data_synth.runner import run
 from tests.data_synth.chaos_child import synthesize
 from tests.data_synth.fake_server import Answer, Call, FakeServer, completion, error
+from tests.data_synth.ledger_contents import ends, num_calls
 from tests.data_synth.scripted import ScriptedTask, ScriptedTeacher, echo
 
 NUM_ITEMS, NUM_CALLS, NUM_KILLS, WINDOW = 300, 2, 20, 16
@@ -54,6 +54,7 @@ def test_twenty_kills_and_every_fault_change_nothing(tmp_path: Path) -> None:
             child.start()
             return child
 
+        num_useful = num_recorded = 0
         moments = sorted(draw.randrange(NUM_ITEMS * NUM_CALLS) for _ in range(NUM_KILLS))
         for moment in moments:
             child = start()
@@ -65,21 +66,21 @@ def test_twenty_kills_and_every_fault_change_nothing(tmp_path: Path) -> None:
             assert child.is_alive(), "ended before it was killed: the test would be vacuous"
             child.kill()
             child.join()
+            before, num_recorded = num_recorded, num_calls(tmp_path / "chaos")
+            num_useful += num_recorded > before
         last = start()
         last.join(60)
         assert last.exitcode == 0
         num_requests = server.num_requests
 
-    ends: Counter[bytes] = Counter()
-    files = list((tmp_path / "chaos" / "ledger").rglob("*.log"))
-    for path in files:
-        ends.update(line.key for line in whole_lines(path) if line.kind != CALL)
-    assert len(ends) == NUM_ITEMS
-    assert set(ends.values()) == {1}
+    found = ends(tmp_path / "chaos")
+    assert len(found) == NUM_ITEMS
+    assert set(map(len, found.values())) == {1}
+    assert num_calls(tmp_path / "chaos") == NUM_ITEMS * NUM_CALLS, "a recorded reply was bought again"
     one_pass, num_faults = NUM_ITEMS * NUM_CALLS, sum(injected.values())
     assert one_pass < num_requests <= one_pass + NUM_KILLS * WINDOW * NUM_CALLS + num_faults
     assert set(injected) == set(FAULTS)
-    assert len(files) > NUM_KILLS / 2, "most kills came before anything was written"
+    assert num_useful > NUM_KILLS / 2, "most kills came before anything was written"
 
     teacher = ScriptedTeacher(model="chaos")
     asyncio.run(run(ScriptedTask(NUM_ITEMS), teacher, tmp_path / "calm", window=100))

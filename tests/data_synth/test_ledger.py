@@ -1,216 +1,223 @@
-"""The ledger: what is on the disk is found again, whatever else is there."""
+"""The ledger: what was reported as written is found again, whatever happened since."""
 
 import asyncio
-import json
 import os
+import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from data_synth.ledger.lines import CALL, FAILED, OK, REJECTED, decode_line, encode_line, item_key, whole_lines
-from data_synth.ledger.reader import LedgerReader
-from data_synth.ledger.writer import LedgerWriter, open_ledger
+from data_synth import ledger_file
+from data_synth.ledger import Ledger, item_key, process_of
+from data_synth.ledger_file import FAILED, OK, REJECTED, End, LedgerFile, RecordedCall
+from data_synth.ledger_writer import LedgerWriter
+from data_synth.work import Reply, WorkItem
 
-KEYS = [item_key("model", str(number)) for number in range(8)]
-
-
-def call(text: str, request: str = "asked") -> dict[str, Any]:
-    return {
-        "request": request,
-        "prompt": "p@1",
-        "text": text,
-        "finish_reason": "stop",
-        "prompt_tokens": 1,
-        "completion_tokens": 2,
-    }
+ITEMS = [WorkItem(f"{number:064x}", "task", {}, f"group {number}") for number in range(200)]
+KEYS = [item_key("model", item) for item in ITEMS]
+NAME = "0000-of-0001.sqlite"
 
 
-LINES = [
-    (CALL, KEYS[0], call("first")),
-    (OK, KEYS[0], {"rows": [], "text": "line\nend, \x00, é, \ud800"}),
-    (CALL, KEYS[1], call("second")),
-    (REJECTED, KEYS[2], {"reason": "dull"}),
-]
+def call(text: str, request: str = "asked") -> RecordedCall:
+    return RecordedCall(request, "p@1", Reply(text, "stop", 1, 2))
 
 
-def written(path: Path, lines: list[tuple[bytes, bytes, dict[str, Any]]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(encode_line(*line) for line in lines))
-    return path
+def opened(directory: Path, index: int | None = 0, count: int = 1, *, retry_failed: bool = False) -> Ledger:
+    return Ledger(directory, "task", "model", process_index=index, num_processes=count, retry_failed=retry_failed)
 
 
-def write(directory: Path, *lines: tuple[bytes, bytes, dict[str, Any]]) -> Path:
-    async def write_all() -> Path:
-        writer = LedgerWriter(directory)
-        for line in lines:
-            writer.append(*line)
-        await writer.close()
-        return writer.path
-
-    return asyncio.run(write_all())
+def path_of(directory: Path) -> Path:
+    return directory / "ledger" / "task" / NAME
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    path = write(tmp_path / "0000-of-0001", *LINES)
-    assert [(line.kind, line.key, json.loads(line.body)) for line in whole_lines(path)] == LINES
+    end = End(OK, {"rows": [], "text": "line\nend, \x00, é, \ud800"})
+    calls = [call("one \ud800 \x00"), call("two", "again")]
+    with opened(tmp_path) as ledger:
+        ledger.write([(ITEMS[0], each) for each in calls], [(ITEMS[1], end)])
+        ledger.write([(item, call("many")) for item in ITEMS[2:]], [(item, End(REJECTED, {})) for item in ITEMS[2:]])
+    assert [path.name for path in path_of(tmp_path).parent.iterdir() if "lock" not in path.name] == [NAME]
+    for index in (None, 0):
+        with opened(tmp_path, index) as ledger:
+            assert ledger.calls(ITEMS[0]) == calls
+            assert ledger.end(ITEMS[1]) == end
+            assert [ledger.has_ended(item) for item in ITEMS] == [False] + [True] * 199
+            assert ledger.totals() == {"calls": 200, "prompt_tokens": 200, "completion_tokens": 400}
 
 
-def test_a_file_cut_at_any_byte_keeps_every_line_before_the_cut(tmp_path: Path) -> None:
-    """S3: also the next start's lines are read, which a torn line must not swallow."""
-    whole = [encode_line(*line) for line in LINES]
-    data = b"".join(whole)
-    ends = [sum(map(len, whole[: number + 1])) for number in range(len(whole))]
-    directory = tmp_path / "0000-of-0001"
-    directory.mkdir()
-    written(directory / "000002.log", [(OK, KEYS[7], {})])
-    for cut in range(len(data) + 1):
-        path = directory / "000001.log"
-        path.write_bytes(data[:cut])
-        num_whole = sum(end <= cut for end in ends)
-        assert len(list(whole_lines(path))) == num_whole, cut
-        reader = LedgerReader(tmp_path)
+def test_a_log_cut_at_any_place_keeps_every_batch_before_the_cut(tmp_path: Path) -> None:
+    """S3: whole batches up to the cut, and the next start writes behind them."""
+    with opened(tmp_path / "whole") as ledger:
+        wal = path_of(tmp_path / "whole").with_name(f"{NAME}-wal")
+        lengths = []
+        for item in ITEMS[:3]:
+            ledger.write([(item, call("bought"))], [(item, End(OK, {}))])
+            lengths.append(wal.stat().st_size)
+        database, log = path_of(tmp_path / "whole").read_bytes(), wal.read_bytes()
+    assert lengths[-1] == len(log)
+    edges = {length + delta for length in lengths for delta in (-1, 0, 1) if length + delta <= len(log)}
+    cut_path = tmp_path / NAME
+    for cut in sorted(edges | set(range(lengths[0] - 300, len(log), 101))):
+        cut_path.write_bytes(database)
+        cut_path.with_name(f"{NAME}-wal").write_bytes(log[:cut])
+        file = LedgerFile(cut_path, is_writable=True)
+        num_whole = sum(length <= cut for length in lengths)
+        assert [file.has_ended(key) for key in KEYS[:3]] == [number < num_whole for number in range(3)], cut
+        assert [len(file.calls(key)) for key in KEYS[:3]] == [int(number < num_whole) for number in range(3)]
+        file.write([], [(KEYS[7], End(OK, {}))])
+        file.close()
+        assert LedgerFile.is_closed(cut_path)
+        reader = LedgerFile(cut_path, is_writable=False)
         assert reader.has_ended(KEYS[7])
-        assert reader.has_ended(KEYS[0]) == (num_whole >= 2)
-        assert reader.has_ended(KEYS[2]) == (num_whole >= 4)
-        assert len(reader.take_calls(KEYS[0])) == (num_whole == 1)
-        assert len(reader.take_calls(KEYS[1])) == (num_whole >= 3)
+        reader.close()
 
 
-def test_a_byte_changed_anywhere_costs_its_line_only(tmp_path: Path) -> None:
-    whole = [encode_line(*line) for line in LINES]
-    start, end = len(whole[0]), len(whole[0]) + len(whole[1])
-    for place in range(start, end):
-        for bit in (1, 128):
-            data = bytearray(b"".join(whole))
-            data[place] ^= bit
-            path = tmp_path / "000001.log"
-            path.write_bytes(data)
-            lost = 2 if place == end - 1 else 1  # without its line end it takes the next line with it
-            assert len(list(whole_lines(path))) == len(LINES) - lost, (place, bit)
+def test_an_item_ends_once(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.write([], [(ITEMS[0], End(OK, {}))])
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.write([(ITEMS[1], call("lost"))], [(ITEMS[0], End(REJECTED, {}))])
+        assert ledger.end(ITEMS[0]) == End(OK, {})
+        assert ledger.calls(ITEMS[1]) == [], "all of a batch or nothing"
 
 
-def test_zeros_and_a_line_after_them_as_a_power_cut_leaves_them(tmp_path: Path) -> None:
-    path = tmp_path / "000001.log"
-    path.write_bytes(encode_line(*LINES[0]) + bytes(4096) + b"\n" + encode_line(*LINES[1]))
-    assert [line.kind for line in whole_lines(path)] == [CALL, OK]
-
-
-def test_each_start_writes_a_file_of_its_own_with_a_larger_number(tmp_path: Path) -> None:
-    first = write(tmp_path / "0000-of-0002", LINES[0])
-    second = write(tmp_path / "0001-of-0002", LINES[1])
-    third = write(tmp_path / "0000-of-0002", LINES[2])
-    assert [path.name for path in (first, second, third)] == ["000001.log", "000002.log", "000003.log"]
-    assert decode_line(first.read_bytes(), 0) is not None
-    assert LedgerReader(tmp_path).paths == [first, second, third]
-
-
-def test_the_lines_of_a_batch_are_on_the_disk_when_its_future_is_done(
+def test_one_transaction_serves_many_items_and_is_durable_when_they_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[int] = []
-    fsync = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_size), fsync(descriptor))
-    )
+    async def check(ledger: Ledger) -> None:
+        writes: list[int] = []
+        write = ledger.write
+        monkeypatch.setattr(ledger, "write", lambda calls, ends: (writes.append(len(ends)), write(calls, ends)))
+        writer = LedgerWriter(ledger)
+        writer.record_call(ITEMS[0], call("first"))
+        await asyncio.gather(*(writer.record_end(item, End(OK, {})) for item in ITEMS[:100]))
+        assert writes == [100]
+        for suffix in ("", "-wal"):  # what a kill at this moment would leave
+            shutil.copy(path_of(tmp_path / "a").with_name(NAME + suffix), tmp_path / f"{NAME}{suffix}")
+        writer.record_call(ITEMS[100], call("last"))
+        await writer.close()
+        assert writes == [100, 0]
 
-    async def check() -> None:
-        writer = LedgerWriter(tmp_path / "0000-of-0001")
-        futures = [writer.append(*line) for line in LINES]
-        assert not writer.path.exists()
-        await asyncio.shield(futures[-1])
-        assert synced[-1] == writer.path.stat().st_size == sum(len(encode_line(*line)) for line in LINES)
-        assert all(future.done() for future in futures)
+    with opened(tmp_path / "a") as ledger:
+        assert ledger._own is not None
+        execute = ledger._own._connection.execute
+        assert execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: each commit is synced
+        assert execute("PRAGMA journal_mode").fetchone() == (b"wal",)
+        asyncio.run(check(ledger))
+        assert ledger.calls(ITEMS[100]) == [call("last")]
+    copy = LedgerFile(tmp_path / NAME, is_writable=True)
+    assert all(copy.has_ended(key) for key in KEYS[:100])
+    assert copy.calls(KEYS[0]) == [call("first")]
+    copy.close()
+
+
+def test_a_full_disk_stops_the_run_and_harms_no_record(tmp_path: Path) -> None:
+    async def check(ledger: Ledger) -> None:
+        writer = LedgerWriter(ledger)
+        await writer.record_end(ITEMS[0], End(OK, {}))
+        assert ledger._own is not None
+        ledger._own._connection.execute("PRAGMA max_page_count = 8")
+        with pytest.raises(OSError, match=f"No space left.*{NAME}"):
+            await writer.record_end(ITEMS[1], End(OK, {"text": "x" * 100_000}))
+        with pytest.raises(OSError, match="No space left"):
+            writer.record_call(ITEMS[2], call("more"))
         await writer.close()
 
-    asyncio.run(check())
-    assert len(synced) == 2  # the directory and one batch
+    with opened(tmp_path) as ledger:
+        asyncio.run(check(ledger))
+    with opened(tmp_path) as ledger:
+        assert [ledger.has_ended(item) for item in ITEMS[:3]] == [True, False, False]
 
 
-def test_a_full_disk_stops_the_run_and_harms_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check() -> None:
-        writer = LedgerWriter(tmp_path / "0000-of-0001")
-        await asyncio.shield(writer.append(*LINES[0]))
-        monkeypatch.setattr(
-            os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-        )
-        with pytest.raises(OSError, match="No space"):
-            await asyncio.shield(writer.append(*LINES[2]))
-        with pytest.raises(OSError, match="No space"):
-            writer.append(*LINES[3])
-        await writer.close()
-
-    asyncio.run(check())
-    assert len(LedgerReader(tmp_path).take_calls(KEYS[0])) == 1
-
-
-def test_calls_come_back_in_order_once_and_go_with_the_items_end(tmp_path: Path) -> None:
-    written(
-        tmp_path / "a-of-b" / "000001.log",
-        [(CALL, KEYS[0], call("one")), (CALL, KEYS[0], call("two", "again")), *LINES[2:]],
-    )
-    reader = LedgerReader(tmp_path)
-    assert [(each.request, each.reply.text) for each in reader.take_calls(KEYS[0])] == [
-        ("asked", "one"),
-        ("again", "two"),
-    ]
-    assert reader.take_calls(KEYS[0]) == []
-    assert reader.take_calls(KEYS[2]) == []
-
-
-def test_a_failed_item_is_ended_or_open_as_asked_and_its_calls_are_kept(tmp_path: Path) -> None:
-    written(
-        tmp_path / "a-of-b" / "000001.log",
-        [(CALL, KEYS[0], call("paid")), (FAILED, KEYS[0], {"reason": "refused", "detail": ""})],
-    )
-    assert LedgerReader(tmp_path).has_ended(KEYS[0])
-    reader = LedgerReader(tmp_path, keep_failed=False)
-    assert not reader.has_ended(KEYS[0])
-    assert len(reader.take_calls(KEYS[0])) == 1
+def test_failed_items_end_or_are_tried_again_as_asked_and_their_calls_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.write([(ITEMS[0], call("paid"))], [(ITEMS[0], End(FAILED, {"reason": "refused"}))])
+    with opened(tmp_path) as ledger:
+        assert ledger.has_ended(ITEMS[0])
+    with opened(tmp_path, retry_failed=True) as ledger:
+        assert not ledger.has_ended(ITEMS[0])
+        assert ledger.calls(ITEMS[0]) == [call("paid")]
+        ledger.write([], [(ITEMS[0], End(FAILED, {}))])
+        assert ledger.has_ended(ITEMS[0]), "it failed in this run"
 
 
 @pytest.mark.parametrize("failed_first", [True, False])
-def test_an_end_reached_after_a_failure_counts(tmp_path: Path, failed_first: bool) -> None:
-    lines = [(FAILED, KEYS[0], {"reason": "unavailable"}), (OK, KEYS[0], {"rows": []})]
-    written(tmp_path / "a-of-b" / "000001.log", lines if failed_first else lines[::-1])
-    end = LedgerReader(tmp_path).end(KEYS[0])
-    assert end is not None
-    assert end[0] == OK
+def test_a_success_counts_whichever_division_of_the_work_failed(tmp_path: Path, failed_first: bool) -> None:
+    ends = [End(FAILED, {}), End(OK, {"rows": []})]
+    for count, end in zip((1, 2), ends if failed_first else ends[::-1], strict=True):
+        with opened(tmp_path, process_of(ITEMS[0], count), count) as ledger:
+            ledger.write([], [(ITEMS[0], end)])
+    with opened(tmp_path, None) as ledger:
+        assert ledger.end(ITEMS[0]) == ends[1]
 
 
-def test_a_share_is_written_by_one_process_and_cut_one_way_at_a_time(tmp_path: Path) -> None:
-    async def check() -> None:
-        _, writer = open_ledger(tmp_path, 0, 2, retry_failed=False)
-        with pytest.raises(ValueError, match="another process is at work"):
-            open_ledger(tmp_path, 0, 2, retry_failed=False)
-        with pytest.raises(ValueError, match="same num_processes"):
-            open_ledger(tmp_path, 2, 3, retry_failed=False)
-        _, neighbour = open_ledger(tmp_path, 1, 2, retry_failed=False)
-        await writer.close()
-        await neighbour.close()
-        _, other = open_ledger(tmp_path, 2, 3, retry_failed=False)
-        await other.close()
-
-    asyncio.run(check())
-
-
-def test_work_divided_otherwise_before_is_still_known(tmp_path: Path) -> None:
-    """With one division a process reads its own files; after another, all of them."""
-    written(tmp_path / "0000-of-0002" / "000001.log", [(OK, KEYS[0], {})])
-    written(tmp_path / "0001-of-0002" / "000002.log", [(OK, KEYS[1], {})])
-
-    async def known(index: int, num_processes: int) -> list[bool]:
-        reader, writer = open_ledger(tmp_path, index, num_processes, retry_failed=False)
-        await writer.close()
-        return [reader.has_ended(key) for key in KEYS[:2]]
-
-    assert asyncio.run(known(1, 2)) == [False, True]
-    assert asyncio.run(known(0, 3)) == [True, True]
+def test_a_share_is_written_by_one_process_and_the_other_is_named(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from data_synth.ledger import Ledger\n"
+        "with Ledger(Path(sys.argv[1]), 'task', 'model', process_index=0, num_processes=2):\n"
+        "    print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        for index, count in ((0, 2), (2, 3), (None, 1)):
+            with pytest.raises(ValueError, match=rf"process {other.pid} on .* is at work"):
+                opened(tmp_path, index, count)
+        opened(tmp_path, 1, 2).close()
+        other.kill()  # the lock goes with the process
+    opened(tmp_path, 0, 2).close()
+    opened(tmp_path, 2, 3).close()
 
 
-def test_a_changed_line_is_named_when_it_is_wanted(tmp_path: Path) -> None:
-    path = written(tmp_path / "a-of-b" / "000001.log", [(OK, KEYS[0], {"rows": []})])
-    reader = LedgerReader(tmp_path)
-    path.write_bytes(path.read_bytes().replace(b"rows", b"cows"))
-    with pytest.raises(ValueError, match="byte 0 has changed"):
-        reader.end(KEYS[0])
+def test_work_divided_otherwise_before_is_known_to_all_processes_at_once(tmp_path: Path) -> None:
+    for index in range(2):
+        with opened(tmp_path, index, 2) as ledger:
+            ledger.write([], [(item, End(OK, {})) for item in ITEMS[:20] if process_of(item, 2) == index])
+    with opened(tmp_path, 0, 3) as one, opened(tmp_path, 1, 3) as two:
+        for item in ITEMS[:20]:
+            assert one.has_ended(item)
+            assert two.has_ended(item)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} "):
+            opened(tmp_path, 0, 2)
+
+
+def test_a_damaged_record_is_named_when_it_is_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.write([(ITEMS[0], call("first reply"))], [(ITEMS[1], End(OK, {"rows": "intact"}))])
+    path = path_of(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"first reply", b"worst reply").replace(b"intact", b"inFact"))
+    with opened(tmp_path) as ledger:
+        with pytest.raises(ValueError, match=f"{NAME}: the record of item {KEYS[0].hex()} is damaged"):
+            ledger.calls(ITEMS[0])
+        with pytest.raises(ValueError, match=KEYS[1].hex()):
+            ledger.end(ITEMS[1])
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "page"])
+def test_a_damaged_file_is_named_and_refused_before_any_work(tmp_path: Path, damage: str) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.write([], [(item, End(OK, {"text": "x" * 1000})) for item in ITEMS])
+    path = path_of(tmp_path)
+    data = path.read_bytes()
+    page = 4096 * 10
+    damaged = {
+        "cut": data[: len(data) // 2],
+        "garbage": b"nothing of the kind " * 1000,
+        "page": data[:page] + bytes(range(256)) * 16 + data[page + 4096 :],
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=f"{NAME}: damaged.*bought again"):
+        opened(tmp_path)
+
+
+def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(tmp_path).close()
+    monkeypatch.setattr(ledger_file, "SCHEMA_VERSION", 2)
+    for index in (0, None):
+        with pytest.raises(ValueError, match=f"{NAME}: schema version 1, and this program knows version 2"):
+            opened(tmp_path, index)

@@ -225,7 +225,7 @@ def test_the_api_key_is_in_no_file_and_no_line(documents: Path, tmp_path: Path) 
     assert set(seen) == {f"Bearer {KEY}"}
     assert KEY not in told.stdout + told.stderr
     kept = [path for path in output.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".log" for path in kept)
+    assert any(path.suffix == ".sqlite" for path in kept)
     assert any("failed" in path.name for path in kept), "the refused item is kept with the server's words"
     for path in kept:
         assert KEY.encode() not in path.read_bytes(), path

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_synth.engine import run
 from data_synth.publish import PublishSummary, publish, read_published, read_rejected
+from data_synth.runner import run
 from data_synth.teachers.teacher import TeacherRefusal
 from data_synth.work import Accepted, Outcome, Rejected, Reply, Request, WorkItem
 from qwen3emb_train.data.readers import read_examples
@@ -134,4 +134,4 @@ def test_the_ledger_is_never_replaced_by_the_output(synthesis: Path) -> None:
     for output in (synthesis, synthesis.parent, synthesis / "ledger"):
         with pytest.raises(ValueError, match="holds the ledger"):
             go(synthesis, output)
-    assert list((synthesis / "ledger").rglob("*.log"))
+    assert list((synthesis / "ledger").rglob("*.sqlite"))

@@ -1,0 +1,78 @@
+"""Group commits: what many items record within some milliseconds is written by one transaction, with one fsync."""
+
+import asyncio
+
+from data_synth.ledger import Ledger
+from data_synth.ledger_file import End, RecordedCall
+from data_synth.work import WorkItem
+
+
+class LedgerWriter:
+    """Collects records and writes them to a ledger in batches; lives in one event loop.
+
+    Args:
+        ledger: opened for writing.
+        commit_seconds: how long a batch collects records. An item waits that long for its end to be on the disk, nobody
+            else does.
+    """
+
+    def __init__(self, ledger: Ledger, *, commit_seconds: float = 0.02) -> None:
+        self._ledger = ledger
+        self._commit_seconds = commit_seconds
+        self._calls: list[tuple[WorkItem, RecordedCall]] = []
+        self._ends: list[tuple[WorkItem, End]] = []
+        self._committed: asyncio.Future[None] | None = None  # of the batch that is being collected
+        self._committing: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+
+    def record_call(self, item: WorkItem, call: RecordedCall) -> None:
+        """Adds a reply to the next batch.
+
+        Raises:
+            OSError: an earlier batch could not be written (the disk is full, ...).
+        """
+        self._calls.append((item, call))
+        self._batch()
+
+    async def record_end(self, item: WorkItem, end: End) -> None:
+        """Returns when the item's end is on the disk, and with it the calls recorded before.
+
+        Raises:
+            OSError: it could not be written (the disk is full, ...).
+        """
+        self._ends.append((item, end))
+        await asyncio.shield(self._batch())
+
+    async def close(self) -> None:
+        """Writes what is left. The ledger stays open."""
+        self._commit_seconds = 0.0
+        while self._committing is not None:
+            await asyncio.shield(self._committing)
+
+    def _batch(self) -> asyncio.Future[None]:
+        if self._failure is not None:
+            raise self._failure
+        if self._committed is None:
+            self._committed = asyncio.get_running_loop().create_future()
+            # Retrieved here, as a batch of calls alone has nobody who waits for it.
+            self._committed.add_done_callback(lambda future: future.exception())
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_batches())
+        return self._committed
+
+    async def _commit_batches(self) -> None:
+        while self._committed is not None:
+            await asyncio.sleep(self._commit_seconds)
+            calls, ends, committed = self._calls, self._ends, self._committed
+            self._calls, self._ends, self._committed = [], [], None
+            try:
+                await asyncio.to_thread(self._ledger.write, calls, ends)
+            except Exception as error:
+                self._failure = error
+                committed.set_exception(error)
+                if self._committed is not None:
+                    self._committed.set_exception(error)
+                    self._committed = None
+            else:
+                committed.set_result(None)
+        self._committing = None
