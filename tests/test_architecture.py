@@ -1,4 +1,4 @@
-"""docs/architecture.md lists the files that a text enters on its way from JSONL to the gradient: a real run is asked."""
+"""docs/architecture.md lists the files that a text enters on its way from JSONL to the gradient, as a real run shows."""
 
 import re
 import sys
