@@ -1,4 +1,4 @@
-"""The settings of a synthesis: those of its parts under their names. What each means stands with its part."""
+"""The settings of a synthesis. Those of its parts are documented in the classes of the parts."""
 
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ class DryRunConfig:
 
     Attributes:
         num_items: items of each task whose prompts are rendered; the rest is counted and takes their mean.
-        completion_tokens: of a reply.
+        completion_tokens: tokens of a reply.
     """
 
     num_items: int = 200
@@ -42,18 +42,29 @@ class SynthesisConfig:
     Attributes:
         output_dir: gets TASK/examples/ (what trains), TASK/provenance/, TASK/rejected/, stats.json, report.html and
             run.json; ledger/ and passages/ are the memory of a run that was stopped.
-        documents: sources by name.
-        teacher: the servers.
-        tasks: what is made of the passages, of ``TASKS``.
-        personas, retrieval, code, bitext, sts, classification, instructions, judge, filters, prices: see their classes.
-        window: items under way at once.
-        process_index, num_processes: this process's share of the work. Shares publish nothing; a last start with
-            num_processes=1 does what is left and publishes.
+        documents: sources by name: documents.handbook.path=docs/ adds one.
+        teacher: OpenAI-compatible servers with one model: vLLM, SGLang, llama.cpp, TGI, a vendor's.
+        tasks: what is made of the passages: any of instructions, retrieval, code, bitext, sts, classification.
+        personas: candidates for who would ask about a passage.
+        retrieval: passage -> persona, type, difficulty -> query.
+        code: function -> question.
+        bitext: sentences -> translation.
+        sts: sentence -> sentences of graded similarity, with scores.
+        classification: subject -> text, label, confusable labels.
+        instructions: some passages of a source -> the sentence that its retrieval and code rows carry.
+        judge: the teacher rates its rows in a further call.
+        filters: which rows are set aside, when results are published: change them and start again, no request is
+            repeated.
+        prices: what the teacher costs, in any currency; 0 for a server of one's own.
+        window: items in progress at once.
+        process_index: which of num_processes this process is, from 0.
+        num_processes: processes that share the work. Shares publish nothing; a last start with num_processes=1 does
+            what is left and publishes.
         retry_failed: try items again that the teacher gave up on in an earlier run.
         partial: publish what there is though items are left, in a run that was stopped.
         rows_per_file: lines of a file of examples.
         dry_run: render prompts and count tokens and costs; ask nobody.
-        estimate: what a dry run assumes.
+        estimate: what a dry run renders and assumes.
     """
 
     output_dir: str

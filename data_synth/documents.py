@@ -27,15 +27,16 @@ class DocumentsConfig:
     Attributes:
         path: a .jsonl, .jsonl.gz or .parquet file, a single document, or a folder of such (names that begin with a dot
             are not read, links are reported).
-        language: code of documents that name none ("en"); "" leaves it open, or to a detector.
-        text_column, title_column, language_column: where tables hold them; the last two may be absent. A column
-            "programming_language" marks code.
-        tokenizer: directory with tokenizer.json to count tokens with; None estimates them.
+        language: code of documents that name none ("en"); "" = the detector decides.
+        text_column: column of a table that holds the text. A column "programming_language" marks code.
+        title_column: column that holds the title; may be absent.
+        language_column: column that holds the language; may be absent.
+        tokenizer: directory with tokenizer.json to count tokens with; null = they are estimated.
         max_tokens: longest passage.
         min_tokens: shortest; what is shorter is joined to its neighbour, or reported where there is none.
         with_title: each passage of a document begins with the document's title.
-        max_passages_per_document: the first so many; None takes all.
-        max_documents: stop after so many; None takes all.
+        max_passages_per_document: the first so many; null = all.
+        max_documents: stop after so many; null = all.
         max_file_bytes: longest file that holds one document, longest line of a table.
         max_document_characters: longest document; it would be cut into passages of one topic only.
         deduplicate: leave out passages seen before (about 60 bytes of memory each).

@@ -27,15 +27,15 @@ class PersonasConfig:
     """Where personas come from and how they are found.
 
     Attributes:
-        path: file of {"persona": ...} lines; None takes the starter list.
+        path: file of {"persona": ...} lines; as in Persona Hub; null = the starter list.
         num_personas: nearest personas kept per passage.
-        model: directory of an embedding model (Sentence-Transformers layout, our exports included); None compares
+        model: directory of an embedding model (Sentence-Transformers layout, our exports included); null compares
             words.
         passage_prompt: put before each passage for a model that takes instructions, e.g.
             "Instruct: Given a text, find who would be interested in it\\nQuery:".
         max_passage_characters: as much of a passage as is embedded.
         passages_per_batch: passages embedded at once.
-        device: "cpu", "cuda" ...; None leaves it to the library.
+        device: "cpu", "cuda" ...; null leaves it to the library.
     """
 
     path: str | None = None

@@ -10,7 +10,12 @@ from data_synth.run_summary import RunSummary
 
 @dataclass
 class PricesConfig:
-    """What the teacher costs, in any currency per million tokens; 0 for a server of one's own."""
+    """What the teacher costs.
+
+    Attributes:
+        prompt: price of a million prompt tokens.
+        completion: price of a million tokens of replies.
+    """
 
     prompt: float = 0.0
     completion: float = 0.0

@@ -29,8 +29,10 @@ class BitextConfig:
             dealt takes another of these, one that fits none is rejected.
         reverse_share: share of rows whose query is the translation.
         num_translations: per passage, each of other sentences or into another language.
-        instruction: of rows whose source has none; "{language}" stands for the language of the positive.
-        sampling, seed, prompts: as in ``RetrievalConfig``.
+        instruction: instruction of rows whose source has none; "{language}" stands for the language of the positive.
+        sampling: how the teacher samples.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     languages: dict[str, float] = field(

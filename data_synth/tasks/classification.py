@@ -32,7 +32,9 @@ class ClassificationConfig:
         lengths: weights of ranges of words of the text.
         num_confusable: wrong labels per row.
         num_texts: texts per passage.
-        sampling, seed, prompts: as in ``RetrievalConfig``.
+        sampling: how the teacher samples.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     kinds: dict[str, float] = field(

@@ -28,12 +28,14 @@ class CodeConfig:
 
     Attributes:
         question_types: weights of how the question is put.
-        lengths: weights of ranges of words.
+        lengths: weights of the question's length, in ranges of words.
         languages: weights of the questions' natural languages.
         num_queries: questions per function.
         num_hard_negatives: functions that look alike and do something else, written in a further call.
-        instruction: of rows whose source has none.
-        sampling, seed, prompts: as in ``RetrievalConfig``.
+        instruction: instruction of rows whose source has none.
+        sampling: how the teacher samples.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     question_types: dict[str, float] = field(

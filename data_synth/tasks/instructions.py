@@ -28,7 +28,9 @@ class InstructionsConfig:
     Attributes:
         num_passages: passages of a source that the teacher sees.
         max_words: a longer sentence is rejected.
-        sampling, seed, prompts: as in ``RetrievalConfig``.
+        sampling: how the teacher samples.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     num_passages: int = 5

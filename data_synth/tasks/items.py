@@ -21,7 +21,8 @@ class SamplingConfig:
     """How the teacher samples.
 
     Attributes:
-        temperature, top_p: the defaults are those of Qwen3's model card without thinking.
+        temperature: the default is that of Qwen3's model card for answers without thinking.
+        top_p: nucleus sampling; the default is the model card's, too.
         max_tokens: ceiling of a reply; one that is cut there is rejected.
     """
 

@@ -36,7 +36,7 @@ _SHORTEST = "keywords"  # the type that takes the shortest lengths dealt
 
 
 class Choice(str, Enum):
-    """Who decides question type and difficulty."""
+    """``plan``: exact shares of question types and difficulties. ``teacher``: it picks both, as in the report."""
 
     plan = "plan"
     teacher = "teacher"
@@ -47,18 +47,20 @@ class RetrievalConfig:
     """What is asked about a passage. The report gives no mixes; the defaults are ours.
 
     Attributes:
-        question_types, difficulties: weights; realised exactly under ``choice=plan``.
-        lengths: weights of ranges of words. The shortest of a block of items go to keyword queries.
+        question_types: weights of the kinds of questions; realised exactly under ``choice=plan``.
+        difficulties: weights of the education that a question presumes; realised exactly under ``choice=plan``.
+        lengths: weights of the query's length, in ranges of words. The shortest of a block of items go to keyword
+            queries.
         cross_lingual_share: share of queries in another language than their passage.
         languages: weights of those languages; a passage's own is left out for it.
-        choice: who decides type and difficulty: "plan" or "teacher".
-        one_call: configuration and query in one reply.
+        choice: who decides type and difficulty.
+        one_call: configuration and query in one reply: half the price.
         num_queries: queries per passage.
         num_hard_negatives: passages that look relevant and are not, written by the teacher in a further call.
-        instruction: of rows whose source has none.
+        instruction: instruction of rows whose source has none.
         sampling: how the teacher samples.
-        seed: of the plan.
-        prompts: directory of own templates; None takes the shipped ones.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     question_types: dict[str, float] = field(

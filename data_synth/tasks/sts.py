@@ -31,10 +31,13 @@ class StsConfig:
         positive_grades: weights of the positive's grade.
         negative_grades: weights of the negatives' grades, each below all of the positive's.
         num_negatives: graded sentences besides the positive.
-        lengths: weights of ranges of words of the sentence that is compared with (see ``BitextConfig``).
+        lengths: weights of ranges of words of the sentence that is compared with; a passage without one takes another
+            range, or is rejected.
         num_sentences: sentences per passage.
-        instruction: of rows whose source has none.
-        sampling, seed, prompts: as in ``RetrievalConfig``.
+        instruction: instruction of rows whose source has none.
+        sampling: how the teacher samples.
+        seed: seed of the plan.
+        prompts: directory of own templates; null = the shipped ones.
     """
 
     positive_grades: dict[str, float] = field(default_factory=lambda: {"5": 0.6, "4": 0.4})

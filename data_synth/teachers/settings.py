@@ -8,14 +8,14 @@ from typing import Any
 
 
 class Routing(str, Enum):
-    """Which of several servers gets a request."""
+    """``by_group``: a document's requests go to one server, for its prefix cache. ``least_loaded``: the idlest."""
 
     by_group = "by_group"  # requests of one document to one server, for its prefix cache; another where that is full
     least_loaded = "least_loaded"
 
 
 class StructuredOutput(str, Enum):
-    """Whether the server is asked to keep to the JSON schema (``response_format``)."""
+    """``auto``: until a server refuses it. ``always``: a refusal is an error. ``never``: the prompt alone asks."""
 
     auto = "auto"  # asked; a server that refuses it is asked without
     always = "always"
@@ -27,15 +27,17 @@ class TeacherConfig:
     """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, TGI, a vendor), or several with the same model.
 
     Attributes:
-        model: the name the server knows.
-        base_urls: addresses of the servers, each up to and with ``/v1``.
-        api_key_env: NAME of the environment variable that holds the key; None where the server wants none.
+        model: the name that the server knows, e.g. Qwen/Qwen3-32B.
+        base_urls: addresses of the servers, each up to and with ``/v1``: [http://node1:8000/v1, http://node2:8000/v1].
+        api_key_env: NAME of the environment variable that holds the key; null where the server wants none.
         extra_body: JSON object of further fields of every request, e.g.
             '{"chat_template_kwargs": {"enable_thinking": false}}'; part of the requests' identity.
-        routing, structured_output: see there.
-        initial_concurrency, max_concurrency: requests in flight per server, at the start and at most.
-        connect_seconds: until a connection stands.
-        request_seconds: from sending a request to the last byte of its reply.
+        routing: which of several servers gets a request.
+        structured_output: whether the server is asked to keep to the reply's JSON schema (``response_format``).
+        initial_concurrency: requests in flight per server at the start; grows until the server answers 429 or 503.
+        max_concurrency: requests in flight per server at most.
+        connect_seconds: time limit for a connection.
+        request_seconds: time limit from sending a request to the last byte of its reply.
         max_attempts: failures (no connection, time-out, 5xx, unreadable reply) after which a request is given up. A
             server that says it is busy (429, 503) is no failure: it is waited for.
         patience_seconds: how long all servers may be busy (the request is given up) or away (the run ends).

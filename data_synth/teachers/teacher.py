@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from data_synth.work import Reply, Request
 
 
-class TeacherError(Exception):
+class TeacherError(RuntimeError):
     """The teacher gave no answer to one request."""
 
 

@@ -26,15 +26,17 @@ class MergeSearchConfig(MergeSourceConfig):
     """A merge whose weights are chosen by nDCG on development sets.
 
     Attributes:
-        strategy: golden (two models), coordinate, or self_positioning (needs ``probe.path``).
+        strategy: how weights are searched; self_positioning needs ``probe.path``.
         dev_sets: name -> retrieval set; the mean over the sets decides.
         test_sets: name -> retrieval set that decides nothing: the single models, equal weights and the chosen merge are
             scored on it, and the metrics stand in run.json whatever they are.
         max_evaluations: merges scored on the dev sets at most.
         tolerance: the search ends when it moves weights by less than this.
-        probe: for self_positioning.
+        probe: of ``strategy=self_positioning``: the probe set and the descent on it.
         ndcg_at: cut-off of the score.
-        max_tokens, precision, tokens_per_batch: as in evaluate.
+        max_tokens: longest text.
+        precision: precision of the matrix products that encode.
+        tokens_per_batch: tokens encoded at once.
         output_dir: the model directory to write: the chosen merge, merge_search.png and .html, run.json with every
             point. Scores are kept beside it, in ``NAME.evaluations``: a search that is started again repeats none.
     """

@@ -8,10 +8,10 @@ _LABEL_TASKS = frozenset({"classification", "clustering", "sts"})
 
 
 class NoRepeats(str, Enum):
-    """Which texts may occur only once in a batch."""
+    """``texts``: queries and positives. ``auto``: queries where documents are labels or graded, else texts."""
 
-    auto = "auto"  # queries where documents are labels (classification, clustering) or graded (sts), else texts
-    texts = "texts"  # queries and positives
+    auto = "auto"
+    texts = "texts"
     queries = "queries"
     none = "none"
 
@@ -24,9 +24,11 @@ class SourceConfig:
         path: JSONL or Parquet file, or a directory of them.
         weight: factor on the source's share.
         task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task).
-        instruction: for rows without their own; null = queries have no instruction.
-        max_positives, max_negatives: use at most this many of a row, sampled again every time it is seen; null = all.
-        max_rows: use only this many rows, sampled once by the seed; null = all.
+        instruction: for rows that bring none; null = the query stays bare.
+        max_positives: take at most so many positives of a row, drawn anew every time it is seen; null = all (a
+            reranker: the run's number).
+        max_negatives: the same for its negatives.
+        max_rows: use only so many rows, drawn once by the seed; null = all.
         batch_size: queries of a step of this source, over all ranks; null = the run's.
         no_repeats: which texts may occur only once in a batch.
     """

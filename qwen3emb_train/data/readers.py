@@ -30,9 +30,9 @@ class ReadingConfig:
     """How strictly files are read.
 
     Attributes:
-        max_errors: after this many bad lines reading stops and lists them.
-        skip_bad_lines: write bad lines to ``rejected.jsonl`` and continue.
-        ignored_columns: columns to ignore.
+        max_errors: bad lines that are collected before reading stops; all are listed.
+        skip_bad_lines: leave bad lines out, write them down (training: ``rejected_NAME.jsonl``), and go on.
+        ignored_columns: columns of foreign layouts that are no error beyond the known ones.
     """
 
     max_errors: int = 10

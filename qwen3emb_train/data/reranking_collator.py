@@ -18,8 +18,8 @@ from qwen3emb_train.data.token_store import TokenStore
 class FalseNegativeFilter:
     """Drops negatives that score too close to the positives to count as irrelevant, by the scores in the rows.
 
-    Rows without scores keep all, as do two null limits. ``mine_negatives`` applies such rules while mining; this filter
-    is for files that were mined elsewhere.
+    Rows without scores, and both limits null, keep all. Mining applies such rules once (``mine_negatives``); here they
+    filter files that somebody else mined.
 
     Attributes:
         margin: a negative must score at least this much below the mean of its query's positives.

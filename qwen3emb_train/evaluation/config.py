@@ -29,10 +29,10 @@ class SetConfig:
     Attributes:
         path: its directory: for retrieval the BEIR layout, for the others see ``tasks/``.
         split: which judgements (retrieval), or which file.
-        instruction: before each query, and for a reranker; in every task but retrieval, before all texts. None: the
-            model's own for retrieval, mteb's of the task for the others; "": none (a reranker's template always holds
-            one: its own).
-        task: retrieval | sts | pair_classification | classification | clustering | bitext.
+        instruction: what stands before each query, and what a reranker judges by; in every task but retrieval, what
+            stands before all texts. null = the model's own for retrieval, the usual one of the task for the others; ""
+            = nothing (a reranker's template always holds one: its own).
+        task: the set's task.
     """
 
     path: str = "???"
@@ -46,29 +46,32 @@ class EvaluateConfig:
     """Settings of an evaluation.
 
     Attributes:
-        models: name in the table -> model directory, or "bm25" for the lexical baseline (on retrieval sets).
-        rerankers: name in the table -> directory of a yes/no reranker. Each gives a row "MODEL > NAME" for every row of
-            every model on retrieval sets.
-        rerank_top_k: number of first-stage documents that a reranker reorders; the rest follows unchanged.
-        num_layers: name -> use only the first layers of that (unexported) model or reranker, to compare one trained on
-            a truncated backbone with its initial weights.
-        sets: name in the table -> set.
+        models: model directories by their name in the table (models.mine=exports/mine), or "bm25" for the lexical
+            baseline (on retrieval sets).
+        rerankers: yes/no rerankers by their name in the table. Each gives a row "MODEL > NAME" behind every row
+            of every model on retrieval sets.
+        rerank_top_k: how many documents of a first stage a reranker puts in order; the rest follows as it was.
+        num_layers: by name: use only so many layers of that (unexported) model or reranker: to compare one trained on
+            a cut backbone with its start.
+        sets: sets by their name in the table: sets.test.path=DIRECTORY.
         dims: Matryoshka dimensions; empty = the full vector only. Texts are encoded once for all of them.
-        quantizations: how documents are stored: float32, int8, binary; several in one pass.
-        baseline: name of a model; every other row is compared with it. None = no comparison.
-        confidence: of the intervals.
+        quantizations: how documents are stored; several in one pass, too.
+        baseline: name of a model; every other row is compared with it; null = no comparison.
+        confidence: level of the intervals.
         bootstrap_samples: resamples for intervals, and sign flips for p-values; 0 = neither.
-        seed: of resamples, flips, and the samples in diagnostics.json.
+        seed: seed of resamples, flips, and what diagnostics.json samples.
         diagnostics: whether to write diagnostics.json: histograms of cosines, a map, the worst queries, for reports.
         save_runs: whether to write the rankings as runs/MODEL__SET.trec.
         output_dir: receives results.json, per_query.jsonl, diagnostics.json, runs/ and run.json.
-        cache_dir: keeps vectors between runs; None = not kept.
+        cache_dir: where vectors are kept between runs; null = nowhere.
         max_tokens: longest text.
-        precision: of the matrix products.
+        precision: precision of the matrix products.
         tokens_per_batch: tokens encoded at once by our encoder and by rerankers.
         texts_per_batch: texts encoded at once by Sentence-Transformers (exports).
-        num_processes: processes of our encoder, on a CPU or one for each GPU. Exports use one.
-        ndcg_at, recall_at, mrr_at: cut-offs of retrieval; nDCG is its main metric.
+        num_processes: processes of our encoder: on a CPU, or one for each GPU. Exports have one.
+        ndcg_at: cut-off of nDCG, the main metric of retrieval.
+        recall_at: cut-offs of recall.
+        mrr_at: cut-off of MRR.
     """
 
     models: dict[str, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ class EvaluateMtebConfig:
         model_name: "organisation/model", the name in mteb's files; null = the hub name, or "local/" and the
             directory's. Models of one name are distinguished by their contents.
         num_layers: use only the first layers of an (unexported) model.
-        tasks: mteb's names.
+        tasks: mteb's names of tasks: tasks=[NFCorpus,STS12].
         benchmark: mteb's name of one, such as "MTEB(eng, v2)".
         languages: keep only these (ISO 639-3, as "eng" or "eng-Latn"); empty = all that a task has.
         local_sets: name -> retrieval set in BEIR layout, measured as an mteb task of that name.
@@ -40,7 +40,7 @@ class EvaluateMtebConfig:
         output_dir: receives mteb's result tree. A task with a result there is not run again.
         overwrite: run it again nevertheless.
         max_tokens: longest text.
-        precision: of the matrix products.
+        precision: precision of the matrix products.
         tokens_per_batch: tokens encoded at once by our encoder.
         texts_per_batch: texts encoded at once by Sentence-Transformers (exports).
     """

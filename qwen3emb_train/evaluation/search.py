@@ -21,17 +21,17 @@ class SearchConfig:
     Attributes:
         model: a model directory (an export, a checkpoint's ``model/``, a merge).
         corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one.
-        query: text to search for.
-        top_k: number of hits.
-        reranker: directory of a yes/no reranker that reorders the nearest documents; None = no second stage.
-        rerank_top_k: number of nearest documents that it scores.
-        instruction: of the query, and of the reranker. None: the model's own; "": none (a reranker's template always
-            holds one: its own).
-        dim: Matryoshka dimension; None = the full vector.
+        query: the question.
+        top_k: how many hits.
+        reranker: directory of a yes/no reranker that puts the nearest documents in order; null = no second stage.
+        rerank_top_k: how many of the nearest documents it reads.
+        instruction: what stands before the query, and what the reranker judges by. null = the model's own, "" = nothing
+            (a reranker's template always holds one: its own).
+        dim: Matryoshka dimension; null = the full vector.
         max_tokens: longest text.
-        precision: of the matrix products.
-        cache_dir: keeps document vectors between searches, at full width for any dim; None = not kept.
-        num_processes: processes of our encoder, on a CPU or one for each GPU. Exports use one.
+        precision: precision of the matrix products.
+        cache_dir: where document vectors are kept between searches; null = nowhere. They are full vectors, for any dim.
+        num_processes: processes of our encoder: on a CPU, or one for each GPU. Exports have one.
     """
 
     model: str = "???"

@@ -50,7 +50,7 @@ class ExportRerankerConfig:
     Attributes:
         model: a model directory of a causal LM: with its own lm_head, or tied to its embedding.
         output_dir: the folder to write; its last part is the model's name on the card.
-        dtype: of the stored weights.
+        dtype: what weights are stored as.
         max_tokens: longest text, prefix and suffix included; never more than the model's positions.
         instruction: the task that is judged by where none is given.
         verify: compare CrossEncoder's scores with the plain logits before publishing.

@@ -48,7 +48,7 @@ class ExportGgufConfig:
     Attributes:
         model: a model directory or an export: a Qwen3 or Llama decoder with a byte-level BPE tokenizer.
         output_dir: receives NAME.gguf and run.json; its last part is NAME.
-        dtype: of the matrices.
+        dtype: what the matrices are stored as.
         max_tokens: context length that the file names; never more than the backbone's positions.
         verify: embed texts with llama.cpp (package xllamacpp, where installed) and compare.
     """

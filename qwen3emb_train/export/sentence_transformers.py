@@ -45,7 +45,7 @@ class ExportConfig:
     Attributes:
         model: a model directory (a checkpoint's ``model/``, a merge).
         output_dir: the folder to write; its last part is the model's name on the card.
-        dtype: of the stored weights. float16 ends at 65504: weights beyond are refused.
+        dtype: data type of the stored weights. float16 ends at 65504: weights beyond are refused.
         max_tokens: longest text, the EOS token included; never more than the backbone's positions.
         query_instruction: the default task of a query; "" = queries carry no prompt.
         instructions: further tasks, name -> instruction: each becomes a prompt of that name.

@@ -29,7 +29,8 @@ class VerifyConfig:
         reference: the model directory it was made from: ids and vectors must be the same.
         base: the model that training started from: the folder's weights must not be that one's.
         adapter: a LoRA adapter on ``base`` (null: on the base that the adapter names) which the folder has merged.
-        vllm, tei: ask these servers for vectors too, where they are installed.
+        vllm: compare with vLLM's vectors too, where it is installed.
+        tei: compare with those of text-embeddings-router too, where it is installed.
     """
 
     path: str = "???"

@@ -19,9 +19,9 @@ class EncodingConfig:
     """How a program's texts become vectors; programs that encode inherit these keys.
 
     Attributes:
-        max_tokens: longest text.
-        num_layers: of the model; None = all.
-        precision: of the matrix products that encode.
+        max_tokens: longest text, EOS token included.
+        num_layers: use only the first layers of the model; null = all.
+        precision: precision of the matrix products that encode.
         tokens_per_batch: tokens encoded at once by our encoder.
         texts_per_batch: texts or pairs encoded at once by Sentence-Transformers.
         num_processes: processes on this machine's CPU, each with the whole model. For GPUs start one rank each, with
@@ -44,12 +44,12 @@ class EmbedConfig(EncodingConfig):
 
     Attributes:
         role: what the texts are.
-        instruction: of ``role=query``. None: the model's own; "": none.
-        dim: Matryoshka dimension; None = the full vector.
-        dtype: of the stored vectors.
+        instruction: of ``role=query``; null = the model's own, "" = none.
+        dim: Matryoshka dimension; null = the full vector.
+        dtype: data type of the stored vectors.
         rows_per_shard: texts encoded between two points from which a killed run continues.
-        threads_per_process: None: torch's own number, shared out among the processes. Vectors do not depend on the
-            number of processes; on this number they may, in the last bits.
+        threads_per_process: threads of each process; null = torch's own number, shared out among the processes. Vectors
+            do not depend on the number of processes; on this number they may, in the last bits.
         verify: read every byte of the shards that are there already and compare it with what was written.
     """
 

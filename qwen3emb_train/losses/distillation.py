@@ -25,27 +25,28 @@ from qwen3emb_train.losses.pairs import normalized
 
 
 class DistillationForm(str, Enum):
-    """What of the teacher's scores is matched."""
+    """``kl``: the distribution over a query's documents. ``margin_mse``: by how much a positive leads a negative."""
 
-    kl = "kl"  # the distribution over the query's documents
-    margin_mse = "margin_mse"  # the margin between a positive and a negative
+    kl = "kl"
+    margin_mse = "margin_mse"
 
 
 @dataclass
 class Distillation(EmbeddingLoss):
-    """The mean over queries of the divergence of cosines from teacher scores; see the module for the forms.
+    """The mean over queries of what separates the cosines from the teacher's stored scores.
 
     A document without a score (NaN) is left out. A query with nothing to compare (fewer than two scored documents, or
     for ``margin_mse`` no positive or no negative) contributes 0 to the mean, which is still over *all* queries.
 
     Attributes:
-        form: kl or margin_mse.
-        temperature: of the cosines, for kl. No report states one; 0.05.
-        teacher_temperature: of the scores, for kl. 1 suits logits, which our reranker gives (the difference of yes and
-            no); probabilities or cosines are nearly uniform at 1 and need about 0.05.
-        cosine_per_score: the cosine margin that corresponds to a score margin of 1, for margin_mse. 0.05 maps logits
-            of -10..10 to the whole range of the cosine; scores that are cosines need 1.
-        require_scores: whether a step without any score is an error. False: it contributes 0, for mixtures in which
+        form: what of the teacher's scores is matched.
+        temperature: divides the cosines, for kl. Stated by no report; 0.05.
+        teacher_temperature: divides the scores, for kl. 1 suits logits, which is what our reranker gives (the
+            difference of yes and no); scores that are probabilities or cosines are nearly uniform at 1 and want about
+            0.05.
+        cosine_per_score: the margin in cosine that stands for a margin of 1 in scores, for margin_mse. 0.05 maps logits
+            of -10..10 to the whole range of the cosine; scores that are cosines want 1.
+        require_scores: whether a step without any score is an error. false: it contributes 0, for mixtures in which
             only some sources have scores.
 
     Raises:

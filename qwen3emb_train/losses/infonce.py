@@ -34,37 +34,47 @@ from qwen3emb_train.losses.tiles import TiledLogSum, Tiles, Vectors
 
 
 class DocumentDocumentThreshold(str, Enum):
-    """Which s_ij the margin compares in term (4)."""
+    """Which s_ij the margin compares in term (4).
 
-    none = "none"  # the margin does not apply to (4): ms-swift's reading
-    query_document = "query_document"  # s(q_i, d_j): the report's own words
-    document_document = "document_document"  # s(d_i+, d_j): the score in (4) itself
+    ``none``: the margin does not apply to (4), ms-swift's reading. ``query_document``: s(q_i, d_j), the report's own
+    words. ``document_document``: s(d_i+, d_j), the score that stands in (4).
+    """
+
+    none = "none"
+    query_document = "query_document"
+    document_document = "document_document"
 
 
 class HardnessMode(str, Enum):
-    """Which negatives ``hardness_strength`` weights; the names are those of sentence-transformers."""
+    """The names are those of sentence-transformers.
+
+    ``in_batch_negatives``: terms (3) to (5), as LLaVE (arXiv 2503.04812). ``hard_negatives``: term (2), as
+    EmbeddingGemma (arXiv 2509.20354).
+    """
 
     all_negatives = "all_negatives"
-    in_batch_negatives = "in_batch_negatives"  # terms (3) to (5): LLaVE, arXiv 2503.04812
-    hard_negatives = "hard_negatives"  # term (2): EmbeddingGemma, arXiv 2509.20354
+    in_batch_negatives = "in_batch_negatives"
+    hard_negatives = "hard_negatives"
 
 
 @dataclass
 class InfoNCE(EmbeddingLoss):
-    """The mean over queries of -log(exp(s+ / temperature) / Z); see the module for the terms of Z.
+    """The mean over queries of -log(exp(s+ / temperature) / Z); Eq. 1 of arXiv 2506.05176 and what it leaves open.
 
-    A query with several positives is one softmax row for each of them, each weighted 1 / number of its positives; the
-    others are never its negatives. Embeddings are passed unnormalised and normalised here, in float32 at least.
+    The module has the terms of Z. A query with several positives is one softmax row for each of them, each weighted 1 /
+    number of its positives; the others are never its negatives. Vectors come raw and are normalised here, in float32 at
+    least.
 
     Attributes:
-        temperature: not stated in the report; llama-embed-nemotron-8b and QZhou use 0.02.
-        positive_in_denominator: term (1). Off: decoupled contrastive learning, not the report's.
-        hard_negatives: term (2).
-        query_query: term (3). The report has it in both stages; its successor (arXiv 2601.04720) drops it in stage 2.
-        document_document: term (4). As for ``query_query``.
-        query_document: term (5). The report's first version omits it by mistake.
+        temperature: never stated by the report; 0.02 is what llama-embed-nemotron-8b and QZhou use.
+        positive_in_denominator: term (1), the positive itself. Off: decoupled contrastive learning, not the report's.
+        hard_negatives: term (2), the query's own hard negatives.
+        query_query: term (3), other queries. The report has it in both stages; its successor (arXiv 2601.04720) drops
+            it in stage 2.
+        document_document: term (4), other documents as seen from the positive; dropped likewise in stage 2.
+        query_document: term (5), other queries' documents. Missing in the report's first version by mistake.
         false_negative_margin: in units of cosine, before the temperature: masks negatives that score *more* than this
-            above the positive (strict; Eq. 1 says 0.1). None: no such mask. The comparison carries no gradient.
+            above the positive (strict; Eq. 1 says 0.1). null = no such mask. The comparison carries no gradient.
         mask_hard_negatives: whether the margin also applies to the query's own hard negatives; (2) carries an m_ik.
         document_document_threshold: the report defines s_ij as the "score of q_i,d_j or q_i,q_j", which leaves (4)
             open; the default is the former, s(q_i, d_j).

@@ -65,7 +65,7 @@ class _ListWise(RerankingLoss):
 
 @dataclass
 class RankNet(_ListWise):
-    """RankNet (Burges et al. 2005), beyond the report: see the module for the maintainer's warning.
+    """RankNet (Burges et al. 2005), beyond the report, whose authors advise against list-wise losses.
 
     Each query contributes the mean over its (relevant, other) pairs of softplus(-(s+ - s-) / temperature).
 
@@ -94,7 +94,7 @@ class RankNet(_ListWise):
 
 @dataclass
 class ListNet(_ListWise):
-    """Softmax over a query's documents (ListNet, Cao et al. 2007), beyond the report: see the module for the warning.
+    """Softmax over a query's documents (ListNet, Cao et al. 2007), beyond the report likewise.
 
     Each query contributes the cross-entropy of softmax(s / temperature) against the uniform distribution over its
     relevant documents. With one relevant document that is the contrastive loss of its group.

@@ -22,10 +22,10 @@ from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 
 class Answers(str, Enum):
-    """Over which tokens the softmax runs."""
+    """``full_vocabulary``: with every token, Eq. 2 of the report. ``two_way``: with the other answer."""
 
-    full_vocabulary = "full_vocabulary"  # every token: Eq. 2 of the report
-    two_way = "two_way"  # the other answer
+    full_vocabulary = "full_vocabulary"
+    two_way = "two_way"
 
 
 @dataclass
@@ -33,11 +33,11 @@ class PointWise(RerankingLoss):
     """The weighted mean over documents of -log P(the right answer).
 
     Attributes:
-        answers: full_vocabulary is the report's.
-        positive_weight: weight of a relevant document; others weigh 1. The balance of the data matters more: about 8
-            others for each relevant one (QwenLM/Qwen3-Embedding issue 144).
-        label_smoothing: the share of the target that is split evenly between the two answers, for noisy labels; 0 =
-            off, below 1. Other tokens get none of it.
+        answers: what yes and no compete with.
+        positive_weight: what a relevant document counts beside another's 1. The balance that matters more is that of
+            the data: about 8 others for each relevant one (QwenLM/Qwen3-Embedding issue 144).
+        label_smoothing: the share of the target that is split evenly between the two answers, for data with wrong
+            labels; 0 = off, below 1. No other token gets any of it.
 
     Raises:
         ValueError: a setting is out of its range.

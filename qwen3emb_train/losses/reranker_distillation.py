@@ -23,11 +23,11 @@ from qwen3emb_train.losses.reranking_loss import RerankingLoss
 
 
 class TeacherForm(str, Enum):
-    """What of the teacher's scores is matched."""
+    """``kl``: the distribution over a query's documents. ``mse``: each logit. ``bce``: each P(yes) as a soft label."""
 
-    kl = "kl"  # the distribution over the query's documents
-    mse = "mse"  # each logit
-    bce = "bce"  # each P(yes)
+    kl = "kl"
+    mse = "mse"
+    bce = "bce"
 
 
 @dataclass
@@ -37,10 +37,11 @@ class RerankerDistillation(RerankingLoss):
     A document without a score (NaN) is left out; labels are not used.
 
     Attributes:
-        form: bce keeps P(yes) meaningful and bounds the gradient of each document; see the module.
-        temperature: of the student's scores, for kl; 1.
-        teacher_temperature: of the teacher's scores. 1 suits logits; above 1 softens an overconfident teacher.
-        require_scores: whether documents without any score are an error. False: they contribute nothing, for mixtures
+        form: what of the teacher's scores is matched; bce keeps P(yes) meaningful and bounds what one document can
+            pull; see the module.
+        temperature: divides the student's scores, for kl.
+        teacher_temperature: divides the teacher's scores. 1 suits logits; above 1 softens an overconfident teacher.
+        require_scores: whether documents without any score are an error. false: they contribute nothing, for mixtures
             in which only some sources have scores.
 
     Raises:

@@ -21,10 +21,14 @@ class RerankingSum(RerankingLoss):
     Each loss stays a part of its own: documents and queries are different units, so each is divided by its own total.
 
     Attributes:
-        point_wise, point_wise_weight: the report's loss, and its weight; 1.
-        reranker_distillation, reranker_distillation_weight: distillation; 0 = off.
-        rank_net, rank_net_weight: 0 = off.
-        list_net, list_net_weight: 0 = off.
+        point_wise: the report's loss.
+        point_wise_weight: factor of the report's loss.
+        reranker_distillation: matches stored teacher scores.
+        reranker_distillation_weight: factor of distillation; 0 = off.
+        rank_net: pairs of a relevant and another document.
+        rank_net_weight: factor of RankNet; 0 = off. Not recommended by the report's authors.
+        list_net: softmax over a query's documents.
+        list_net_weight: factor of ListNet; 0 = off. Not recommended by the report's authors.
 
     Raises:
         ValueError: a weight is negative or not finite, or all are 0.

@@ -37,14 +37,17 @@ class MergeSourceConfig:
     Attributes:
         models: model directories (a checkpoint's is ``.../checkpoints/step_000100/model``, an export is one too) or
             LoRA adapter directories, which are merged into their base first.
-        run: instead of ``models``: output directory of a training run, whose checkpoints are merged.
-        select, count, metric: which of the run's checkpoints; see ``checkpoints.py``.
-        method: slerp, karcher, linear, ties, dare or dare_ties.
-        base: the model that the others were trained from: for ties and dare, and for adapters whose recorded base is
-            not a local directory.
-        density: fraction of the entries of each task vector that ties and dare keep, 0 (exclusive) to 1.
+        run: instead of ``models``: a training run's output directory, whose checkpoints are taken.
+        select: which of the run's checkpoints.
+        count: how many checkpoints.
+        metric: of ``select=lowest`` and ``highest``: a key of the run's metrics.jsonl, averaged since the checkpoint
+            before.
+        method: how weights are combined.
+        base: the model that the others were trained from: for ties and dare, and for adapters whose own record of it
+            is no directory here.
+        density: weight of each task vector that ties and dare keep.
         scale: factor of the merged task vector (ties and dare).
-        seed: of the entries that dare drops.
+        seed: decides what dare drops.
         dtype: data type of the stored result; the arithmetic is float32.
         max_shard_bytes: size limit of one weights file, in bytes.
     """

@@ -32,9 +32,9 @@ class ProbeConfig:
     """Settings of the probe set and of gradient descent.
 
     Attributes:
-        path: training examples that no model was trained on; arXiv 2410.15035 takes a few of every task.
-        instruction: for examples without one. None: the default instruction; "": none.
-        num_examples: from the start of the file, all in one batch.
+        path: training examples that no model was trained on; the authors take a few for every task.
+        instruction: for examples that carry none; null = the model's own, "" = nothing.
+        num_examples: taken from the start of the file, all in one batch.
         max_tokens: longest text.
         steps: gradient steps.
         lr: step size of Adam on z.

@@ -38,24 +38,25 @@ class WrittenScores(str, Enum):
 class MiningConfig(EncodingConfig):
     """What is mined, and by which rules.
 
-    Score limits are cosines, or the reranker's scores where there is one; None switches a limit off.
+    Score limits are cosines, or the reranker's scores where there is one; null switches a limit off.
 
     Attributes:
         model: the searching model: a model directory, a Sentence-Transformers directory, a hub name.
         examples: examples in any layout that training reads; those of other ``tasks`` are copied as they are.
         output_dir: gets ``examples.jsonl``, ``provenance.jsonl``, ``report.html``, ``report.txt`` and ``run.json``.
-        corpus: JSONL with ``text`` and optional ``title`` (BEIR's corpus.jsonl). None: all documents of the examples.
-        num_negatives: maximum per example; it gets fewer where fewer are eligible.
-        keep_negatives: keep an example's own negatives and add mined ones. Otherwise they are only candidates.
-        rank_from, rank_to: the window, both ends included, counted from 1 without the query's positives.
+        corpus: JSONL with ``text`` and optional ``title`` (BEIR's corpus.jsonl); null = all documents of the examples.
+        num_negatives: at most so many for an example. Where fewer are eligible, it gets fewer.
+        keep_negatives: an example's own negatives stay, and mined ones fill up. Otherwise they are mere candidates.
+        rank_from: first rank of the window that negatives come from, counted from 1 without the query's positives.
+        rank_to: last rank of that window.
         max_relative_score: a negative scores below this share of the positives' mean score (NV-Retriever: 0.95).
         absolute_margin: a negative scores below the positives' mean score minus this; a negative margin lets
-            it score higher, as Qwen3-VL-Embedding does ("mean + small safety margin", arXiv 2601.04720).
-        max_score: a negative scores below this.
-        min_positive_score: an example none of whose positives scores above this is left out: its label is doubtful
-            (t+ in arXiv 2601.04720).
+            it score higher, as the VL report does ("mean + small safety margin").
+        max_score: a negative scores below this; null = off, as with all limits.
+        min_positive_score: an example none of whose positives scores above this is left out: its label is in doubt
+            (the VL report's t+).
         sampling: how negatives are drawn from what the rules leave.
-        seed: of ``sampling=random``.
+        seed: seed of ``sampling=random``.
         bm25_share: share of an example's negatives that BM25 finds, by the same rules with its own ranks. Where one
             source has too few, the other fills up.
         reranker: one of ours (a run's model/, an export) or any Sentence-Transformers cross-encoder: it scores the
@@ -65,11 +66,11 @@ class MiningConfig(EncodingConfig):
         tasks: tasks whose examples get negatives. Scores of other tasks are labels and must not be overwritten.
         instruction: for examples without their own; "" is none. Not for models without a query prompt.
         backend: how the nearest documents are found.
-        faiss_index: of ``backend=faiss``: a description for faiss.index_factory.
+        faiss_index: of ``backend=faiss``: a description for faiss.index_factory; about 4 * sqrt(documents) cells.
         faiss_probes: cells looked at for a query, where the index has cells.
         block_elements: scores held at once.
         queries_per_block: queries searched between two points from which a killed run continues.
-        work_dir: vectors and what was found. None: beside ``output_dir``, and removed when all is done. A directory
+        work_dir: vectors and what was found; null = beside ``output_dir``, and removed when all is done. A directory
             given here is kept, and used again while model, prompts and texts are the same.
     """
 

@@ -22,7 +22,7 @@ class ConvertGgufConfig:
 
     Attributes:
         output_dir: the model directory to write.
-        gguf: the GGUF file; default: the one inside ``package``.
+        gguf: the GGUF file; null = the one inside ``package``.
         package: import name of an installed package that carries a GGUF file.
     """
 

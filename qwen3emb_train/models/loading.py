@@ -1,7 +1,7 @@
 """From a model directory (or hub name) to an Encoder or a YesNoReranker, and back.
 
-Weights are loaded as float32 whatever their stored dtype: in bf16, an AdamW step at lr 6e-6 changes only some 7 % of
-them, since smaller updates are rounded away. bf16 is used by autocast (``models.precision``) and at export.
+Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
+at lr 6e-6 (the rest is rounded away). bf16 enters through autocast (``models.precision``) and at export.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,8 @@ class LoraConfig:
     """Low-rank adapters (peft); saved models have them merged.
 
     Attributes:
-        rank: inner dimension; 0 = no adapters, all weights are trained. The report names LoRA but no rank.
+        rank: inner dimension; 0 = no adapters, all weights are trained; 32 is a usual rank. The report names LoRA but
+            no rank.
         alpha: scale numerator: the update is multiplied by alpha / rank.
         dropout: on the adapters' input, 0 .. 1.
         target_modules: module names to adapt; "all-linear" = every linear layer.
@@ -58,16 +59,17 @@ class ModelConfig:
 
     Attributes:
         path: model directory or hub name (any decoder of transformers; Qwen3 first).
-        num_layers: keep only the first layers of the backbone (None = all): for small machines, not for real models.
+        num_layers: keep only the first layers of the backbone (null = all): for small machines.
         bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
             ``is_causal: false`` in config.json.
-        attention: packed or padded.
-        eos_token: the token appended to every text (None: see data.tokenization).
+        attention: how texts of different lengths share a batch.
+        eos_token: the token appended to every text; null = what the tokenizer appends, else <|endoftext|>, else its EOS
+            token.
         lora: train adapters instead of all weights (rank > 0).
         quantization: nf4: the frozen base in 4 bits under LoRA (QLoRA). Saved models hold the base as it was trained
             on: 4-bit values written as float32.
         activation_checkpointing: recompute layers in the backward pass (gradient caching usually makes it needless).
-        revision: hub revision.
+        revision: commit or tag on the hub; null = the newest.
         trust_remote_code: run Python that comes with the model. Off; needs a pinned 40-character revision.
     """
 

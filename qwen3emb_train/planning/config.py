@@ -14,14 +14,16 @@ class PlanConfig(TrainEmbeddingConfig):
 
     Attributes:
         gpu: h100, h200, a100-80, l40s, 4090 or cpu.
-        num_gpus: one number or several with commas: each becomes a column.
-        engine: ddp, zero1, zero2, zero3, fsdp2 or hsdp (sharded in a node, replicated across nodes).
-        gpus_per_node: GPUs with fast links between them.
+        num_gpus: one number or several with commas: each becomes a column: num_gpus=8,64.
+        engine: what shards the training state.
+        gpus_per_node: within a node the links are fast.
         utilization: share of the GPU's peak that the counted FLOP (recomputation included) reach. 0.4 is what
             well-tuned training of 8B models reaches on H100s; short chunks and small models reach less.
         price_per_gpu_hour: in any currency; null = no cost is shown.
-        mean_query_tokens, mean_document_tokens, mean_negatives: for data that does not exist yet; null = from a sample
-            of the data, else the limits.
+        mean_query_tokens: tokens of a query, for data that is not there yet; null = from a sample of the data, else
+            the limit.
+        mean_document_tokens: the same for a document.
+        mean_negatives: the same for the number of a query's hard negatives.
         sample_rows: rows of each source to read for the means.
         dry_run: also do one step of the real objective on fake ranks, and trace the real shapes without memory.
         json_path: write the plan there, too.

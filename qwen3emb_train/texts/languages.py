@@ -18,11 +18,11 @@ class LanguageConfig:
 
     Attributes:
         enabled: off keeps all (and needs no lingua).
-        languages: ISO 639-1 codes of candidate languages, besides the expected ones; each costs about 15 MB and some
-            time. Empty: all 75.
-        certainty: a text is rejected only where another language is at least this probable ...
-        max_expected: ... and the expected one at most this.
-        min_letters: shorter texts (names, numbers, two words) are not checked.
+        languages: ISO 639-1 codes that a text may be taken for, besides those of the rows; each costs about 15 MB and
+            some time. Empty: all 75.
+        certainty: a text goes only where another language is at least this probable ...
+        max_expected: ... and the one asked for at most this.
+        min_letters: shorter texts (names, numbers, two words) say too little.
     """
 
     enabled: bool = True

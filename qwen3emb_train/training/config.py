@@ -34,27 +34,31 @@ _PLANNED = (
 
 @dataclass
 class TrainingConfig:
-    """What all training stages let one set.
+    """Settings of every training stage.
 
     Attributes:
-        model: the backbone.
-        data: sources by name.
+        model: the backbone, and how it is run.
+        data: sources by name; data.mine.path=pairs.jsonl adds one.
         validation_data: held-out sources by name; empty = no validation.
-        validation: when, and what for.
+        validation: when validation runs, and which checkpoint it chooses.
         reading: what happens to bad lines.
-        mixture: how sources share the steps; epochs, buckets.
-        optimizer, schedule: AdamW and the learning rate's course.
+        mixture: how the sources share the steps.
+        optimizer: AdamW on float32 master weights.
+        schedule: the learning rate over the steps.
         batch_size: queries of a step, over all ranks. There is no gradient accumulation: memory is handled by
             tokens_per_chunk.
         steps: optimizer steps; null where mixture.epochs says how long.
-        tokens_per_chunk: tokens encoded at once; lower it when memory runs out, the result stays the same.
+        tokens_per_chunk: tokens encoded at once (gradient caching); lower it when memory runs out, the result stays the
+            same.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk; less memory, more communication.
-        precision: auto, fp32 or bf16 (autocast; weights and moments stay float32).
+        precision: precision of the matrix products (autocast); weights and moments stay float32.
         device: auto, cpu, cuda, ...
-        seed: of the order, the draws and dropout.
-        max_grad_norm, log_every, save_every: see ``loop.LoopConfig``.
+        seed: seed of the order, the draws and dropout.
+        max_grad_norm: gradients are scaled down to this L2 norm; null = no clipping.
+        log_every: steps between lines of metrics.jsonl; the last step is always logged.
+        save_every: steps between checkpoints; null = only at the end.
         non_finite: what happens to a step with a NaN.
-        health_every: steps between diagnostics at outputs, gradients and weights.
+        health_every: steps between diagnostics of outputs, gradients and weights (health.json).
         keep_last: complete checkpoints to keep; null = all. The best by validation is kept beyond that.
         resume_step: continue from this checkpoint; null = from the latest.
         allow_changed_data: continue although data, mixture, lengths, batch_size or seed changed since the checkpoint.
@@ -62,7 +66,7 @@ class TrainingConfig:
         timeout_s: a collective operation that waits longer fails on every rank instead of hanging.
         tracking: an experiment tracker beside metrics.jsonl.
         output_dir: where everything goes. The same command continues an interrupted run.
-        cache_dir: token stores; null = ~/.cache/qwen3emb_train/tokens.
+        cache_dir: directory of tokenised texts; null = ~/.cache/qwen3emb_train/tokens.
         overwrite: delete what output_dir holds and start afresh.
     """
 
@@ -140,12 +144,13 @@ class TrainEmbeddingConfig(TrainingConfig):
     """Settings of the stage ``train_embedding``: those of every training stage (``TrainingConfig``), and these.
 
     Attributes:
-        eval_sets: retrieval sets by name, looked at when validation_data is.
-        lengths: truncation, of their texts too.
+        eval_sets: retrieval sets by name, scored (nDCG@10, recall@100) when validation_data is.
+        lengths: longest texts in tokens, instruction and EOS token included.
         loss: the objective of retrieval-like tasks.
         task_losses: the losses of the other tasks (sts, classification, clustering), distillation, regulariser.
-        matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
-        retained_graph_tokens: chunks up to so many tokens keep their graph instead of being encoded twice; 0 = none.
+        matryoshka_dims: prefixes that the loss is computed on, as in [1024, 512, 256]; empty = the full vector only.
+        retained_graph_tokens: so many tokens of a step keep their graph instead of being encoded twice: more memory,
+            less time.
     """
 
     eval_sets: dict[str, ValidationSetConfig] = field(default_factory=dict)
@@ -171,9 +176,10 @@ class TrainRerankerConfig(TrainingConfig):
 
     Attributes:
         loss: point-wise as in the report, or something beyond it.
-        max_tokens: of a prompt, template included; what is longer is cut from the document's end.
-        max_positives, max_negatives: documents of a query in a step, drawn anew each time, for sources that do not say
-            otherwise. One to eight is the balance that the authors advise.
+        max_tokens: longest prompt, template included; what is longer is cut from the document's end.
+        max_positives: relevant documents of a query in a step, drawn anew each time, where its source sets no number.
+        max_negatives: other documents of a query in a step, likewise. One to eight is the balance that the authors
+            advise: with 1:1 all scores went to 1 (QwenLM/Qwen3-Embedding issue 144).
         false_negatives: which negatives are left out as doubtful, where rows bring scores.
     """
 

@@ -18,9 +18,10 @@ class OptimizerConfig:
 
     Attributes:
         lr: peak learning rate. Not published for Qwen3-Embedding; others use 2e-6 .. 3e-5 for full fine-tuning of
-            4B-8B models, about 1e-4 for LoRA (docs/sources.md).
+            4B-8B models, about 1e-4 for LoRA.
         weight_decay: on matrices only; norms and biases are never decayed.
-        betas, eps: Adam's.
+        betas: decay rates of Adam's two moments.
+        eps: added to the root of Adam's second moment.
     """
 
     lr: float = 2e-5
@@ -49,7 +50,7 @@ class ScheduleConfig:
     """The learning rate's course, stepped once for each optimizer step.
 
     Attributes:
-        kind: constant, linear, cosine or wsd.
+        kind: its form.
         warmup_ratio: share of all steps in which lr rises linearly from 0.
         warmup_steps: the same in steps; overrides the ratio.
         min_lr_ratio: lr at the last step, as a share of the peak.

@@ -44,10 +44,10 @@ class ValidationSetConfig:
 
     Attributes:
         path: directory in the BEIR layout.
-        split: which judgements.
+        split: judgements in qrels/SPLIT.tsv.
         instruction: what stands before each query; null = the default instruction, "" = nothing.
         max_documents: search only so many: all that are judged, and some of the others, always the same ones. null =
-            all. ScalarMetrics are higher than the whole set's, but rise and fall alike.
+            all. Metrics are higher than the whole set's, but rise and fall alike.
     """
 
     path: str = "???"

@@ -20,6 +20,8 @@ Metric = float | int | str | list[float]
 
 
 class TrackerKind(str, Enum):
+    """``wandb`` works without an account under WANDB_MODE=offline."""
+
     none = "none"
     wandb = "wandb"
     tensorboard = "tensorboard"
@@ -30,8 +32,9 @@ class TrackingConfig:
     """An experiment tracker beside metrics.jsonl.
 
     Attributes:
-        kind: none, wandb (WANDB_MODE=offline works without an account) or tensorboard.
-        project, run_name: for wandb; null run_name = the output directory's name.
+        kind: which tracker.
+        project: of wandb.
+        run_name: of wandb; null = the output directory's name.
     """
 
     kind: TrackerKind = TrackerKind.none

@@ -1,13 +1,15 @@
 """The reranking losses on the command line: ``reranking_loss=NAME`` fills ``loss``, and its keys are typed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from qwen3emb_train.cli import config_files
-from qwen3emb_train.cli.compose import ConfigError, Request, compose
-from qwen3emb_train.cli.config_files import config_directory, skeleton
+from qwen3emb_train.cli.programs import PROGRAMS
+from qwen3emb_train.configuration.arguments import ConfigError, Request
+from qwen3emb_train.configuration.compose import compose
+from qwen3emb_train.configuration.config_files import group_options
+from qwen3emb_train.configuration.help import program_help
 from qwen3emb_train.losses.list_wise import ListNet, RankNet
 from qwen3emb_train.losses.point_wise import Answers, PointWise
 from qwen3emb_train.losses.reranker_distillation import RerankerDistillation
@@ -40,12 +42,13 @@ def recipes(tmp_path: Path) -> Path:
 
 
 def loss_of(recipes: Path, *overrides: str) -> RerankingLoss:
-    config, _ = compose(Request("train_reranker", list(overrides), recipes, "mine"), Config)
+    program = replace(PROGRAMS["train_reranker"], schema=f"{__name__}:Config")
+    config, _ = compose(program, Request(list(overrides), recipes, "mine"))
     return config.loss
 
 
 def test_every_preset_is_here() -> None:
-    assert {path.stem for path in (config_directory() / "reranking_loss").glob("*.yaml")} == set(PRESETS)
+    assert set(group_options(PROGRAMS["train_reranker"])["reranking_loss"]) == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -83,12 +86,11 @@ def test_a_bad_choice_is_refused(override: str, message: str, recipes: Path) -> 
         loss_of(recipes, override)
 
 
-def test_help_shows_the_keys_below_the_key_that_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``loss:``, not ``reranking_loss:``, which is only the choice's name."""
-    monkeypatch.setattr(config_files, "config_directory", lambda: tmp_path)
-    (tmp_path / "train_reranker.yaml").write_text(PROGRAM)
-    (tmp_path / "reranking_loss").symlink_to(config_directory() / "reranking_loss")
-    lines = skeleton("train_reranker").splitlines()
-    assert lines[0] == "loss:"
-    assert any(line.startswith("  answers: full_vocabulary") for line in lines)
-    assert not any("@package" in line or "defaults" in line for line in lines)
+def test_help_shows_the_keys_below_the_key_that_takes_them() -> None:
+    """``loss.answers``, not ``reranking_loss.answers``: the group's name is only the choice's."""
+    lines = program_help(PROGRAMS["train_reranker"]).splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("loss, with reranking_loss=point_wise:"))
+    (answers,) = (number for number, line in enumerate(lines) if line.startswith("  loss.answers=full_vocabulary "))
+    assert 0 < answers - start < 6
+    assert any(line.startswith("  loss.rank_net.temperature=1.0 ") or "loss.rank_net.KEY" in line for line in lines)
+    assert not any(line.lstrip().startswith("reranking_loss.") for line in lines)

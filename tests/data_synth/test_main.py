@@ -3,17 +3,14 @@
 import subprocess
 import sys
 import time
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 
-from data_synth.__main__ import main, skeleton
-from data_synth.composition import ConfigError, compose, parse_arguments
+from data_synth.__main__ import PROGRAM, main
 from data_synth.config import SynthesisConfig
-from data_synth.documents import DocumentsConfig
+from qwen3emb_train.configuration.arguments import ConfigError, parse_arguments
+from qwen3emb_train.configuration.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDED = ["documents.notes.path=x", "output_dir=o", "dry_run=true"]
@@ -28,7 +25,7 @@ PAYLOADS = [
 
 
 def composed(*arguments: str) -> SynthesisConfig:
-    config, _ = compose(parse_arguments([*NEEDED, *arguments]), SynthesisConfig)
+    config, _ = compose(PROGRAM, parse_arguments(PROGRAM, [*NEEDED, *arguments]))
     return config
 
 
@@ -41,7 +38,7 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
     assert told.returncode == 0
     for key in ("output_dir", "api_key_env", "cross_lingual_share", "decontamination", "num_processes", "dry_run"):
         assert key in told.stdout
-    heavy = "'openai', 'numpy', 'omegaconf', 'torch'"
+    heavy = "'openai', 'numpy', 'omegaconf', 'hydra', 'torch'"
     code = f"import sys, data_synth.__main__; print([name for name in ({heavy}) if name in sys.modules])"
     seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "[]"
@@ -51,7 +48,7 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["documnts.notes.path=x"], "Did you mean documents?"),
+        (["documnts.notes.path=x"], "Did you mean documents.notes.path?"),
         (["documents.notes.pth=x"], "Did you mean documents.notes.path?"),
         (["retrieval.num_querys=2"], "Did you mean retrieval.num_queries?"),
         (["filters.decontamination.set=[a]"], "Did you mean filters.decontamination.sets?"),
@@ -67,7 +64,7 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
         (["loose"], "cannot understand 'loose'"),
         (["--config-dir", "recipes/quickstart"], "go together"),
         (["--config-dir", "recipes/quickstart", "--config-name", "0_sythesize"], "0_synthesize"),
-        (["--config-dir", "recipes/quickstart", "--config-name", "1_pretrain"], "no configuration of this program"),
+        (["--config-dir", "recipes/quickstart", "--config-name", "1_pretrain"], "no configuration of synthesize"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_near(
@@ -87,7 +84,7 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_configuration_runs_no_code_and_reads_no_environment(payload: str, tmp_path: Path) -> None:
-    """G2: from the command line or from a file. Text fields take what looks like YAML tags as the text it is."""
+    """From the command line or from a file. Text fields take what looks like YAML tags as the text it is."""
     key, _, value = payload.partition("=")
     if value.startswith("!!python") and key == "output_dir":
         assert composed(payload).output_dir == value
@@ -99,7 +96,7 @@ def test_a_configuration_runs_no_code_and_reads_no_environment(payload: str, tmp
         nested = f"{{{name}: {nested}}}"
     (tmp_path / "evil.yaml").write_text(f"{nested[1:-1]}\ndefaults: [/synthesize, _self_]\n")
     with pytest.raises(ConfigError):
-        compose(parse_arguments(["--config-dir", str(tmp_path), "--config-name", "evil", *NEEDED]), SynthesisConfig)
+        compose(PROGRAM, parse_arguments(PROGRAM, ["--config-dir", str(tmp_path), "--config-name", "evil", *NEEDED]))
 
 
 def test_a_whole_mix_replaces_the_default_and_a_single_weight_joins_it() -> None:
@@ -107,6 +104,17 @@ def test_a_whole_mix_replaces_the_default_and_a_single_weight_joins_it() -> None
     assert composed("retrieval.languages.de=0.7").retrieval.languages["en"] == 0.3
     assert composed("retrieval.languages.de=0.7").retrieval.languages["de"] == 0.7
     assert composed().retrieval.languages["en"] == 0.3
+    assert composed("retrieval={languages: {de: 1.0}, seed: 3}").retrieval.languages == {"de": 1.0}
+    assert composed("retrieval.languages.de=0.7", "retrieval.languages={fr: 1.0}").retrieval.languages == {"fr": 1.0}
+    assert composed('sts.positive_grades={"5": 1.0}').sts.positive_grades == {"5": 1.0}
+
+
+def test_a_recipes_mix_replaces_the_default_and_is_replaced_by_the_command_lines(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [/synthesize, _self_]\nretrieval: {languages: {de: 1.0}}\n")
+    recipe = ["--config-dir", str(tmp_path), "--config-name", "mine"]
+    assert composed(*recipe).retrieval.languages == {"de": 1.0}
+    assert composed(*recipe, "retrieval.languages.fr=0.5").retrieval.languages == {"de": 1.0, "fr": 0.5}
+    assert composed(*recipe, "retrieval.languages={fr: 1.0}").retrieval.languages == {"fr": 1.0}
 
 
 def test_text_is_taken_as_it_was_typed() -> None:
@@ -118,26 +126,6 @@ def test_text_is_taken_as_it_was_typed() -> None:
     assert composed(f"teacher.extra_body={extra}").teacher.extra_body == extra
 
 
-def test_the_skeleton_equals_the_dataclasses_defaults() -> None:
-    """It is what --help prints: a default that drifts would be a lie, a key that is missing could not be found."""
-    given: dict[str, Any] = yaml.safe_load(skeleton())
-    default = SynthesisConfig(output_dir="o", documents={"notes": DocumentsConfig("x")}, dry_run=True)
-    compare(given, default, "", {"output_dir", "documents", "dry_run"})
-    assert given["dry_run"] is False
-    for field in fields(DocumentsConfig):
-        assert field.name in skeleton(), f"documents.NAME.{field.name} is not in the skeleton"
-
-
-def compare(given: dict[str, Any], config: Any, path: str, left_out: set[str]) -> None:
-    assert set(given) == {field.name for field in fields(config)}, path
-    for name, value in given.items():
-        expected = getattr(config, name)
-        if is_dataclass(expected):
-            compare(value, expected, f"{path}{name}.", set())
-        elif name not in left_out:
-            assert value == getattr(expected, "value", expected), f"{path}{name}"
-
-
 def test_the_configuration_is_printed_without_running(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*NEEDED, "window=7", "--cfg"]) == 0
     assert "window: 7" in capsys.readouterr().out
@@ -147,8 +135,8 @@ def test_recipes_of_this_program_compose() -> None:
     recipes = [path for path in ROOT.glob("recipes/*/*.yaml") if "defaults: [/synthesize" in path.read_text()]
     assert recipes
     for path in recipes:
-        line = parse_arguments(["--config-dir", str(path.parent), "--config-name", path.stem])
-        config, text = compose(line, SynthesisConfig)
+        request = parse_arguments(PROGRAM, ["--config-dir", str(path.parent), "--config-name", path.stem])
+        config, text = compose(PROGRAM, request)
         assert isinstance(config, SynthesisConfig)
         assert "???" not in text
         assert f"--config-dir recipes/{path.parent.name} --config-name {path.stem}" in path.read_text()

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from data_synth.composition import compose, parse_arguments
-from data_synth.config import TASKS, SynthesisConfig
+from data_synth.__main__ import PROGRAM
+from data_synth.config import TASKS
 from data_synth.pipeline import synthesize
 from data_synth.publish import read_published, read_rejected
+from qwen3emb_train.configuration.arguments import parse_arguments
+from qwen3emb_train.configuration.compose import compose
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from tests.data_synth.fake_server import Answer, Call, FakeServer, completion, error
 
@@ -74,7 +76,7 @@ def settings(documents: Path, output: Path, url: str, *more: str) -> list[str]:
 
 
 def run(documents: Path, output: Path, url: str, *more: str) -> int:
-    config, _ = compose(parse_arguments(settings(documents, output, url, *more)), SynthesisConfig)
+    config, _ = compose(PROGRAM, parse_arguments(PROGRAM, settings(documents, output, url, *more)))
     return synthesize(config)
 
 

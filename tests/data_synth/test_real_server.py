@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from data_synth.composition import compose, parse_arguments
-from data_synth.config import SynthesisConfig
+from data_synth.__main__ import PROGRAM
 from data_synth.pipeline import synthesize
 from data_synth.publish import read_published, read_rejected
+from qwen3emb_train.configuration.arguments import parse_arguments
+from qwen3emb_train.configuration.compose import compose
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from tests.data_synth.test_pipeline import PROSE
 
@@ -50,7 +51,7 @@ def test_a_real_model_writes_rows_that_the_trainer_reads(server: str, tmp_path: 
         f"retrieval.prompts={ROOT / 'recipes' / 'quickstart' / 'prompts'}", "filters.language.enabled=false",
         f"output_dir={tmp_path / 'out'}",
     ]  # fmt: skip
-    config, _ = compose(parse_arguments(arguments), SynthesisConfig)
+    config, _ = compose(PROGRAM, parse_arguments(PROGRAM, arguments))
     assert synthesize(config) == 0
     rows = [row for row, _ in read_published(tmp_path / "out" / "retrieval")]
     rejected = list(read_rejected(tmp_path / "out" / "retrieval"))

@@ -1,6 +1,5 @@
-"""Configurations: every file composes into its program's dataclass, and the skeletons say what the dataclasses say."""
+"""Configurations: every file composes into its program's dataclass; without a file, its defaults are composed."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from qwen3emb_train.cli.compose import Request, compose
-from qwen3emb_train.cli.config_files import config_directory, group_options, skeleton
 from qwen3emb_train.cli.programs import PROGRAMS
+from qwen3emb_train.configuration.arguments import Request
+from qwen3emb_train.configuration.compose import compose, load
+from qwen3emb_train.configuration.config_files import config_directory, group_options
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # data_synth has a front door of its own and tests its recipes in tests/data_synth/test_main.py.
@@ -42,7 +42,7 @@ MANDATORY = {
 CHOICES = [
     (program, group, option)
     for program in PROGRAMS
-    for group, options in group_options(program).items()
+    for group, options in group_options(PROGRAMS[program]).items()
     for option in options
 ]
 # Lines "key: number" and "key: [numbers]".
@@ -61,9 +61,8 @@ def program_of(recipe: Path) -> str:
 
 
 def compose_object(program: str, overrides: list[str], recipe: Path | None = None) -> tuple[Any, str]:
-    schema, _ = PROGRAMS[program].load()
     where = (recipe.parent, recipe.stem) if recipe else (None, None)
-    return compose(Request(program, overrides, *where), schema)
+    return compose(PROGRAMS[program], Request(overrides, *where))
 
 
 def test_there_are_recipes() -> None:
@@ -74,7 +73,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
 def test_every_recipe_composes_into_its_programs_dataclass(recipe: Path) -> None:
     config, text = compose_object(program_of(recipe), [], recipe)
-    assert type(config) is PROGRAMS[program_of(recipe)].load()[0]
+    assert type(config) is load(PROGRAMS[program_of(recipe)].schema)
     assert "???" not in text
 
 
@@ -107,35 +106,11 @@ def test_every_number_of_the_reports_recipe_carries_its_origin() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_skeleton_equals_the_dataclasss_defaults(program: str) -> None:
-    """A skeleton is documentation: a default that drifts from the code's would be a lie."""
+def test_without_a_recipe_the_dataclasss_defaults_are_composed(program: str) -> None:
+    """The files that are chosen by default add nothing: help shows the dataclass's defaults."""
     config, _ = compose_object(program, MANDATORY[program])
-    schema, _ = PROGRAMS[program].load()
     given = OmegaConf.from_dotlist(MANDATORY[program])
-    assert config == OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_every_field_is_a_key_of_the_skeleton(program: str) -> None:
-    """``--help`` prints the skeleton, so what is missing there cannot be found by a user."""
-    config, _ = compose_object(program, MANDATORY[program])
-    assert keys_of(yaml.safe_load(skeleton(program))) >= fields_of(config)
-
-
-def fields_of(value: Any, path: str = "") -> set[str]:
-    """Dotted names of all fields; entries under a user's own names (``data.mine``) are left out."""
-    found = set()
-    for field in dataclasses.fields(value):
-        full, child = f"{path}{field.name}", getattr(value, field.name)
-        found |= {full} | (fields_of(child, f"{full}.") if dataclasses.is_dataclass(child) else set())
-    return found
-
-
-def keys_of(value: Any, path: str = "") -> set[str]:
-    found = set()
-    for key, child in value.items():
-        found |= {f"{path}{key}"} | (keys_of(child, f"{path}{key}.") if isinstance(child, dict) else set())
-    return found
+    assert config == OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(load(PROGRAMS[program].schema)), given))
 
 
 @pytest.mark.parametrize(("program", "group", "option"), CHOICES)

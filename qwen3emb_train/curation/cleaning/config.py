@@ -13,8 +13,10 @@ class TextLengthConfig:
     """Bounds in characters, both included. A row with any text outside them is dropped.
 
     Attributes:
-        min_query, max_query: of the query.
-        min_document, max_document: of each positive and negative.
+        min_query: shortest query.
+        max_query: longest query.
+        min_document: shortest positive or negative.
+        max_document: longest positive or negative.
     """
 
     min_query: int = 2
@@ -36,7 +38,7 @@ class LanguageCheckConfig(LanguageConfig):
     """Texts in another language than their row's; see ``LanguageConfig``.
 
     Attributes:
-        enabled: needs lingua.
+        enabled: whether languages are checked; needs lingua.
         documents: also the positives. Off where queries and documents may differ (cross-lingual data).
         allowed: languages of rows that name none; empty: such rows are not checked.
     """
@@ -85,7 +87,7 @@ class EvaluationSetConfig:
 
     Attributes:
         path: directory with queries.jsonl, corpus.jsonl, qrels.
-        split: queries that are judged in ``qrels/SPLIT.tsv``; None: all of queries.jsonl.
+        split: queries that are judged in ``qrels/SPLIT.tsv``; null = all of queries.jsonl.
         documents: which of them are kept out as well. Only ``relevant`` or ``none`` makes sense where training and
             evaluation share one corpus on purpose.
     """
@@ -104,8 +106,8 @@ class DecontaminationConfig:
     """How rows are found that have a text of an evaluation set as query, positive or negative.
 
     Attributes:
-        rules: how a text is matched; see ``texts.overlap.OverlapRule``. In program code, where punctuation counts,
-            ``same_words`` and ``near_duplicate`` match too much: ``find . -name x`` and ``find / -name x``.
+        rules: by what a text is found. In program code, where punctuation counts,
+            ``same_words`` and ``near_duplicate`` find too much: ``find . -name x`` and ``find / -name x``.
         ngram: length of the run of ``rules=ngram``, in words.
         max_texts_with_run: a run in more evaluation texts than this is boilerplate.
         min_run_share: share of a text's runs that must be shared; 0: one is enough. More for texts from templates,
@@ -139,8 +141,9 @@ class SplitConfig:
     split. Which one depends on the group and the seed alone.
 
     Attributes:
-        dev_share, test_share: of the groups; 0 makes no such split.
-        seed: of the assignment of groups.
+        dev_share: share of the groups that is held out for development; 0 = no such split.
+        test_share: share of the groups that is held out for testing; 0 = no such split.
+        seed: assigns the groups anew.
     """
 
     dev_share: float = 0.0
@@ -168,10 +171,14 @@ class CleanConfig:
         output_dir: gets ``train.jsonl``, ``dev/`` and ``test/`` (BEIR layout), ``rejected/REASON.jsonl``,
             ``report.json``, ``report.txt`` and ``run.json``.
         document_column: column that names the document a row's positives come from (a page, a package, a chapter);
-            None: documents are known by their texts.
-        evaluation_sets: whose texts are left out, by their names in the report.
-        lengths, languages, near_duplicates, decontamination, split: see their classes.
-        duplicates: leave out rows equal to an earlier one up to case and white space.
+            null = documents are known by their texts.
+        evaluation_sets: whose texts are left out, by the names that the report calls them.
+        lengths: bounds in characters, both included; a row with a text outside them is dropped.
+        languages: texts that are surely in another language than their row's.
+        near_duplicates: rows that nearly repeat an earlier row.
+        decontamination: how texts of evaluation sets are found.
+        split: development and test rows, held out by document.
+        duplicates: leave out rows equal to one before them but for case and white space.
         reading: how strictly lines are read; ``skip_bad_lines`` puts bad ones into ``rejected/malformed.jsonl``.
     """
 

@@ -17,15 +17,15 @@ class SelectPairsConfig(EncodingConfig):
         examples: file or directory of examples, in any layout that training reads.
         output_dir: gets ``examples.jsonl``, ``rejected/REASON.jsonl``, ``scores.npy`` (the cosine of every pair that
             was scored, in file order), ``report.json``, ``report.txt`` and ``run.json``.
-        min_score: a positive is kept if its cosine with the query is above this; None: whatever its cosine.
-        consistency_top_k: a positive is kept if it is among this many best of all positives for its query, the query's
-            other positives not counted; None: whatever its rank.
-        tasks: tasks whose examples are scored, the others are kept unchanged; empty: all.
-        instruction: for examples without their own; "" is none. Not for models without a query prompt.
+        min_score: a positive is kept if its cosine with the query is above this; null = whatever its cosine.
+        consistency_top_k: a positive is kept if it is among the first so many of all positives for its query, the
+            query's other positives not counted; null = whatever its rank.
+        tasks: tasks whose examples are scored, the others are kept as they are; empty: all.
+        instruction: for examples that bring none; "" is none. Not for models without a query prompt.
         rows_per_block: pairs scored, and queries searched, at once.
         block_elements: scores of the consistency search held at once.
-        work_dir: the vectors. None: beside ``output_dir``, and removed when all is done. A directory given here is
-            kept, and used again while model, prompts and texts are the same: for another ``min_score``.
+        work_dir: where vectors are kept; null = beside ``output_dir``, removed when all is done. A directory given here
+            is kept, and used again while model, prompts and texts are the same: for another ``min_score``.
         reading: how strictly lines are read; ``skip_bad_lines`` puts bad ones into ``rejected/malformed.jsonl``.
     """
 

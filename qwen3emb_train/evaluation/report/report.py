@@ -42,11 +42,11 @@ class ReportConfig:
         evaluations: name -> output directory of evaluate. A model in several of them gets its evaluation's name.
         merges: name -> output directory of merge_search.
         output_dir: receives report.html, figures/*.png and run.json.
-        title: of the page; None: made from the names.
+        title: of the page; null = made from the names.
         metrics: keys of metrics.jsonl to draw beyond the standard ones, e.g. "effective_negatives".
         smoothing: window of the moving average, in recorded steps, at most.
         num_worst: queries shown for each model and set, of those that diagnostics.json has.
-        max_characters: of a query's or document's text.
+        max_characters: longest excerpt of a query's or document's text.
     """
 
     runs: dict[str, str] = field(default_factory=dict)

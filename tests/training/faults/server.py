@@ -18,7 +18,7 @@ from typing import Any
 
 GRACE_S = 20.0  # torchrun waits 30 s
 PRELOADED = (
-    "torch.distributed.fsdp", "transformers.models.qwen3.modeling_qwen3", "qwen3emb_train.cli.compose",
+    "torch.distributed.fsdp", "transformers.models.qwen3.modeling_qwen3", "qwen3emb_train.configuration.compose",
     "qwen3emb_train.training.train_embedding", "tests.training.faults.torn_saves",
 )  # fmt: skip
 _composed: dict[tuple[str, ...], Any] = {}  # by the command's arguments

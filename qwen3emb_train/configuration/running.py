@@ -1,0 +1,57 @@
+"""Runs a program: help at once, errors as one readable message and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwen3emb_train.configuration.help import program_help
+from qwen3emb_train.configuration.program import Program
+
+_DEBUG = "QWEN3EMB_DEBUG"
+
+
+def run_program(program: Program, arguments: Sequence[str]) -> int:
+    """Composes the configuration and calls the program.
+
+    Returns:
+        The program's exit code; 0 where it returns None, 2 for bad input.
+    """
+    if "-h" in arguments or "--help" in arguments:
+        print(program_help(program))
+        return 0
+    from qwen3emb_train.configuration.arguments import parse_arguments
+    from qwen3emb_train.configuration.compose import compose
+
+    try:
+        request = parse_arguments(program, arguments)
+        config, text = compose(program, request)
+        if request.print_only:
+            print(text, end="")
+            return 0
+        exit_code = program.run(config) or 0
+        if program.keeps_config and os.environ.get("RANK", "0") == "0":
+            # Afterwards: a refused run must not leave its settings beside another's results.
+            from qwen3emb_train.lineage import write_text
+
+            write_text(Path(config.output_dir) / "config.yaml", text)
+        return exit_code
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get(_DEBUG):
+            traceback.print_exc()
+        if isinstance(error, RuntimeError) and type(error).__module__ == "builtins":
+            raise  # not one of ours: the traceback is the message
+        return fail(f"{error}\n(set {_DEBUG}=1 to see where it was raised)")
+
+
+def fail(message: str) -> int:
+    """Prints an error, with the rank where there are several.
+
+    Returns:
+        The exit code for bad input.
+    """
+    rank = os.environ.get("RANK")
+    prefix = f"[rank {rank}] " if rank not in (None, "0") else ""
+    print(f"{prefix}error: {message}", file=sys.stderr)
+    return 2
