@@ -1,4 +1,4 @@
-"""docs/architecture.md lists the files that a text enters on its way from JSONL to the gradient, as a real run shows."""
+"""docs/architecture.md lists the files that a text enters from JSONL to the gradient; a real run is compared."""
 
 import re
 import sys
