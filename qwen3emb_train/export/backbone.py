@@ -1,4 +1,4 @@
-"""The transformers part of an export: weights, config.json and tokenizer, readable by old and new versions alike."""
+"""The transformers part of an export: weights, config.json and tokenizer, for transformers 4.x and 5."""
 
 import json
 import math
@@ -20,9 +20,14 @@ _SLOW_FORMS = ("Qwen2Tokenizer", "GPT2Tokenizer")
 
 
 def write_backbone_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Casts and writes the weights shard by shard, under the names of the bare backbone, as the official repo does.
+    """Casts and writes the weights shard by shard under the names of the bare backbone, as in Qwen/Qwen3-Embedding.
 
-    A language-model head is left out (an encoder has none); the embedding keeps its number of rows.
+    A language-model head is left out; the embedding keeps its number of rows.
+
+    Args:
+        source: model directory.
+        target: existing directory to write to.
+        dtype: of the stored weights.
 
     Raises:
         ValueError: a weight is not finite, before or after the cast.
@@ -42,22 +47,30 @@ def _write_cast(weights: StoredWeights, stored_names: dict[str, str], target: Pa
 
 
 def backbone_names(weights: StoredWeights) -> dict[str, str]:
-    """Name in the bare backbone -> stored name; a causal LM's prefix is dropped, and its head left out."""
+    """Name in the bare backbone -> stored name, without the prefix and the head of a causal LM."""
     return {name.removeprefix(_PREFIX): name for name in weights.names if name != _LM_HEAD}
 
 
 def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Writes config.json with the keys that old and new readers look for, and returns it.
+    """Writes config.json with the keys of transformers 4.x and 5, and returns it.
 
-    ``architectures`` is the causal LM, as in the official repo: vLLM and llama.cpp choose their code by it.
+    ``architectures`` is the causal LM, as in Qwen/Qwen3-Embedding: vLLM and llama.cpp choose their code by it.
     transformers 5 writes ``dtype`` and ``rope_parameters`` where 4.x reads ``torch_dtype`` and ``rope_theta``; without
     the latter 4.x would silently take its default of 10000. A bidirectional backbone keeps ``is_causal: false``, which
-    transformers 5 honours; readers that do not know the key run the model causally.
+    transformers 5 applies; other readers run the model causally.
+
+    Args:
+        source: model directory.
+        target: existing directory to write to.
+        dtype: of the stored weights.
+
+    Raises:
+        ValueError: the model is not a causal language model of transformers.
     """
     from transformers import AutoConfig, PreTrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    generic = PreTrainedConfig().to_dict()  # what says nothing about this model (id2label, return_dict, ...)
+    generic = PreTrainedConfig().to_dict()  # defaults of every model (id2label, return_dict, ...)
     kept = {"tie_word_embeddings", "transformers_version"}
     full = AutoConfig.from_pretrained(source).to_dict()
     config = {key: value for key, value in full.items() if key in kept or key not in generic or generic[key] != value}
@@ -66,7 +79,7 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
         "_model_name_or_path",
         "_attn_implementation",
         "use_cache",
-    ):  # how training ran it, not what it is
+    ):  # settings of the training process, not of the model
         config.pop(private, None)
     model_type = config["model_type"]
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -88,7 +101,13 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
 
 
 def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, tied: bool) -> None:
-    """Casts and writes the weights under the names of the causal LM; its head only where it is not the embedding.
+    """Casts and writes the weights under the names of the causal LM.
+
+    Args:
+        source: model directory.
+        target: existing directory to write to.
+        dtype: of the stored weights.
+        tied: whether the head is the embedding; it is written only if not.
 
     Raises:
         ValueError: a weight is not finite, or the head is missing.
@@ -106,13 +125,26 @@ def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, t
 
 
 def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_tokens: int) -> None:
-    """Writes tokenizer.json, the EOS token inside its post-processor, and a config for readers old and new."""
+    """Writes tokenizer.json, whose post-processor appends the EOS token, and its config for transformers 4.x and 5.
+
+    Args:
+        source: model directory.
+        target: existing directory to write to.
+        tokenizer: of the model.
+        max_tokens: longest text, the EOS token included.
+    """
     tokenizer.save(target)
     _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.eos_token)
 
 
 def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> RerankerTokenizer:
-    """The same for a reranker, whose tokenizer appends nothing: its template ends the text. Returns the tokenizer."""
+    """Writes and returns the tokenizer of a reranker, which appends nothing: the template ends the text.
+
+    Args:
+        source: model directory.
+        target: existing directory to write to.
+        max_tokens: longest text, prefix and suffix included.
+    """
     tokenizer = load_reranker_tokenizer(str(source))
     tokenizer.save(target)
     pad_token = tokenizer.hf.pad_token or tokenizer.hf.eos_token
@@ -121,10 +153,10 @@ def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> Rer
 
 
 def _write_tokenizer_config(source: Path, target: Path, max_tokens: int, pad_token: str) -> None:
-    """tokenizer_config.json as 4.x, vLLM, llama.cpp and mlx can read it, and the files that slow tokenizers want.
+    """tokenizer_config.json for 4.x, vLLM, llama.cpp and mlx, and the files of slow tokenizers.
 
-    transformers 5 names a generic class ``TokenizersBackend`` and lists ``extra_special_tokens``; 4.x and what is built
-    on it fail on both (transformers issue 47553), so the base model's class and the old spelling are written.
+    transformers 5 writes the generic class ``TokenizersBackend`` and ``extra_special_tokens`` as a list; 4.x, and
+    software that uses it, raises an error on both. So the class of the base model and the old key are written.
     """
     file = target / "tokenizer_config.json"
     written = read_json(file)
@@ -148,7 +180,7 @@ def _write_tokenizer_config(source: Path, target: Path, max_tokens: int, pad_tok
 
 
 def _write_slow_tokenizer(target: Path) -> None:
-    """vocab.json and merges.txt, which the tokenizer's Python form reads in 4.x."""
+    """vocab.json and merges.txt, which the Python tokenizers of 4.x read."""
     model = read_json(target / "tokenizer.json")["model"]
     vocabulary = json.dumps(model["vocab"], ensure_ascii=False)
     (target / "vocab.json").write_text(vocabulary, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The tables of a model card, made of ``run.json`` and of an evaluation's ``results.json``.
+"""Tables of a model card, from ``run.json`` and from the ``results.json`` of an evaluation.
 
-Names, instructions and figures come from files that anybody may have written: every cell is one line of plain text,
-whatever it holds. Paths and other free text of configurations may be private and are left out.
+Names, instructions and metrics come from untrusted files, so every cell is escaped to one line of plain text. Paths and
+other free text of configurations may be private and are left out.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import Any
 from qwen3emb_train.lineage import RunRecord
 
 _LONGEST_CELL = 1000
-# What Markdown, HTML, Jinja or LaTeX would read as more than text.
+# Characters with a meaning in Markdown, HTML, Jinja or LaTeX.
 _ACTIVE = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&<>`|[]{}*\\$~"})
-_NOT_FIGURES = ("verification", "prompts")
+_NOT_METRICS = ("verification", "prompts")
 _SETTINGS: dict[str, tuple[str, ...] | None] = {
     "train_embedding": (
         "batch_size", "steps", "seed", "optimizer.lr", "optimizer.weight_decay", "schedule.kind",
@@ -30,26 +30,26 @@ _SETTINGS: dict[str, tuple[str, ...] | None] = {
 
 
 def cell(value: Any) -> str:
-    """A value as one line of plain text that no renderer takes for markup."""
+    """A value as one line of plain text, with markup escaped."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = " ".join(text.split())
     return (text[:_LONGEST_CELL] + "…" if len(text) > _LONGEST_CELL else text).translate(_ACTIVE)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; the header is ours, the cells are not."""
+    """A Markdown table; cells are escaped, the header is not."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return "\n".join([*lines, *(f"| {' | '.join(cell(value) for value in row)} |" for row in rows)])
 
 
 def ancestry(record: RunRecord) -> list[Mapping[str, Any]]:
-    """The run and all it stands on, the newest first, each once."""
+    """The run and all its ancestors, the newest first, each once."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def visit(run: Mapping[str, Any]) -> None:
         found.setdefault((run["program"], run["finished"]), run)
         for name, parent in run["parents"].items():
-            if name != "scores":  # an evaluation is not what the model was made of
+            if name != "scores":  # an evaluation is no input of the model
                 visit(parent)
 
     visit(vars(record))
@@ -57,16 +57,16 @@ def ancestry(record: RunRecord) -> list[Mapping[str, Any]]:
 
 
 def steps_table(record: RunRecord) -> str:
-    """What was run, when, and the figures that each run kept."""
+    """Programs, times and recorded metrics of the run and its ancestors."""
     rows = []
     for run in ancestry(record):
-        kept = {name: value for name, value in run["metrics"].items() if name not in _NOT_FIGURES}
+        kept = {name: value for name, value in run["metrics"].items() if name not in _NOT_METRICS}
         rows.append([run["program"], run["finished"], ", ".join(f"{k}: {_short(v)}" for k, v in _flatten(kept))])
-    return table(["program", "finished (UTC)", "figures"], rows)
+    return table(["program", "finished (UTC)", "metrics"], rows)
 
 
 def data_table(record: RunRecord) -> str | None:
-    """Training data of every run: digest, share, and what the run that made it counted; None if none is recorded."""
+    """Training data of every run: digest, weight, and the counts of the run that made it; None if none is recorded."""
     rows = []
     for run in ancestry(record):
         for name, digest in run["inputs"].items():
@@ -81,7 +81,7 @@ def data_table(record: RunRecord) -> str | None:
 
 
 def settings_table(record: RunRecord) -> str | None:
-    """The recipe: settings of every training run and merge; None if there was none."""
+    """Settings of every training run and merge; None if there was none."""
     rows = []
     for run in ancestry(record)[1:]:
         if run["program"] not in _SETTINGS:
@@ -107,14 +107,14 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not such a file.
+        ValueError: it is no results.json of ``evaluate``.
     """
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"scores {path}: no such file. Give the output_dir of 'evaluate', or its results.json.")
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        # The card says what a set's figures are: no means over sets, no stored forms of the same vectors.
+        # The card shows metrics by set: no means over sets, and float32 vectors only.
         rows = [row for row in rows if row["set"] != "mean" and row.get("quantization", "float32") == "float32"]
         return [{key: row[key] for key in ("model", "set", "dim", "scores", "num_queries")} for row in rows]
     except (KeyError, TypeError, ValueError) as problem:
@@ -139,7 +139,7 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def matryoshka_table(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first metric at every dimension; None if nothing was measured at several."""
+    """The first metric at every dimension; None if there is one dimension only."""
     dims = sorted({row["dim"] for row in rows if row["dim"]}, reverse=True)
     if len(dims) < 2:
         return None

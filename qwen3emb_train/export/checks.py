@@ -1,4 +1,4 @@
-"""What a verification is made of: named checks that pass, fail or are skipped with their reason, and their table."""
+"""Verification: named checks that pass, fail or are skipped with a reason, and their table."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Status(str, Enum):
-    """How a check ended."""
+    """Result of a check."""
 
     ok = "ok"
     failed = "FAILED"
@@ -16,39 +16,39 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        name: what is promised.
-        status: whether it is kept.
-        detail: what was seen; for a failure what is wrong, for a skipped check why.
-        figures: what was measured (least cosines), for ``run.json``.
+        name: the property that is checked.
+        status: the result.
+        detail: what was found; for a failure what is wrong, for a skipped check why.
+        metrics: measured values (least cosines), for ``run.json``.
     """
 
     name: str
     status: Status
     detail: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a passed check reports."""
+    """Result of a passed check; attributes as in ``Check``."""
 
     detail: str
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class BrokenPromiseError(ValueError):
-    """Raised by a check that sees something wrong."""
+    """Raised by a check that fails."""
 
 
 class NotApplicableError(Exception):
-    """Raised by a check that has nothing to look at; says why."""
+    """Raised by a check that does not apply to the folder; its message is the reason."""
 
 
 class VerificationError(ValueError):
-    """A folder that is not what it says; its message is the table."""
+    """Raised for a folder with a failed check; its message is the table."""
 
 
 class Checklist:
@@ -62,18 +62,23 @@ class Checklist:
         self.checks: list[Check] = []
 
     def run(self, name: str, look: Callable[[], Finding], needs: Sequence[str] = ()) -> None:
-        """Runs ``look``, which returns what it found or raises.
+        """Runs a check and adds its result.
 
-        Whatever a damaged folder makes transformers or Sentence-Transformers raise belongs in the table, beside the
-        name of the promise that it breaks; hence the broad ``except``.
+        Any error that a damaged folder causes in transformers or Sentence-Transformers belongs in the table, under the
+        name of the check; hence the broad ``except``.
+
+        Args:
+            name: of the check.
+            look: returns a finding, or raises BrokenPromiseError or NotApplicableError.
+            needs: names of checks that must not have failed.
         """
         broken = [check.name for check in self.checks if check.name in needs and check.status is Status.failed]
         if broken:
-            self.checks.append(Check(name, Status.skipped, f"cannot be looked at, because {broken[0]!r} failed"))
+            self.checks.append(Check(name, Status.skipped, f"not checked, because {broken[0]!r} failed"))
             return
         try:
             finding = look()
-            self.checks.append(Check(name, Status.ok, finding.detail, finding.figures))
+            self.checks.append(Check(name, Status.ok, finding.detail, finding.metrics))
         except NotApplicableError as reason:
             self.checks.append(Check(name, Status.skipped, str(reason)))
         except BrokenPromiseError as problem:
@@ -84,11 +89,12 @@ class Checklist:
 
 
 def has_failed(checks: Sequence[Check]) -> bool:
+    """Whether any check failed."""
     return any(check.status is Status.failed for check in checks)
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """The table: promise, status, what was seen."""
+    """The table: name, status and detail of each check, and counts."""
     names = max(len(check.name) for check in checks)
     lines = [f"{check.name.ljust(names)}  {check.status.value.ljust(7)}  {check.detail}".rstrip() for check in checks]
     counts = ", ".join(f"{sum(c.status is status for c in checks)} {status.value}" for status in Status)
@@ -96,5 +102,5 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 
 def as_figures(checks: Sequence[Check]) -> dict[str, Any]:
-    """For ``run.json``: status, detail and figures by name."""
-    return {check.name: {"status": check.status.value, "detail": check.detail} | check.figures for check in checks}
+    """For ``run.json``: status, detail and metrics by name."""
+    return {check.name: {"status": check.status.value, "detail": check.detail} | check.metrics for check in checks}

@@ -1,8 +1,8 @@
-"""A yes/no reranker becomes a folder for transformers' causal LM, vLLM, and Sentence-Transformers' CrossEncoder.
+"""Exports a yes/no reranker for transformers' causal LM, vLLM, and Sentence-Transformers' CrossEncoder.
 
-The layout is that of Qwen/Qwen3-Reranker (docs/sources.md): the causal LM as it is, and beside it the modules
-[Transformer, LogitScore] with a chat template that has the roles system (the instruction), query and document.
-Sentence-Transformers puts back what truncation cuts from the template's end, so the suffix is never lost.
+The layout is that of Qwen/Qwen3-Reranker on the Hugging Face hub: the causal LM unchanged, and the modules
+[Transformer, LogitScore] with a chat template of the roles system (the instruction), query and document.
+Sentence-Transformers restores the end of the template after truncation, so the suffix is never lost.
 """
 
 import json
@@ -45,14 +45,14 @@ class RerankerDtype(str, Enum):
 
 @dataclass
 class ExportRerankerConfig:
-    """What is exported, and how.
+    """Settings of the export of a reranker.
 
     Attributes:
         model: a model directory of a causal LM: with its own lm_head, or tied to its embedding.
-        output_dir: the folder to write; its last part is the model's name on the card.
-        dtype: what weights are stored as.
+        output_dir: the folder to write; its last part names the model on the card.
+        dtype: of the stored weights.
         max_tokens: longest text, prefix and suffix included; never more than the model's positions.
-        instruction: the task that is judged by where none is given.
+        instruction: default task of the reranker.
         verify: compare CrossEncoder's scores with the plain logits before publishing.
         base_model: hub name of the base model, for the card.
         license: licence identifier of the hub ("apache-2.0"), for the card.
@@ -129,12 +129,12 @@ def _lookup(variable: str, role: str, otherwise: str = "") -> str:
 
 
 def _literal(text: str) -> str:
-    """A Jinja string; its escapes are JSON's."""
+    """A Jinja string literal, which has the escapes of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _write_modules(directory: Path, answers: dict[str, int], instruction: str) -> None:
-    """The Sentence-Transformers part."""
+    """Files of Sentence-Transformers."""
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": kind} for number, (path, kind) in enumerate(_MODULES)
     ]

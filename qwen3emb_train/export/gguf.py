@@ -1,9 +1,8 @@
-"""One GGUF file for llama.cpp out of a model directory or an export: weights, tokenizer, last-token pooling.
+"""Writes a GGUF file for llama.cpp from a model directory or an export: weights, tokenizer, last-token pooling.
 
-What goes wrong elsewhere is written here as keys of the file: the pooling type (llama.cpp took the mean for converted
-Qwen3-Embeddings), the EOS token with ``add_eos_token`` (``<|endoftext|>``, not the tokenizer's eos_token), and the
-pre-tokenizer's name (llama.cpp issues 14280, 14314). llama.cpp does not normalise text to Unicode NFC as Qwen's
-tokenizer does: give it NFC text.
+Keys of the file state what llama.cpp would otherwise guess: the pooling type (without it, mean pooling), the EOS token
+with ``add_eos_token`` (``<|endoftext|>``, not the tokenizer's eos_token), and the name of the pre-tokenizer. llama.cpp
+does not normalise text to Unicode NFC as the Qwen tokenizer does, so its input must be NFC text.
 """
 
 import importlib.util
@@ -28,13 +27,13 @@ from qwen3emb_train.models.weights import StoredWeights
 PROGRAM = "export_gguf"
 LEAST_COSINE = 0.999
 
-# llama.cpp's names; its llama rotates neighbouring components where transformers rotates halves, its qwen3 does not.
+# llama.cpp's names. RoPE of its llama rotates adjacent components, that of its qwen3 halves, as in transformers.
 _ARCHITECTURES = {"qwen3": "QWEN3", "llama": "LLAMA"}
 _ROTATES_NEIGHBOURS = {"llama"}
 
 
 class GgufDtype(str, Enum):
-    """Type of the matrices; the norms are float32 always, as llama.cpp wants them."""
+    """Type of the matrices; norms are always float32, as llama.cpp requires."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -43,13 +42,13 @@ class GgufDtype(str, Enum):
 
 @dataclass
 class ExportGgufConfig:
-    """What is converted, and how.
+    """Settings of a GGUF export.
 
     Attributes:
         model: a model directory or an export: a Qwen3 or Llama decoder with a byte-level BPE tokenizer.
-        output_dir: receives NAME.gguf and run.json; its last part is NAME.
-        dtype: what the matrices are stored as.
-        max_tokens: context length that the file names; never more than the backbone's positions.
+        output_dir: receives NAME.gguf and run.json; its last component is NAME.
+        dtype: of the matrices.
+        max_tokens: context length recorded in the file; at most the positions of the backbone.
         verify: embed texts with llama.cpp (package xllamacpp, where installed) and compare.
     """
 
@@ -86,7 +85,17 @@ def export_gguf(config: ExportGgufConfig) -> Path:
 
 
 def write_gguf(source: Path, file: Path, dtype: GgufDtype, max_tokens: int) -> None:
-    """Writes the file tensor by tensor: one is in memory at a time."""
+    """Writes the file with one tensor in memory at a time.
+
+    Args:
+        source: model directory.
+        file: to write.
+        dtype: of the matrices.
+        max_tokens: context length recorded in the file.
+
+    Raises:
+        ValueError: llama.cpp does not support the model or its tokenizer, or a weight does not fit float16.
+    """
     from gguf import GGUFWriter
 
     config = read_json(source / "config.json")
@@ -139,7 +148,7 @@ def _tensor_plan(
 
 
 def interleave_rotary_halves(weight: Float[Tensor, "rows ..."], num_heads: int) -> Float[Tensor, "rows ..."]:
-    """Reorders the rows of a query or key projection: components (i, i + half) of each head become neighbours."""
+    """Reorders the rows of a query or key projection: components (i, i + half) of each head become adjacent."""
     half = len(weight) // num_heads // 2
     return weight.view(num_heads, 2, half, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
@@ -171,7 +180,7 @@ def _add_architecture(writer: Any, config: dict[str, Any], dtype: GgufDtype, max
 
 def _add_tokenizer(writer: Any, vocabulary: GgufVocabulary, eos_token_id: int) -> None:
     writer.add_vocab_size(len(vocabulary.tokens))
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level BPE
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name of byte-level BPE
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.token_types)
@@ -197,7 +206,7 @@ def _as_array(tensor: Float[Tensor, "..."], kind: Any) -> Any:
 
 
 def compare_with_llama_cpp(file: Path, source: Path) -> dict[str, Any]:
-    """Least cosine of llama.cpp's vectors to ours on texts in many languages.
+    """Least cosine between the vectors of llama.cpp and ours on texts in many languages.
 
     Raises:
         ValueError: it is below 0.999.
@@ -216,7 +225,7 @@ def compare_with_llama_cpp(file: Path, source: Path) -> dict[str, Any]:
 
 
 def embed_with_llama_cpp(file: Path, texts: tuple[str, ...]) -> Float[Tensor, "texts dim"]:
-    """What llama.cpp's server answers, with every setting that the file can hold left to the file."""
+    """Vectors from llama.cpp's server, with all settings that a GGUF file holds taken from the file."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()

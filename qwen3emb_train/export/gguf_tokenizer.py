@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer in llama.cpp's terms: tokens, their kinds, merges, and a name for the pre-tokenizer."""
+"""Converts a byte-level BPE tokenizer for llama.cpp: tokens, token types, merges, name of the pre-tokenizer."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen3emb_train.data.tokenization import TextTokenizer
 
-# llama.cpp holds the pre-tokenizers' regular expressions in its code and knows them by name only.
+# Regular expressions of pre-tokenizers are part of llama.cpp; a file only names one.
 _QWEN2_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -14,13 +14,13 @@ _QWEN2_REGEX = (
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """What the ``tokenizer.ggml.*`` keys hold.
+    """Values of the ``tokenizer.ggml.*`` keys.
 
     Attributes:
         tokens: text of every id, in the byte alphabet of GPT-2; as many as the embedding has rows.
         token_types: kind of every id (gguf.TokenType).
         merges: "left right", best first.
-        pre_tokenizer: llama.cpp's name of it.
+        pre_tokenizer: its name in llama.cpp.
     """
 
     tokens: list[str]
@@ -30,7 +30,11 @@ class GgufVocabulary:
 
 
 def gguf_vocabulary(tokenizer: TextTokenizer, num_rows: int) -> GgufVocabulary:
-    """Raises a ValueError where llama.cpp has no counterpart."""
+    """The vocabulary, filled up to ``num_rows`` rows of the embedding.
+
+    Raises:
+        ValueError: llama.cpp does not support the tokenizer.
+    """
     from gguf import TokenType
 
     stored = json.loads(tokenizer.hf.backend_tokenizer.to_str())
@@ -49,10 +53,10 @@ def gguf_vocabulary(tokenizer: TextTokenizer, num_rows: int) -> GgufVocabulary:
 
 
 def pre_tokenizer_name(pre_tokenizer: dict[str, Any] | None) -> str:
-    """llama.cpp's name for what splits a text before BPE.
+    """llama.cpp's name of a pre-tokenizer, given as in tokenizer.json.
 
     Raises:
-        ValueError: it is none of those we know the name of.
+        ValueError: its name is not known.
     """
     parts: list[dict[str, Any]] = (pre_tokenizer or {}).get("pretokenizers") or (
         [pre_tokenizer] if pre_tokenizer else []

@@ -1,4 +1,4 @@
-"""A verified folder to a model hub: only when asked, private unless told otherwise, and first as a dry run."""
+"""Uploads a verified folder to the Hugging Face hub: off, private and a dry run by default."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 from qwen3emb_train import lineage
 from qwen3emb_train.export.checks import VerificationError
 
-# run.json names the paths of the machine that made the model, so it goes only where it is asked for.
+# run.json contains paths of this machine, so it is uploaded only on request.
 _PRIVATE_FILES = (lineage.RUN_FILE,)
 
 
 @dataclass
 class HubConfig:
-    """Where an export goes.
+    """Settings of an upload.
 
     Attributes:
         push_to_hub: repository name, as in "me/my-model"; null: nothing is sent.
@@ -31,9 +31,11 @@ class HubConfig:
 def push(directory: Path, config: HubConfig, api: Any = None) -> list[str]:
     """Uploads a folder in one commit; returns the names of its files.
 
-    The token is huggingface_hub's own affair (``hf auth login`` or HF_TOKEN): it is in no configuration and no log.
+    The token is read by huggingface_hub (``hf auth login`` or HF_TOKEN); it is in no configuration and no log.
 
     Args:
+        directory: the folder.
+        config: settings.
         api: a ``huggingface_hub.HfApi``; None: a new one.
 
     Raises:

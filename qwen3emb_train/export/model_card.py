@@ -1,4 +1,4 @@
-"""README.md of an export: front matter made by huggingface_hub, usage, scores, and where the model comes from."""
+"""README.md of an export: front matter, usage, scores and provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,7 +125,19 @@ def embedding_card(
     base_model: str | None,
     license: str | None,
 ) -> str:
-    """The whole text of README.md; ``record`` is the export's own, with its ancestry in ``parents``."""
+    """The text of README.md of an embedding model.
+
+    Args:
+        name: of the model.
+        record: of the export, with its ancestry in ``parents``.
+        dim: components of a vector.
+        max_tokens: longest text.
+        dtype: of the stored weights.
+        prompts: by name.
+        scores: rows of ``results.json``.
+        base_model: hub name; None: not stated.
+        license: hub identifier; None: not stated.
+    """
     query_prompt = prompts.get("query", "")
     body = _EMBEDDING.format(
         title=cell(name), name=name, dim=dim, max_tokens=max_tokens, dtype=dtype, base=_after(base_model),
@@ -147,7 +159,16 @@ def reranker_card(
     base_model: str | None,
     license: str | None,
 ) -> str:
-    """The same for a reranker."""
+    """The text of README.md of a reranker.
+
+    Args:
+        name: of the model.
+        record: of the export, with its ancestry in ``parents``.
+        instruction: the default one.
+        max_tokens: longest text, prefix and suffix included.
+        base_model: hub name; None: not stated.
+        license: hub identifier; None: not stated.
+    """
     body = _RERANKER.format(
         title=cell(name), name=name, max_tokens=max_tokens, base=_after(base_model),
         instruction=cell(instruction), provenance=_provenance(record),
@@ -202,7 +223,7 @@ def _limits(max_tokens: int, scores: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"- Texts beyond {max_tokens} tokens are cut.",
         "- Scores of different instructions, or of queries with and without one, are not on one scale.",
-        "- It is as good as its data: in languages and fields that the tables below do not name, measure first.",
+        "- For languages and domains that the tables below do not name, evaluate before use.",
     ]
     if not scores:
         lines.append("- No evaluation is recorded in this card.")

@@ -1,7 +1,7 @@
-"""One ONNX graph from ids to the finished vector: backbone, last-token pooling and L2 norm, any batch and length.
+"""Exports one ONNX graph from ids to vectors: backbone, last-token pooling and L2 norm, for any batch and length.
 
-The graph takes its last position from the attention mask, so padding may stand on either side. Attention is written out
-("eager") under a mask of our own: no row is ever masked whole, which is where exported models give NaN.
+The graph finds the last position by the attention mask, so texts may be padded on either side. Attention is eager,
+under a finite additive mask: a fully masked row gives no NaN.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ LEAST_COSINE = 0.999
 
 @dataclass
 class ExportOnnxConfig:
-    """What is converted.
+    """Settings of an ONNX export.
 
     Attributes:
         model: a model directory or an export.
@@ -46,11 +46,11 @@ class ExportOnnxConfig:
 
 
 class PooledBackbone(nn.Module):
-    """Ids and mask to L2-normalised vectors, in operations that every runtime has.
+    """Ids and mask to L2-normalised vectors, in standard ONNX operations.
 
     Attributes:
         backbone: the transformers model, with eager attention.
-        causal: whether a token sees earlier ones only.
+        causal: whether a token attends to earlier ones only.
     """
 
     def __init__(self, backbone: nn.Module, causal: bool) -> None:
@@ -101,22 +101,26 @@ def export_onnx(config: ExportOnnxConfig) -> Path:
 
 
 def write_onnx(source: Path, file: Path) -> None:
-    """Traces the model with a batch of two and writes the graph, its weights in float32 in ``model.onnx.data``."""
+    """Traces the model with a batch of two; writes the graph, and its float32 weights in ``model.onnx.data``.
+
+    Raises:
+        ValueError: the model has sliding-window layers.
+    """
     from transformers import AutoModel
 
     with quiet_transformers():
         backbone: Any = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     config = backbone.config
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise ValueError(f"{source}: has sliding-window layers, whose mask this graph does not hold.")
+        raise ValueError(f"{source}: has sliding-window layers, which this graph does not support.")
     model = PooledBackbone(backbone, causal=bool(getattr(config, "is_causal", True)))
     longest = config.max_position_embeddings
     axes = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("sequence", min=2, max=longest)}
     ids = torch.ones(2, 6, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what of torchvision it does without
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports missing parts of torchvision
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's own, about its own calls
+        warnings.simplefilter("ignore")  # of the exporter about itself
         program: Any = torch.onnx.export(
             model,
             (ids, mask),
@@ -130,7 +134,7 @@ def write_onnx(source: Path, file: Path) -> None:
 
 
 def compare_with_onnxruntime(directory: Path, source: Path) -> dict[str, Any]:
-    """Least cosines of onnxruntime's vectors to ours, by padding side.
+    """Least cosines between the vectors of onnxruntime and ours, by padding side.
 
     Raises:
         ValueError: one is below 0.999.
@@ -138,21 +142,28 @@ def compare_with_onnxruntime(directory: Path, source: Path) -> dict[str, Any]:
     if importlib.util.find_spec("onnxruntime") is None:
         return {"skipped": "onnxruntime is not installed: pip install 'qwen3emb-train[onnx]' and export again"}
     expected = TextEncoder.load(str(source), precision="fp32", device="cpu").encode(REAL_TEXTS)
-    figures = {
+    metrics = {
         f"least_cosine_{side}_padded": least_cosine(embed_with_onnxruntime(directory, REAL_TEXTS, side), expected)
         for side in ("left", "right")
     }
-    if not min(figures.values()) >= LEAST_COSINE:
+    if not min(metrics.values()) >= LEAST_COSINE:
         raise ValueError(
-            f"onnxruntime's vectors differ from ours; below {LEAST_COSINE} nothing is published: {figures}"
+            f"onnxruntime's vectors differ from ours; below {LEAST_COSINE} nothing is published: {metrics}"
         )
-    return figures | {"num_texts": len(REAL_TEXTS)}
+    return metrics | {"num_texts": len(REAL_TEXTS)}
 
 
 def embed_with_onnxruntime(
     directory: Path, texts: tuple[str, ...], padding_side: str, texts_per_batch: int = 16
 ) -> Float[Tensor, "texts dim"]:
-    """Vectors by the graph and the tokenizer beside it, as a user without torch would get them."""
+    """Vectors from the graph and the exported tokenizer.
+
+    Args:
+        directory: of the export.
+        texts: to embed.
+        padding_side: "left" or "right".
+        texts_per_batch: texts in one call.
+    """
     import onnxruntime
     from transformers import AutoTokenizer
 

@@ -1,6 +1,6 @@
-"""Smaller vectors: int8 (a quarter of the bytes) and binary (a thirty-second), and what they cost in quality.
+"""Quantised vectors, int8 (1/4 of the bytes) and binary (1/32), and their loss of quality.
 
-Quantised are the *vectors* in an index, not the model. Queries stay float32; documents are what fills the disk.
+This quantises the *vectors* in an index, not the model. Queries stay float32.
 """
 
 from collections.abc import Sequence
@@ -19,22 +19,26 @@ _LEVELS = 127
 
 @dataclass(frozen=True)
 class Int8Quantizer:
-    """Each component as a signed byte times its own scale.
+    """Each component as a signed byte times a scale of its own.
 
     Attributes:
-        scales: value of one step, by component.
+        scales: value of one step, for each component.
     """
 
     scales: Float32[np.ndarray, " dim"]
 
     @staticmethod
     def calibrate(vectors: Float32[np.ndarray, "texts dim"], quantile: float = 0.9995) -> "Int8Quantizer":
-        """Scales from a corpus: the magnitude that ``quantile`` of its values stay below becomes 127.
+        """Scales from a sample of a corpus.
 
-        A few outliers are clipped, so that they do not make every other value coarse.
+        A few outliers are clipped, so that other values keep their resolution.
+
+        Args:
+            vectors: the sample.
+            quantile: of the magnitudes of each component; it becomes 127.
 
         Raises:
-            ValueError: no vectors, or a component that is zero throughout.
+            ValueError: there are no vectors, or a component is zero in all of them.
         """
         if len(vectors) == 0:
             raise ValueError("no vectors to calibrate with: give some thousands of the corpus.")
@@ -54,14 +58,14 @@ class Int8Quantizer:
 
 @dataclass(frozen=True)
 class QualityRow:
-    """What one way of storing vectors keeps.
+    """Quality of one way of storing vectors.
 
     Attributes:
-        dim, storage: how many components, stored as what.
-        bytes_per_vector: its price.
+        dim, storage: number of components, and their type.
+        bytes_per_vector: storage size.
         mean_cosine: of a stored vector to the float32 one of the same dim.
-        overlap: share of the float32 full-width ranking's first ``k`` documents that are found again.
-        same_first: share of queries whose best document stays the best.
+        overlap: fraction of the first ``k`` documents of the float32 full-width ranking that are found.
+        same_first: fraction of queries whose best document is the same.
     """
 
     dim: int
@@ -83,10 +87,10 @@ def quality_table(
 
     Args:
         queries: L2-normalised; they stay float32.
-        documents: L2-normalised; they are stored.
-        calibration: vectors that the int8 scales come from, best of other documents of the same corpus.
+        documents: L2-normalised; they are quantised.
+        calibration: vectors for the int8 scales, preferably of other documents of the same corpus.
         dims: prefixes; empty: the full width only.
-        k: documents of a ranking that are compared.
+        k: number of documents of a ranking that are compared.
     """
     _, truth = top_k_documents(torch.from_numpy(queries), torch.from_numpy(documents), k)
     rows = []

@@ -1,4 +1,4 @@
-"""Texts on which exports are compared with the model they were made from: fifty, in ten languages and some code."""
+"""Texts for comparing an export with its model: fifty, in ten languages and code."""
 
 _BY_LANGUAGE = {
     "en": (
@@ -75,5 +75,5 @@ _SHORT_TEXTS = (
     "def add(a, b):\n    return a + b",
     "ما هي عاصمة مصر؟ 🙂",
 )
-# Few, since each is encoded some fifteen times; the last one is long, so that the others are padded far.
+# Few, since each is encoded about fifteen times; the last one is long, so that the others get much padding.
 SAMPLE_TEXTS = (*_SHORT_TEXTS, " ".join(_SHORT_TEXTS * 12))

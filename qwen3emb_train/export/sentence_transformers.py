@@ -1,7 +1,7 @@
-"""A model directory becomes a Sentence-Transformers folder in the layout of Qwen/Qwen3-Embedding.
+"""Exports a model directory as a Sentence-Transformers folder in the layout of Qwen/Qwen3-Embedding.
 
-Which file holds which key, and for whom, is fixed by a contract that ``tests/export`` asserts literally. The folder is
-built beside its place, verified against the trainer's vectors, and only then renamed: an unverified one is never seen.
+``tests/export`` asserts the keys of every file literally. The folder is written to a temporary place, verified against
+the vectors of the trainer, and then renamed, so that an unverified one never has the final name.
 """
 
 import json
@@ -40,21 +40,21 @@ class ExportDtype(str, Enum):
 
 @dataclass
 class ExportConfig:
-    """What is exported, and how.
+    """Settings of an export.
 
     Attributes:
         model: a model directory (a checkpoint's ``model/``, a merge).
-        output_dir: the folder to write; its last part is the model's name on the card.
-        dtype: data type of the stored weights. float16 ends at 65504: weights beyond are refused.
-        max_tokens: longest text, the EOS token included; never more than the backbone's positions.
+        output_dir: the folder to write; its last part names the model on the card.
+        dtype: of the stored weights. float16 ends at 65504; larger weights are an error.
+        max_tokens: longest text, the EOS token included; at most the positions of the backbone.
         query_instruction: the default task of a query; "" = queries carry no prompt.
         instructions: further tasks, name -> instruction: each becomes a prompt of that name.
-        prompts: further named prompts, name -> text put before a text as it stands.
+        prompts: further prompts, name -> prefix of a text.
         scores: an evaluation's output_dir (or its results.json), for the card.
-        verify: look at all that users' readers will get (see ``verify.py``) before publishing it.
+        verify: run the checks of ``verify.py`` before publishing.
         base_model: hub name of the base model, for the card.
         license: licence identifier of the hub ("apache-2.0"), for the card.
-        hub: send the folder to a model hub. Off.
+        hub: upload to the Hugging Face hub; off by default.
     """
 
     model: str = "???"
@@ -84,7 +84,7 @@ class ExportConfig:
             raise ValueError(f"{sorted(twice)} is in prompts and in instructions. Choose one of them.")
 
     def all_prompts(self) -> dict[str, str]:
-        """What stands before a text, by prompt name."""
+        """Prefix of a text, by prompt name."""
         prompts = {"query": query_prompt(self.query_instruction) if self.query_instruction else "", "document": ""}
         return prompts | {name: query_prompt(task) for name, task in self.instructions.items()} | self.prompts
 
@@ -131,11 +131,17 @@ def export_model(config: ExportConfig) -> Path:
 
 
 def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:
-    """Writes what makes a transformers folder a Sentence-Transformers model.
+    """Writes the files that make a transformers folder a Sentence-Transformers model.
 
     The pooling is named by the old booleans, which TEI and vLLM need, and by the new ``pooling_mode``. The new
-    ``embedding_dimension`` is left out: Sentence-Transformers before 5.4 passes every key to a constructor that does
-    not know it and fails, while later ones understand ``word_embedding_dimension``.
+    ``embedding_dimension`` is left out: Sentence-Transformers before 5.4 passes it to a constructor that does not
+    accept it, while later versions read ``word_embedding_dimension``.
+
+    Args:
+        directory: of the export.
+        dim: components of a vector.
+        max_tokens: longest text.
+        prompts: by name.
     """
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}

@@ -1,7 +1,7 @@
-"""Is a model folder what it says? A table of promises: kept, broken, or not to be looked at.
+"""The program ``verify``: checks of a model folder.
 
-Every export ends with it, before the folder gets its name; ``python -m qwen3emb_train verify path=DIR`` runs it on any
-other: a model directory, anybody's Sentence-Transformers folder, a reranker.
+Every export runs it before it renames its folder; ``python -m qwen3emb_train verify path=DIR`` runs it on any model
+directory, Sentence-Transformers folder or reranker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,14 @@ _WEIGHTS = "weights whole and finite"
 
 @dataclass
 class VerifyConfig:
-    """What is verified, and against what.
+    """Settings of a verification.
 
     Attributes:
         path: the folder.
         reference: the model directory it was made from: ids and vectors must be the same.
-        base: the model that training started from: the folder's weights must not be that one's.
-        adapter: a LoRA adapter on ``base`` (null: on the base that the adapter names) which the folder has merged.
-        vllm: compare with vLLM's vectors too, where it is installed.
-        tei: compare with those of text-embeddings-router too, where it is installed.
+        base: the model that training started from: the weights must differ from its.
+        adapter: a LoRA adapter on ``base`` (null: on the base that the adapter names) that is merged into the folder.
+        vllm, tei: also compare the vectors of these servers, where they are installed.
     """
 
     path: str = "???"
@@ -42,7 +41,7 @@ class VerifyConfig:
 
 
 def verify(config: VerifyConfig) -> list[Check]:
-    """Looks at a folder, whatever is wrong with it.
+    """Checks a folder; its errors are failed checks.
 
     Raises:
         FileNotFoundError: path, reference, base or adapter is not a directory.
@@ -66,11 +65,12 @@ def verify_directory(
     prompts: Mapping[str, str] | None = None,
     servers: Sequence[str] = (),
 ) -> list[Check]:
-    """All checks of a folder.
+    """Runs all checks of a folder.
 
     Args:
+        directory: the folder.
         reference, base, adapter: see VerifyConfig.
-        prompts: the prompts it must have; None: not known. Exports of ours record theirs in ``run.json``.
+        prompts: that it must have; None: not known. Our exports record theirs in ``run.json``.
         servers: "vllm", "tei", or both.
     """
     checklist = Checklist()
@@ -86,7 +86,11 @@ def verify_directory(
 
 
 def require_verified(checks: Sequence[Check]) -> None:
-    """Prints the table; raises a VerificationError, which keeps a folder from being published, if a check failed."""
+    """Prints the table.
+
+    Raises:
+        VerificationError: a check failed.
+    """
     if has_failed(checks):
         raise VerificationError(f"The export is not what it should be; it was not published.\n{format_checks(checks)}")
     if checks:
@@ -94,7 +98,7 @@ def require_verified(checks: Sequence[Check]) -> None:
 
 
 def longest_text(directory: Path) -> int:
-    """Tokens of the longest text that the folder reads; at most 8192 where it names no limit."""
+    """Length limit of the folder in tokens, at most 8192."""
     limits = [8192]
     for file, key in (
         ("sentence_bert_config.json", "max_seq_length"),

@@ -1,4 +1,4 @@
-"""The checks of an embedding model's folder, in order; later ones use what earlier ones loaded and computed."""
+"""Checks of the folder of an embedding model, in order; later ones use what earlier ones loaded and computed."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,19 +11,19 @@ from qwen3emb_train.export.samples import SAMPLE_TEXTS
 from qwen3emb_train.export.verify_vectors import Encode, SentenceTransformersReader, Vectors
 from qwen3emb_train.index.inference import TextEncoder
 
-_CLOSING, _LOADS, _READS = "EOS token", "transformers loads it", "Sentence-Transformers = transformers"
+_EOS, _LOADS, _READS = "EOS token", "transformers loads it", "Sentence-Transformers = transformers"
 
 
 class EmbeddingFolder:
-    """What is known of a folder while it is looked at.
+    """State of the checks of a folder.
 
-    One model is in memory at a time: the reference's, then transformers', then Sentence-Transformers'.
+    One model is in memory at a time: of the reference, of transformers, of Sentence-Transformers.
 
     Attributes:
         directory: the folder.
-        max_tokens: its longest text.
-        prompts: those it must have; None: not known.
-        is_ours: whether it must keep what our exports promise, beyond what any folder must.
+        max_tokens: its length limit.
+        prompts: that it must have; None: not known.
+        is_ours: whether it must satisfy the stricter checks of our exports.
         vectors: vectors of the sample texts, by reader.
     """
 
@@ -45,8 +45,8 @@ class EmbeddingFolder:
         """Adds the checks; ``weights`` names the one without which no model can be loaded."""
         checklist.run("pooling", lambda: verify_files.check_pooling(self.directory, must_be_last=self.is_ours))
         checklist.run("tokenizer without per-call state", self._tokenizer_state)
-        checklist.run(_CLOSING, self._eos_token)
-        checklist.run("truncation keeps it", self._truncation, [_CLOSING])
+        checklist.run(_EOS, self._eos_token)
+        checklist.run("truncation keeps it", self._truncation, [_EOS])
         checklist.run(_LOADS, self._load_by_transformers, [weights])
         checklist.run("left padding = right = none", self._padding, [weights, _LOADS])
         self._encode = None

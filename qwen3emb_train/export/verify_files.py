@@ -1,4 +1,4 @@
-"""Checks that read a folder's files and run nothing: weights, dtype, pooling keys, tokenizer state, card."""
+"""Checks of the files of a folder, without running a model: weights, dtype, pooling keys, tokenizer state, card."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,11 @@ _CARD_FACTS = ("license", "base_model")
 
 
 def check_weights(directory: Path) -> Finding:
-    """Every shard is there, every tensor can be read, no value is NaN or infinite."""
+    """No shard is missing, every tensor can be read, no value is NaN or infinite.
+
+    Raises:
+        FileNotFoundError, ValueError: otherwise.
+    """
     weights = StoredWeights(directory)
     for name in weights.names:
         weights.load(name)
@@ -48,7 +52,7 @@ def pooling_of(directory: Path) -> str | None:
     """The folder's pooling under its old name ("lasttoken", "mean_tokens", ...); None without modules.json.
 
     Raises:
-        BrokenPromiseError: its two key families disagree, or there is no pooling module.
+        BrokenPromiseError: its old and new keys disagree, or there is no pooling module.
     """
     if not (directory / "modules.json").is_file():
         return None
@@ -62,7 +66,11 @@ def pooling_of(directory: Path) -> str | None:
 
 
 def read_pooling(directory: Path) -> dict[str, Any]:
-    """config.json of the pooling module, wherever modules.json says it lies."""
+    """config.json of the pooling module that modules.json names.
+
+    Raises:
+        BrokenPromiseError: it names none.
+    """
     modules: Any = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
     paths = [module["path"] for module in modules if module["type"].rsplit(".", 1)[-1] == "Pooling"]
     if not paths:
@@ -71,7 +79,12 @@ def read_pooling(directory: Path) -> dict[str, Any]:
 
 
 def check_pooling(directory: Path, must_be_last: bool) -> Finding:
-    """A causal model's vector is its last token's, and every reader can tell."""
+    """A causal model pools by the last token, under the keys of every reader.
+
+    Raises:
+        BrokenPromiseError: it does not.
+        NotApplicableError: no Sentence-Transformers folder, or no causal model.
+    """
     pooling = pooling_of(directory)
     if pooling is None:
         raise NotApplicableError("no modules.json: not a Sentence-Transformers folder")
@@ -92,7 +105,7 @@ def check_pooling(directory: Path, must_be_last: bool) -> Finding:
 
 
 def check_tokenizer_state(directory: Path, must_be_free: bool) -> Finding:
-    """No truncation or padding of a past call lies in tokenizer.json, where it would cut every text."""
+    """tokenizer.json has no truncation or padding state of a past call, which would truncate every text."""
     stored = read_json(directory / "tokenizer.json")
     left = [key for key in ("truncation", "padding") if stored.get(key)]
     if left:
@@ -104,7 +117,7 @@ def check_tokenizer_state(directory: Path, must_be_free: bool) -> Finding:
 
 
 def check_card(directory: Path) -> Finding:
-    """README.md has a front matter that the hub reads, and shows how the model is used."""
+    """README.md has front matter for the hub, and example code."""
     from huggingface_hub import ModelCard
 
     if not (directory / "README.md").is_file():

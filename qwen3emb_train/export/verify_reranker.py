@@ -1,4 +1,4 @@
-"""Checks of a reranker's folder: the template to the token, and CrossEncoder's scores against the plain logits."""
+"""Checks of the folder of a reranker: ids of the template, and scores of CrossEncoder against the logits."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _TEMPLATE, _SCORES = "template to the token", "CrossEncoder = logit(yes) - logit
 
 
 def is_reranker(directory: Path) -> bool:
-    """Whether it is a CrossEncoder of a causal LM."""
+    """Whether the folder is a CrossEncoder of a causal LM."""
     file = directory / "config_sentence_transformers.json"
     return (
         file.is_file()
@@ -33,7 +33,13 @@ def is_reranker(directory: Path) -> bool:
 
 
 def reranker_checks(directory: Path, checklist: Checklist, weights: str) -> None:
-    """Template, truncation and scores; Sentence-Transformers is needed for all of them."""
+    """Runs the checks of template, truncation and scores, which need Sentence-Transformers.
+
+    Args:
+        directory: the folder.
+        checklist: receives the results.
+        weights: name of the check without which no model can be loaded.
+    """
     loaded: list[Any] = []
 
     def model() -> Any:
@@ -62,9 +68,14 @@ def _load(directory: Path) -> Any:
 def expected_ids(
     tokenizer: Any, instruction: str, query: str, document: str, max_tokens: int | None = None
 ) -> list[int]:
-    """Ids of the template; what exceeds ``max_tokens`` is cut from the body's end, never from prefix or suffix.
+    """Ids of the template; longer texts are truncated at the end of the body, never in prefix or suffix.
 
-    Not by ``RerankerTokenizer``, which the export was written with: a check must be able to disagree with it.
+    Independent of ``RerankerTokenizer``, which wrote the export.
+
+    Args:
+        tokenizer: of transformers.
+        instruction, query, document: of the template.
+        max_tokens: length limit; None: no truncation.
     """
     prefix, body, suffix = (
         list(tokenizer(text, add_special_tokens=False)["input_ids"])

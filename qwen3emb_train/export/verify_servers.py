@@ -1,6 +1,6 @@
-"""Opt-in checks of the servers that people deploy: vLLM and Text Embeddings Inference, where they are installed.
+"""Opt-in checks of vLLM and Text Embeddings Inference, where they are installed.
 
-Both compute in their own kernels, often in half precision: their vectors are near ours, not equal.
+Their kernels, often in half precision, give vectors that are close to ours, not equal.
 """
 
 import importlib.util
@@ -28,7 +28,17 @@ TEI = "text-embeddings-router"
 
 
 def check_vllm(directory: Path, texts: Sequence[str], expected: Float[Tensor, "texts dim"]) -> Finding:
-    """vLLM's pooling runner, left to what the folder says."""
+    """Vectors of vLLM's pooling runner, with the settings of the folder.
+
+    Args:
+        directory: the folder.
+        texts: to embed.
+        expected: their vectors.
+
+    Raises:
+        NotApplicableError: vLLM is not installed.
+        BrokenPromiseError: a cosine is below 0.999.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise NotApplicableError("vLLM is not installed")
     from vllm import LLM
@@ -40,7 +50,18 @@ def check_vllm(directory: Path, texts: Sequence[str], expected: Float[Tensor, "t
 def check_tei(
     directory: Path, texts: Sequence[str], expected: Float[Tensor, "texts dim"], startup_seconds: float = 300.0
 ) -> Finding:
-    """The router as its own process on a free port of this machine."""
+    """Vectors of the router in a process of its own, on a free local port.
+
+    Args:
+        directory: the folder.
+        texts: to embed.
+        expected: their vectors.
+        startup_seconds: time limit for its start.
+
+    Raises:
+        NotApplicableError: the router is not installed.
+        BrokenPromiseError: it does not start, or a cosine is below 0.999.
+    """
     if shutil.which(TEI) is None:
         raise NotApplicableError(f"{TEI} is not in the PATH")
     with _running_tei(directory, startup_seconds) as address:

@@ -1,4 +1,4 @@
-"""Checks of the ids that a folder's tokenizer gives under the installed transformers."""
+"""Checks of the token ids of a folder under the installed transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ class FolderTokenizer:
 
     Attributes:
         hf: the transformers tokenizer.
-        texts: what it is tried on.
-        max_tokens: the folder's longest text.
+        texts: samples.
+        max_tokens: length limit of the folder.
     """
 
     def __init__(self, directory: Path, texts: Sequence[str], max_tokens: int) -> None:
@@ -30,7 +30,7 @@ class FolderTokenizer:
         return list(self.hf(self.texts, truncation=True, max_length=limit)["input_ids"])
 
     def eos_token_id(self) -> int:
-        """The one id that every text ends with and that is not of the text.
+        """The id that is appended to every text.
 
         Raises:
             BrokenPromiseError: there is none.
@@ -41,7 +41,7 @@ class FolderTokenizer:
             if whole[-1:] == own[-1:] and whole[-len(own) :] == own:
                 raise BrokenPromiseError(
                     f"nothing is appended to {text[:40]!r}: its ids end with {whole[-1]}, a token of the text. The "
-                    "EOS token (EOS) is lost: transformers 5 ignores add_eos_token, only tokenizer.json's "
+                    "EOS token is lost: transformers 5 ignores add_eos_token, only tokenizer.json's "
                     "post_processor counts"
                 )
         last = {ids[-1] for ids in self.ids(self.max_tokens)}
@@ -51,21 +51,29 @@ class FolderTokenizer:
 
 
 def check_eos_token(tokenizer: FolderTokenizer, reference: TextTokenizer | None) -> Finding:
-    """Every text ends with one and the same EOS token; the reference's ids are the folder's."""
-    closing = tokenizer.eos_token_id()
+    """Every text ends with the same EOS token, and the ids are those of the reference.
+
+    Raises:
+        BrokenPromiseError: they are not.
+    """
+    eos = tokenizer.eos_token_id()
     if reference is not None:
         ids, wanted = tokenizer.ids(tokenizer.max_tokens), reference.tokenize(tokenizer.texts, tokenizer.max_tokens)
         for text, own, other in zip(tokenizer.texts, ids, wanted, strict=True):
             if own != other:
                 raise BrokenPromiseError(f"{text[:40]!r} becomes {own[:8]}..., with the reference {other[:8]}...")
-    return Finding(f"{tokenizer.hf.convert_ids_to_tokens(closing)} ({closing}) ends every text")
+    return Finding(f"{tokenizer.hf.convert_ids_to_tokens(eos)} ({eos}) ends every text")
 
 
 def check_truncation(tokenizer: FolderTokenizer) -> Finding:
-    """A text that is cut still ends with the EOS token."""
-    closing = tokenizer.eos_token_id()
+    """A truncated text ends with the EOS token.
+
+    Raises:
+        BrokenPromiseError: it does not.
+    """
+    eos = tokenizer.eos_token_id()
     for limit in (2, _TRUNCATED):
         for text, ids in zip(tokenizer.texts, tokenizer.ids(limit), strict=True):
-            if len(ids) > limit or ids[-1] != closing:
+            if len(ids) > limit or ids[-1] != eos:
                 raise BrokenPromiseError(f"cut to {limit} tokens, {text[:40]!r} becomes {ids[-limit:]}")
     return Finding(f"cut to 2 and to {_TRUNCATED} tokens, texts keep it")

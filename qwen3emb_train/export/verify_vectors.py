@@ -1,6 +1,6 @@
-"""Checks of the vectors that users get: through transformers, through Sentence-Transformers, against a reference.
+"""Checks of vectors: by transformers, by Sentence-Transformers, against a reference.
 
-All models run in float32, so that what differs is the rounding of the stored weights and nothing else.
+All models run in float32, so that differences are due to the rounding of the stored weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,18 +27,23 @@ Encode = Callable[..., Vectors]
 
 
 def least_cosine(vectors: Float[Tensor, "texts dim"], expected: Float[Tensor, "texts dim"]) -> float:
-    """The cosine of the row that differs most; -1 where one of them is not finite."""
+    """The smallest cosine of corresponding rows; -1 where one is not finite."""
     return F.cosine_similarity(vectors.double(), expected.double()).nan_to_num(-1.0).min().item()
 
 
 def encode_by_transformers(
     directory: Path, max_tokens: int, *, weights: Path | None = None, adapter: Path | None = None
 ) -> Encode:
-    """``encode(texts, padding_side)`` by AutoModel and AutoTokenizer, as the card's second example has it.
+    """``encode(texts, padding_side)`` by AutoModel and AutoTokenizer, as in the second example of the card.
 
     Args:
+        directory: the folder.
+        max_tokens: length limit.
         weights: take the model from this directory instead, but the tokenizer from ``directory``.
-        adapter: a LoRA adapter to put on the model, unmerged.
+        adapter: a LoRA adapter to apply, unmerged.
+
+    Raises:
+        BrokenPromiseError: a tensor is missing or has another shape.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -68,7 +73,7 @@ def encode_by_transformers(
 
 
 def check_padding(encode: Encode, texts: Sequence[str]) -> Finding:
-    """Padded left, padded right and not at all, a text has one vector."""
+    """A text has the same vector with left, right and no padding."""
     alone = torch.cat([encode([text]) for text in texts])
     return _agreement(
         {f"{side}-padded": (encode(texts, side), alone) for side in ("left", "right")}, SAME_WEIGHTS, "single texts"
@@ -81,7 +86,7 @@ class SentenceTransformersReader:
 
     Attributes:
         model: the SentenceTransformer.
-        texts: what it is tried on.
+        texts: samples.
     """
 
     model: Any
@@ -89,7 +94,11 @@ class SentenceTransformersReader:
 
     @staticmethod
     def load(directory: Path, texts: Sequence[str]) -> "SentenceTransformersReader":
-        """Raises NotApplicableError where the package is missing, or the folder is not of its kind."""
+        """Loads the folder.
+
+        Raises:
+            NotApplicableError: the package is missing, or this is no Sentence-Transformers folder.
+        """
         if not (directory / "modules.json").is_file():
             raise NotApplicableError("no modules.json: not a Sentence-Transformers folder")
         try:
@@ -114,7 +123,7 @@ class SentenceTransformersReader:
 
 
 def check_sentence_transformers(reader: SentenceTransformersReader, by_transformers: Vectors | None) -> Finding:
-    """Batch and single texts agree, and, for a last-token model, both readers."""
+    """Batched and single texts have the same vectors; for last-token models, also in transformers."""
     batch = reader.plain()
     pairs = {"batch": (batch, reader.encode(reader.texts, prompt="", batch_size=1))}
     if by_transformers is not None:
@@ -123,7 +132,7 @@ def check_sentence_transformers(reader: SentenceTransformersReader, by_transform
 
 
 def check_prompts(reader: SentenceTransformersReader, expected: Mapping[str, str] | None) -> Finding:
-    """The prompts are the expected ones, and each is put before a text exactly once."""
+    """The prompts are the expected ones, and each is applied exactly once."""
     stored = {name: prompt for name, prompt in (reader.model.prompts or {}).items() if prompt}
     wanted = None if expected is None else {name: prompt for name, prompt in expected.items() if prompt}
     for name, prompt in (wanted or {}).items():
@@ -135,15 +144,15 @@ def check_prompts(reader: SentenceTransformersReader, expected: Mapping[str, str
         raise BrokenPromiseError(f"the prompt {reader.model.default_prompt_name!r} is applied without being asked for")
     if not stored:
         raise NotApplicableError("the folder names no prompts")
-    figures = {}
+    metrics = {}
     for name, prompt in stored.items():
-        figures[name] = _check_one_prompt(reader, name, prompt)
+        metrics[name] = _check_one_prompt(reader, name, prompt)
     if "query" in stored:
         asked = reader.model.encode_query(reader.texts, convert_to_tensor=True, show_progress_bar=False).float().cpu()
-        figures["encode_query"] = least_cosine(asked, reader.encode(reader.texts, prompt_name="query"))
-        if figures["encode_query"] < SAME_WEIGHTS:
+        metrics["encode_query"] = least_cosine(asked, reader.encode(reader.texts, prompt_name="query"))
+        if metrics["encode_query"] < SAME_WEIGHTS:
             raise BrokenPromiseError("encode_query does not apply the prompt 'query'")
-    return Finding(f"{', '.join(stored)}: applied once", figures)
+    return Finding(f"{', '.join(stored)}: applied once", metrics)
 
 
 def _check_one_prompt(reader: SentenceTransformersReader, name: str, prompt: str) -> float:
@@ -162,7 +171,7 @@ def _check_one_prompt(reader: SentenceTransformersReader, name: str, prompt: str
 
 
 def check_norms(reader: SentenceTransformersReader, must_be_unit: bool) -> Finding:
-    """Vectors have length 1, and so have their Matryoshka prefixes when they are asked to be normalised."""
+    """Vectors, and normalised Matryoshka prefixes, have length 1."""
     full = reader.plain()
     if (full.norm(dim=1) - 1).abs().max() > 1e-3:
         if must_be_unit:
@@ -180,7 +189,7 @@ def check_norms(reader: SentenceTransformersReader, must_be_unit: bool) -> Findi
 
 
 def check_reference(directory: Path, vectors: Mapping[str, Vectors], reference: Vectors) -> Finding:
-    """Every reader gives the reference's vectors."""
+    """Every reader gives the vectors of the reference."""
     if not vectors:
         raise NotApplicableError("no reader could be tried")
     least = LEAST_COSINE.get(_stored_dtype(directory), 0.999)
@@ -188,7 +197,18 @@ def check_reference(directory: Path, vectors: Mapping[str, Vectors], reference: 
 
 
 def check_adapter(directory: Path, base: Path, adapter: Path, texts: Sequence[str], max_tokens: int) -> Finding:
-    """The folder's vectors are those of the base with the unmerged adapter on it."""
+    """The vectors are those of the base with the unmerged adapter.
+
+    Args:
+        directory: the folder.
+        base: directory of the base model.
+        adapter: of the adapter.
+        texts: samples.
+        max_tokens: length limit.
+
+    Raises:
+        BrokenPromiseError: they are not.
+    """
     vectors = encode_by_transformers(directory, max_tokens)(texts)
     least = LEAST_COSINE.get(_stored_dtype(directory), 0.999)
     merged = encode_by_transformers(directory, max_tokens, weights=base, adapter=adapter)
@@ -202,7 +222,11 @@ def check_adapter(directory: Path, base: Path, adapter: Path, texts: Sequence[st
 
 
 def check_differs_from_base(directory: Path, base: Path) -> Finding:
-    """At least one weight is not the base's, rounded to the stored type."""
+    """At least one weight differs from the base, rounded to the stored dtype.
+
+    Raises:
+        BrokenPromiseError: none does.
+    """
     own, other = StoredWeights(directory), StoredWeights(base)
     own_names, other_names = backbone_names(own), backbone_names(other)
     shared = sorted(own_names.keys() & other_names.keys())
@@ -221,8 +245,8 @@ def _stored_dtype(directory: Path) -> str:
 
 
 def _agreement(pairs: Mapping[str, tuple[Vectors, Vectors]], least: float, to_what: str) -> Finding:
-    figures = {name: least_cosine(found, expected) for name, (found, expected) in pairs.items()}
-    low = {name: round(cosine, 6) for name, cosine in figures.items() if not cosine >= least}
+    metrics = {name: least_cosine(found, expected) for name, (found, expected) in pairs.items()}
+    low = {name: round(cosine, 6) for name, cosine in metrics.items() if not cosine >= least}
     if low:
         raise BrokenPromiseError(f"cosine to {to_what}, at least {least}: {low}")
-    return Finding(f"least cosine {min(figures.values()):.8f} ({', '.join(figures)})", figures)
+    return Finding(f"least cosine {min(metrics.values()):.8f} ({', '.join(metrics)})", metrics)

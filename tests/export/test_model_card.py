@@ -19,7 +19,7 @@ HOSTILE = "---\nlicense: evil\n---\n{{ config }} <script>alert(1)</script> `x` `
 
 
 def _record(**metrics: Any) -> lineage.RunRecord:
-    """An export of a fine-tuned model, whose names and figures are hostile."""
+    """An export of a fine-tuned model, whose names and metrics are hostile."""
     data = {"program": "python_library", "config": {}, "inputs": {}, "parents": {}, "finished": "2026-01-01T00:00:00Z"}
     data |= {"metrics": {"counts": {"train": 5677}, "note": HOSTILE}}
     training = {

@@ -109,7 +109,7 @@ def _lose_the_pooling_file(folder: Path) -> None:
 
 
 BROKEN = [
-    (_drop_eos, "EOS token", "The EOS token (EOS) is lost"),
+    (_drop_eos, "EOS token", "The EOS token is lost"),
     (_pool_by_mean, "pooling", "pools by mean_tokens"),
     (_drop_query_prompt, "prompts applied once", "the prompt 'query' is missing"),
     (_double_query_prompt, "prompts applied once", "instead of"),

@@ -49,7 +49,7 @@ def router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_tei_is_started_asked_and_stopped(router: Path, tmp_path: Path) -> None:
-    assert check_tei(tmp_path, TEXTS, VECTORS).figures["TEI"] == pytest.approx(1)
+    assert check_tei(tmp_path, TEXTS, VECTORS).metrics["TEI"] == pytest.approx(1)
     with pytest.raises(BrokenPromiseError, match="TEI's vectors have cosine"):
         check_tei(tmp_path, TEXTS, VECTORS.flip(0))
 
@@ -73,7 +73,7 @@ def test_vllm_is_asked_for_pooling(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     module.LLM = LLM  # type: ignore[attr-defined]
     module.__spec__ = importlib.util.spec_from_loader("vllm", loader=None)
     monkeypatch.setitem(sys.modules, "vllm", module)
-    assert check_vllm(tmp_path, TEXTS, VECTORS).figures["vLLM"] == pytest.approx(1)
+    assert check_vllm(tmp_path, TEXTS, VECTORS).metrics["vLLM"] == pytest.approx(1)
 
 
 def test_what_is_not_installed_is_skipped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
