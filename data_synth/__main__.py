@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen3emb_train.configuration.help import program_help
 from qwen3emb_train.configuration.program import Program
-from qwen3emb_train.configuration.running import run_program
+from qwen3emb_train.configuration.running import print_text, run_program
 
 
 def _synthesize(config: Any) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
-        print(program_help(PROGRAM))
+        print_text(program_help(PROGRAM))
         return 0
     return run_program(PROGRAM, arguments)
 

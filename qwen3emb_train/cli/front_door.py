@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from qwen3emb_train.cli.programs import PROGRAMS
-from qwen3emb_train.configuration.running import fail, run_program
+from qwen3emb_train.configuration.running import fail, print_text, run_program
 
 _USAGE = "usage: python -m qwen3emb_train PROGRAM key=value ...       (PROGRAM --help shows its keys)"
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
+        print_text(overview())
         return 0
     name, *rest = arguments
     if name not in PROGRAMS:

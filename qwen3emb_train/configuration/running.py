@@ -19,7 +19,7 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
         The program's exit code; 0 where it returns None, 2 for bad input.
     """
     if "-h" in arguments or "--help" in arguments:
-        print(program_help(program))
+        print_text(program_help(program))
         return 0
     from qwen3emb_train.configuration.arguments import parse_arguments
     from qwen3emb_train.configuration.compose import compose
@@ -43,6 +43,14 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
         if isinstance(error, RuntimeError) and type(error).__module__ == "builtins":
             raise  # not one of ours: the traceback is the message
         return fail(f"{error}\n(set {_DEBUG}=1 to see where it was raised)")
+
+
+def print_text(text: str) -> None:
+    """Prints a long text; a reader such as ``head`` may stop before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
 
 
 def fail(message: str) -> int:
