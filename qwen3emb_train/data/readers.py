@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 from qwen3emb_train.data.columns import RowReader, UnknownLayoutError
 from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
-from qwen3emb_train.data.rows import RawRow, decode_row, json_rows, parquet_rows, raw_text
+from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, json_rows, parquet_rows, raw_text
 from qwen3emb_train.data.validation import InvalidExampleError
 
 _JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
@@ -100,6 +100,7 @@ def read_examples(
     config: ReadingConfig | None = None,
     *,
     rejected_path: Path | None = None,
+    part: ByteRange | None = None,
     task: str = "retrieval",
     instruction: str | None = None,
     source: str = "",
@@ -111,7 +112,8 @@ def read_examples(
         path: ``.jsonl``, ``.ndjson``, ``.json`` (one object per line), each also ``.gz``; ``.parquet``; or a directory.
         config: how strictly to read.
         rejected_path: where ``skip_bad_lines`` writes the lines it skips; a former file is replaced.
-        task, instruction, source, language: defaults for lines without them.
+        part: read only these lines of a file (``rows.json_rows``); lines are counted from the part's first.
+        task, instruction, source, language: for lines that do not say.
 
     Raises:
         FileNotFoundError: at once, if there is no such file or no shard in the directory.
@@ -120,7 +122,7 @@ def read_examples(
     """
     config = config or ReadingConfig()
     defaults = {"task": task, "instruction": instruction, "source": source, "language": language}
-    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, defaults))
+    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, defaults), part)
     return (example for _, _, _, example in rows)
 
 
@@ -152,6 +154,7 @@ def read_reranking_examples(
     config: ReadingConfig | None = None,
     *,
     rejected_path: Path | None = None,
+    part: ByteRange | None = None,
     instruction: str | None = None,
     source: str = "",
 ) -> Iterator[RerankingExample]:
@@ -174,7 +177,7 @@ def read_reranking_examples(
 
         return parse
 
-    lines = _read(shard_paths(path, rejected_path), config, rejected_path, new_parser)
+    lines = _read(shard_paths(path, rejected_path), config, rejected_path, new_parser, part)
     return (example for _, _, _, example in lines)
 
 
@@ -208,12 +211,15 @@ def _read(
     config: ReadingConfig,
     rejected_path: Path | None,
     new_parser: Callable[[], Callable[[dict[str, Any]], Example]],
+    part: ByteRange | None = None,
 ) -> Iterator[tuple[Path, int, RawRow, Example]]:
     num_good = 0
     with _BadLines(config, rejected_path) as bad_lines:
         for shard in shards:
             parse = new_parser()
-            raw_rows = parquet_rows(shard) if shard.suffix == ".parquet" else json_rows(shard)
+            if part is not None and part.first > 0:
+                _learn_layout(shard, parse)
+            raw_rows = parquet_rows(shard) if shard.suffix == ".parquet" else json_rows(shard, part)
             for line, raw in raw_rows:
                 try:
                     example = parse(decode_row(raw))
@@ -223,6 +229,16 @@ def _read(
                     num_good += 1
                     yield shard, line, raw, example
         bad_lines.finish(num_good)
+
+
+def _learn_layout(shard: Path, parse: Callable[[dict[str, Any]], Any]) -> None:
+    """Shows a parser the file's first good line, so that a part is read in the layout that the file began in."""
+    for _, raw in json_rows(shard):
+        try:
+            parse(decode_row(raw))
+        except InvalidExampleError:
+            continue
+        return
 
 
 class _BadLines:

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from qwen3emb_train.data.validation import InvalidExampleError, describe
 
@@ -16,17 +16,35 @@ RawRow = bytes | dict[str, Any] | InvalidExampleError
 """A line of JSON, a row of Parquet, or why there is none."""
 
 _PARQUET_BATCH = 1024  # rows in memory at once
+_BYTES_AT_ONCE = 2**24
 _JSON_LINES_REMEDY = (
     "Write one JSON object per line; `jq -c` does that for an array ('.[]') or a file of long objects ('.')."
 )
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """The non-blank lines. Only a newline byte ends a line, not a U+2028 in a text."""
-    line = 0
+class ByteRange(NamedTuple):
+    """The lines of a file that begin at bytes ``first`` .. ``end - 1``."""
+
+    first: int
+    end: int
+
+
+def json_rows(path: Path, part: ByteRange | None = None) -> Iterator[tuple[int, RawRow]]:
+    """Lines that are not blank: only a newline byte ends a line, not the U+2028 of a text.
+
+    Args:
+        part: of a file that is not compressed; its lines are counted from 1, too. None: all of it.
+    """
+    if part is not None and part.first > 0:
+        yield from _rows_of_part(path, part)
+        return
+    line = offset = 0
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
             for line, raw in enumerate(file, start=1):
+                if part is not None and offset >= part.end:
+                    return
+                offset += len(raw)
                 if line == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark some editors write
                 if raw and not raw.isspace():
@@ -34,6 +52,37 @@ def json_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             remedy = "Compress or copy the file again."
             yield line + 1, InvalidExampleError("line", f"the compressed file is damaged here: {error}", remedy)
+
+
+def _rows_of_part(path: Path, part: ByteRange) -> Iterator[tuple[int, RawRow]]:
+    with path.open("rb") as file:
+        offset = _first_line(file, part.first)
+        for line, raw in enumerate(file, start=1):
+            if offset >= part.end:
+                return
+            offset += len(raw)
+            if not raw.isspace():
+                yield line, raw
+
+
+def _first_line(file: BinaryIO, first: int) -> int:
+    """Moves to the first line that begins at ``first`` or behind; returns where that is."""
+    file.seek(first - 1)
+    return first - 1 + len(file.readline())
+
+
+def lines_before(path: Path, part: ByteRange) -> int:
+    """Lines of the file before those of ``part``."""
+    if part.first == 0:
+        return 0
+    with path.open("rb") as file:
+        left = _first_line(file, part.first)
+        file.seek(0)
+        count = 0
+        while left > 0 and (block := file.read(min(left, _BYTES_AT_ONCE))):
+            count += block.count(b"\n")
+            left -= len(block)
+    return count
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:

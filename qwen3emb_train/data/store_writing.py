@@ -1,7 +1,9 @@
-"""Writes a token store: one part per group of shards, in several processes where that is faster, joined in order.
+"""Writes a token store: parts of the source, by as many processes as ask for it, then joined in order.
 
-The result does not depend on the number of processes. Memory: a few thousand rows for each process. Disk while joining:
-one part more than the store. A single large file is one part; split it to have it tokenised in parallel.
+Every process that wants the store helps: the ranks of a run, on all hosts that share the cache, and the processes that
+each of them starts. A part is some shards, or some lines of a large file; where the parts are cut depends on the files'
+sizes alone, and the joined bytes not even on that. Nobody waits in a collective operation, and what was done before a
+process was killed is kept. Memory: a few thousand rows for each process. Disk while joining: twice the store.
 """
 
 import json
@@ -9,12 +11,14 @@ import multiprocessing
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,10 +32,14 @@ from qwen3emb_train.data.readers import (
 )
 from qwen3emb_train.data.records import RerankingExample, TrainingExample
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
+from qwen3emb_train.data.rows import ByteRange, lines_before
+from qwen3emb_train.data.shared_work import Claim, publish, unique_directory
 from qwen3emb_train.data.tokenization import TextTokenizer, ids_without_eos, text_hash
-from qwen3emb_train.lineage import atomic_directory, write_text
+from qwen3emb_train.lineage import write_text
 
 REJECTED_FILE = "rejected.jsonl"
+_TOTALS_FILE = "totals.json"
+_CUT_SUFFIXES = (".jsonl", ".ndjson", ".json")
 ARRAYS: dict[str, type[np.generic]] = {
     "ids": np.int32,
     "text_ends": np.int64,
@@ -42,9 +50,17 @@ ARRAYS: dict[str, type[np.generic]] = {
 OPTIONAL_ARRAYS: dict[str, type[np.generic]] = {"scores": np.float32, "languages": np.int16}  # see TokenStore
 _ROWS_AT_ONCE = 2048
 _VALUES_AT_ONCE = 2**22  # numbers in memory while joining
-_PARTS_PER_PROCESS = 4
-_PARALLEL_BYTES = 64 * 2**20  # below, starting processes costs more than they save
+_PART_BYTES = 32 * 2**20  # of the source; a single part is not worth another process
+_POLL_S = 0.2
+_SAY_EVERY_S = 60.0
 _stop: Any = None  # in a process of the pool: set when another one failed
+
+
+class _Span(NamedTuple):
+    """A shard, or some of its lines."""
+
+    shard: Path
+    lines: ByteRange | None
 
 
 @dataclass
@@ -56,6 +72,39 @@ class _Totals:
     languages: list[str] = field(default_factory=list)  # in the order of their numbers
 
 
+@dataclass(frozen=True)
+class _Job:
+    """All that a process needs to write parts; it travels without transformers.
+
+    Attributes:
+        directory: the store.
+        work: where parts lie until they are joined.
+    """
+
+    directory: Path
+    work: Path
+    parts: list[list[_Span]]
+    backend: Any
+    template: Template
+    instruction: str | None
+    reading: ReadingConfig
+
+    @property
+    def is_done(self) -> bool:
+        return self.directory.exists()
+
+    @property
+    def missing(self) -> list[int]:
+        """The parts that are not there yet."""
+        return [number for number in range(len(self.parts)) if not self.part(number).exists()]
+
+    def part(self, number: int) -> Path:
+        return self.work / f"part_{number:05d}"
+
+    def claim(self, what: str) -> Claim:
+        return Claim(self.work / f"{what}.claim")
+
+
 def write_store(
     directory: Path,
     source: Path,
@@ -65,7 +114,10 @@ def write_store(
     reading: ReadingConfig,
     processes: int | None,
 ) -> None:
-    """Writes the store of ``source``, complete or not at all.
+    """Writes the store of ``source``, complete or not at all; returns when it is there, whoever wrote it.
+
+    Args:
+        processes: that this one starts; None: its share of the host's cores.
 
     Args:
         directory: of the store.
@@ -75,48 +127,80 @@ def write_store(
     Raises:
         FileNotFoundError, ValueError: from reading, or when there is no example at all.
     """
-    shards = shard_paths(source)
-    if processes is None:
-        is_large = sum(shard.stat().st_size for shard in shards) >= _PARALLEL_BYTES
-        processes = _num_cores() if is_large else 1
-    processes = min(processes, len(shards))
-    with atomic_directory(directory) as temporary:
-        num_parts = 1 if processes == 1 else min(len(shards), processes * _PARTS_PER_PROCESS)
-        parts = [temporary / f"part_{number:05d}" for number in range(num_parts)]
-        bounds = [len(shards) * number // num_parts for number in range(num_parts + 1)]
-        backend = tokenizer.hf.backend_tokenizer  # all that a process needs; unpickling it needs no transformers
-        tasks = [
-            (part, shards[first:last], backend, template, instruction, reading)
-            for part, (first, last) in zip(parts, pairwise(bounds), strict=True)
-        ]
-        totals = [_write_part(*tasks[0])] if processes == 1 else _write_in_processes(tasks, processes)
-        languages = sorted({name for total in totals for name in total.languages})
-        arrays = list(ARRAYS)
-        arrays += ["scores"] * any(total.any_scores for total in totals)
-        arrays += ["languages"] * (languages not in ([], [""]))
-        _join(temporary, parts, totals, arrays, languages)
-        num_rows = sum(total.rows for total in totals)
-        if num_rows == 0:
-            raise ValueError(f"{source}: no training example in it. Give a file with at least one line.")
-        meta = {"source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages}
-        write_text(temporary / "meta.json", json.dumps(meta, ensure_ascii=False))
+    parts = _parts(shard_paths(source))
+    work = directory.with_name(f".{directory.name}.parts_{_PART_BYTES}")  # parts that were cut otherwise are others
+    job = _Job(directory, work, parts, tokenizer.hf.backend_tokenizer, template, instruction, reading)
+    processes = min(_num_cores() if processes is None else processes, len(parts))
+    said = time.monotonic()
+    try:
+        while not job.is_done:
+            if _is_work_left(job):
+                _work(job, source, processes)
+                continue
+            time.sleep(_POLL_S)  # the rest is in the hands of others
+            if time.monotonic() - said > _SAY_EVERY_S:
+                said = time.monotonic()
+                num_done = len(parts) - len(job.missing)
+                print(f"{source}: other processes are at it, {num_done} of {len(parts)} parts tokenised", flush=True)
+    except BaseException:
+        if not any(claim.is_held() for claim in map(Claim, job.work.glob("*.claim"))):
+            shutil.rmtree(job.work, ignore_errors=True)
+        raise
+    shutil.rmtree(job.work, ignore_errors=True)
+
+
+def _parts(shards: Sequence[Path]) -> list[list[_Span]]:
+    """Small shards together, large ones cut at line ends, if they are lines of plain text."""
+    parts: list[list[_Span]] = []
+    room = 0
+    for shard in shards:
+        size = shard.stat().st_size
+        if size > _PART_BYTES and shard.suffix in _CUT_SUFFIXES:
+            number = -(-size // _PART_BYTES)
+            bounds = [size * i // number for i in range(number + 1)]
+            parts += [[_Span(shard, ByteRange(*pair))] for pair in pairwise(bounds)]
+            room = 0
+            continue
+        if size > room or not parts:
+            parts.append([])
+            room = _PART_BYTES
+        parts[-1].append(_Span(shard, None))
+        room -= size
+    return parts
 
 
 def _num_cores() -> int:
-    """Cores available to this process: a scheduler often grants fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """Those this process may use: a scheduler often gives out fewer than there are, and ranks of a host share them."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _write_in_processes(tasks: Sequence[tuple[Any, ...]], processes: int) -> list[_Totals]:
+def _is_work_left(job: _Job) -> bool:
+    """Whether there is something to do that nobody does."""
+    names = [f"part_{number:05d}" for number in job.missing] or ["join"]
+    return not all(job.claim(name).is_held() for name in names)
+
+
+def _work(job: _Job, source: Path, processes: int) -> None:
+    if not job.missing:
+        _join_once(job, source)
+    elif processes > 1:
+        _write_in_processes(job, processes)
+    else:
+        _write_parts(job)
+
+
+def _write_in_processes(job: _Job, processes: int) -> None:
     # Spawned, not forked: the tokenizer's threads may hold locks that a fork would copy and never release.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with ProcessPoolExecutor(processes, context, _start_process, (stop,)) as pool:
-        futures = [pool.submit(_write_part, *task) for task in tasks]
+        futures = [pool.submit(_write_parts, job) for _ in range(processes)]
         try:
-            return [future.result() for future in futures]
+            for future in as_completed(futures):
+                future.result()
         except BaseException:
-            stop.set()  # otherwise the pool would wait until every shard is tokenised
+            stop.set()  # else leaving would wait until every part is tokenised
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -127,34 +211,63 @@ def _start_process(stop: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
 
 
-def _write_part(
-    part: Path,
-    shards: Sequence[Path],
-    backend: Any,
-    template: Template,
-    instruction: str | None,
-    reading: ReadingConfig,
-) -> _Totals:
-    part.mkdir()
+def _write_parts(job: _Job) -> None:
+    """Writes, one after the other, the parts that nobody has written or is writing."""
+    for number, spans in enumerate(job.parts):
+        claim = job.claim(f"part_{number:05d}")
+        if job.is_done or job.part(number).exists() or not claim.take():
+            continue
+        try:
+            if not job.part(number).exists():
+                temporary = unique_directory(job.work, job.part(number).name)
+                _write_part(job, temporary, spans, claim)
+                publish(temporary, job.part(number))
+        except FileNotFoundError:
+            if not job.is_done:  # else somebody took this part over, and everything is joined and cleared away
+                raise
+        finally:
+            claim.release()
+
+
+def _write_part(job: _Job, directory: Path, spans: Sequence[_Span], claim: Claim) -> None:
     totals = _Totals()
-    files = {name: (part / f"{name}.bin").open("wb") for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
-    try:
-        for shard in shards:
-            rejected = part / f"{REJECTED_FILE}.{shard.name}"
+    with ExitStack() as stack:
+        names = (*ARRAYS, *OPTIONAL_ARRAYS)
+        files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in names}
+        for span in spans:
+            rejected = directory / "rejected_here"
             try:
-                _append_rows(files, totals, _rows(template, shard, reading, rejected, instruction), backend)
-            except BadLinesError:
-                # With skip_bad_lines a shard may be bad as a whole, as long as the source is not (write_store).
-                if not reading.skip_bad_lines:
-                    raise
+                _append_rows(files, totals, _rows(job, span, rejected), job.backend, claim)
+            except BadLinesError as error:
+                # With skip_bad_lines a part may be bad as a whole, as long as the source is not (write_store).
+                if not job.reading.skip_bad_lines:
+                    raise _in_the_whole_file(error, span) from None
             if rejected.exists():
-                with (part / REJECTED_FILE).open("ab") as file:
-                    file.write(rejected.read_bytes())
+                with (directory / REJECTED_FILE).open("ab") as file:
+                    file.write(_lines_in_the_whole_file(rejected.read_bytes(), span))
                 rejected.unlink()
-    finally:
-        for file in files.values():
-            file.close()
-    return totals
+    (directory / _TOTALS_FILE).write_text(json.dumps(asdict(totals)), encoding="utf-8")
+
+
+def _in_the_whole_file(error: BadLinesError, span: _Span) -> BadLinesError:
+    if span.lines is None or span.lines.first == 0:
+        return error
+    skipped = lines_before(span.shard, span.lines)
+    return BadLinesError([replace(bad, line=bad.line + skipped) for bad in error.bad_lines], error.summary)
+
+
+def _lines_in_the_whole_file(rejected: bytes, span: _Span) -> bytes:
+    """``rejected.jsonl`` with line numbers that count from the file's first line."""
+    if not rejected or span.lines is None or span.lines.first == 0:
+        return rejected
+    skipped = lines_before(span.shard, span.lines)
+    lines = [json.loads(line) for line in rejected.splitlines()]
+    return b"".join(
+        (json.dumps(line | {"line": line["line"] + skipped}, ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        )
+        for line in lines
+    )
 
 
 @dataclass(frozen=True)
@@ -167,12 +280,13 @@ class _Row:
     language: str
 
 
-def _rows(
-    template: Template, shard: Path, reading: ReadingConfig, rejected: Path, instruction: str | None
-) -> Iterator[_Row]:
-    if template is Template.embedding:
-        return (_embedding_row(e, instruction) for e in read_examples(shard, reading, rejected_path=rejected))
-    return (_reranking_row(e, instruction) for e in read_reranking_examples(shard, reading, rejected_path=rejected))
+def _rows(job: _Job, span: _Span, rejected: Path) -> Iterator[_Row]:
+    shard, lines = span
+    if job.template is Template.embedding:
+        examples = read_examples(shard, job.reading, rejected_path=rejected, part=lines)
+        return (_embedding_row(example, job.instruction) for example in examples)
+    documents = read_reranking_examples(shard, job.reading, rejected_path=rejected, part=lines)
+    return (_reranking_row(example, job.instruction) for example in documents)
 
 
 def _embedding_row(example: TrainingExample, instruction: str | None) -> _Row:
@@ -191,8 +305,11 @@ def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
     return _Row([example.query, *bodies], sum(example.labels), scores, "")
 
 
-def _append_rows(files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[_Row], backend: Any) -> None:
+def _append_rows(
+    files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[_Row], backend: Any, claim: Claim
+) -> None:
     for batch in _batched(rows, _ROWS_AT_ONCE):
+        claim.renew()
         if _stop is not None and _stop.is_set():
             raise RuntimeError("stopped, because another process failed")
         texts: list[str] = []
@@ -221,29 +338,49 @@ def _append_rows(files: Mapping[str, BinaryIO], totals: _Totals, rows: Iterable[
         totals.rows, totals.texts, totals.tokens = totals.rows + len(batch), row_ends[-1], int(ends[-1])
 
 
-def _join(
-    directory: Path, parts: Sequence[Path], totals: Sequence[_Totals], arrays: Sequence[str], languages: Sequence[str]
-) -> None:
-    """Concatenates the parts' arrays, with offsets adjusted, and removes the parts."""
+def _join_once(job: _Job, source: Path) -> None:
+    """Joins the parts and publishes the store, unless another process is doing so."""
+    claim = job.claim("join")
+    if not claim.take():
+        return
+    try:
+        temporary = unique_directory(job.work, "joined")
+        _join(temporary, [job.part(number) for number in range(len(job.parts))], source, claim)
+        publish(temporary, job.directory)
+    except FileNotFoundError:
+        if not job.is_done:
+            raise
+    finally:
+        claim.release()
+
+
+def _join(directory: Path, parts: Sequence[Path], source: Path, claim: Claim) -> None:
+    """Puts the parts' arrays end to end, counting on."""
+    totals = [_Totals(**json.loads((part / _TOTALS_FILE).read_text(encoding="utf-8"))) for part in parts]
+    languages = sorted({name for total in totals for name in total.languages})
+    arrays = list(ARRAYS)
+    arrays += ["scores"] * any(total.any_scores for total in totals)
+    arrays += ["languages"] * (languages not in ([], [""]))
+    num_rows = sum(total.rows for total in totals)
+    if num_rows == 0:
+        raise ValueError(f"{source}: no training example in it. Give a file with at least one line.")
     num_texts = num_tokens = 0
-    for number, (part, total) in enumerate(zip(parts, totals, strict=True)):
+    for part, total in zip(parts, totals, strict=True):
         new_numbers = np.array([languages.index(name) for name in total.languages], dtype=np.int16)
         for name in arrays:
-            source, target = part / f"{name}.bin", directory / f"{name}.bin"
             offset = {"text_ends": num_tokens, "row_ends": num_texts}.get(name, 0)
-            if number == 0 and name != "languages":
-                source.rename(target)
-                continue
-            with target.open("ab") as file:
-                for values in _chunks(source, (ARRAYS | OPTIONAL_ARRAYS)[name]):
+            with (directory / f"{name}.bin").open("ab") as file:
+                for values in _chunks(part / f"{name}.bin", (ARRAYS | OPTIONAL_ARRAYS)[name]):
+                    claim.renew()
                     file.write(
                         (new_numbers[values] if name == "languages" else values + values.dtype.type(offset)).tobytes()
                     )
         if (part / REJECTED_FILE).exists():
             with (directory / REJECTED_FILE).open("ab") as rejected:
                 rejected.write((part / REJECTED_FILE).read_bytes())
-        shutil.rmtree(part)
         num_texts, num_tokens = num_texts + total.texts, num_tokens + total.tokens
+    meta = {"source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages}
+    write_text(directory / "meta.json", json.dumps(meta, ensure_ascii=False))
 
 
 def _chunks(path: Path, dtype: type[np.generic]) -> Iterator[np.ndarray]:

@@ -7,8 +7,9 @@ adjacent: query, positives, hard negatives; so one offset and one count describe
 
 import json
 import shutil
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
+from qwen3emb_train.data.shared_work import Claim
 from qwen3emb_train.data.store_writing import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE, write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import digest_cached, value_digest
@@ -113,22 +115,21 @@ def open_token_store(
 ) -> TokenStore:
     """The store of ``source``, written now if these contents were never tokenised.
 
+    Processes that ask for the same store at once, on whatever host, make it together (``store_writing``).
+
     Args:
-        source: a file or a directory of shards.
-        tokenizer: whose ids are stored.
-        cache_dir: parent directory of all stores.
-        template: which texts of a row are tokenised.
-        instruction: for rows without their own.
-        reading: how strictly to read.
-        verify_contents: read all files to digest them, even those whose size, time stamp and inode are unchanged since
-            they were last digested (see ``lineage.digest_cached``).
-        processes: number of tokenising processes; None: as many as there are shards and cores, one for little data.
+        template: what of a row is tokenised.
+        instruction: for rows that bring none of their own.
+        verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
+            unchanged since they were last digested (see ``lineage.digest_cached``).
+        processes: that tokenise at once; None: this process's share of the
+            host's cores, one for little data.
 
     Raises:
         FileNotFoundError, ValueError: from reading; see ``data.readers``.
     """
     reading = reading or ReadingConfig()
-    contents = digest_cached(source, cache_dir / "digests", verify=verify_contents)
+    contents = _digest_once(source, cache_dir / "digests", verify_contents)
     key = value_digest(
         {
             "version": STORE_VERSION,
@@ -140,21 +141,47 @@ def open_token_store(
         }
     )
     directory = cache_dir / key[:32]
-    if not (directory / "meta.json").is_file():
+    if not directory.exists():
         write_store(directory, source, tokenizer, template, instruction, reading, processes)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        of = partial(_map, directory)
-        return TokenStore(
-            directory, key, contents,
-            **{name: of(name, dtype) for name, dtype in ARRAYS.items()},
-            **{name: of(name, dtype) for name, dtype in OPTIONAL_ARRAYS.items() if name in meta["arrays"]},
-            language_names=tuple(meta["languages"]),
-        )  # fmt: skip
+        names = [*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in meta["arrays"])]
+        arrays = {name: _map(directory, name, (ARRAYS | OPTIONAL_ARRAYS)[name]) for name in names}
+        _require_whole(arrays, meta["num_rows"])
+        return TokenStore(directory, key, contents, **arrays, language_names=tuple(meta["languages"]))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{directory}: damaged token store of {source} ({error}). Delete it; it is written again."
         ) from error
+
+
+def _digest_once(source: Path, notes: Path, verify: bool) -> str:
+    """The source's digest; of processes that ask at once, one reads the source and the others wait for its note."""
+    if verify or not source.exists():
+        return digest_cached(source, notes, verify=verify)
+    claim = Claim(notes / f"{value_digest(str(source.resolve()))[:32]}.claim")
+    while not claim.take():
+        time.sleep(0.1)
+    try:
+        return digest_cached(source, notes)
+    finally:
+        claim.release()
+
+
+def _require_whole(arrays: Mapping[str, np.ndarray], num_rows: int) -> None:
+    """Lengths that do not fit one another are a store of which a part is missing.
+
+    Raises:
+        ValueError: names the array.
+    """
+    num_texts, num_tokens = (int(arrays[name][-1]) if len(arrays[name]) else 0 for name in ("row_ends", "text_ends"))
+    lengths = {
+        "row_ends": num_rows, "num_positives": num_rows, "languages": num_rows,
+        "text_ends": num_texts, "text_hashes": num_texts, "scores": num_texts, "ids": num_tokens,
+    }  # fmt: skip
+    for name, array in arrays.items():
+        if len(array) != lengths[name]:
+            raise ValueError(f"{name}.bin has {len(array):,} of {lengths[name]:,} numbers")
 
 
 def _map(directory: Path, name: str, dtype: type[np.generic]) -> np.ndarray:

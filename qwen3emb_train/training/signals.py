@@ -13,10 +13,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from qwen3emb_train.distributed import any_rank, world_size
+from qwen3emb_train.distributed import any_rank, rank, world_size
 
 # sysexits.h EX_TEMPFAIL: "try again". Neither success (the next stage must not start) nor a failure to report.
 EXIT_STOPPED = 75
+_SAY_EVERY_S = 60.0
+_ARRIVALS = "qwen3emb_train/arrivals"
 
 
 class StoppedBySignal(BaseException):
@@ -46,13 +48,23 @@ class StopSignal:
         return self
 
     def wait_for_all(self) -> None:
-        """A barrier that a signal can interrupt: a rank that waits inside a collective would not see it."""
+        """A barrier without a time limit that a signal can interrupt.
+
+        Not a collective: one fails after ``timeout_s``, however busy the rank is that the others wait for (reading a
+        source, copying a model), and a rank inside it would see no signal. A rank that has died is the launcher's to
+        notice, which then ends the others.
+        """
         if world_size() == 1:
             return
-        work = dist.barrier(async_op=True)
-        while not work.is_completed():
+        store = dist.distributed_c10d._get_default_store()
+        own = store.add(_ARRIVALS, 1)  # nobody comes to the next barrier before all were at this one
+        wanted = -(-own // world_size()) * world_size()
+        said = time.monotonic()
+        while (arrived := store.add(_ARRIVALS, 0)) < wanted:
             time.sleep(0.05)
-        work.wait()
+            if own % world_size() == 1 and time.monotonic() - said > _SAY_EVERY_S:
+                said = time.monotonic()
+                print(f"rank {rank()}: waiting for {wanted - arrived} of {world_size()} ranks", flush=True)
 
     def only_note(self) -> None:
         """From now on a signal is a request that the loop answers."""

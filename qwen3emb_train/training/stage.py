@@ -138,6 +138,9 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
     launch = start(config.device, config.timeout_s)
     tokenizer = stage.load_tokenizer()
     data, held_out = _open_together(stage, tokenizer, stop)
+    _require_same_data(
+        {"data": data} | {f"validation_data.{name}": one for name, one in held_out.items()}, launch.device
+    )
     data.plan.check_world_size(world_size())
     sets = stage.open_validation_sets(tokenizer)
     torch.manual_seed(config.seed)  # LoRA's matrices begin at random
@@ -208,12 +211,30 @@ def _digest_of(config: TrainingConfig) -> Callable[[Path], str]:
 def _open_together(
     stage: Stage, tokenizer: Any, stop: StopSignal
 ) -> tuple[TrainingData[Any], dict[str, TrainingData[Any]]]:
-    """Training and held-out data; one rank tokenises, the others find the stores."""
-    opened = None
-    if is_main_process():
-        opened = _open(stage, tokenizer)
+    """Training and held-out data, tokenised by all ranks together."""
+    opened = _open(stage, tokenizer)
     stop.wait_for_all()
-    return opened or _open(stage, tokenizer)
+    return opened
+
+
+def _require_same_data(data: Mapping[str, TrainingData[Any]], device: torch.device) -> None:
+    """Before the first step: ranks of several hosts may have opened other files under the same path.
+
+    Raises:
+        ValueError: on every rank.
+    """
+    for name, one in data.items():
+        for source, store in one.stores.items():
+            if len(set(rows := gather_counts(store.num_rows, device))) > 1:
+                raise ValueError(
+                    f"The ranks see other rows of {name}.{source}: {rows} of them. Its path must hold the same files "
+                    "on every host."
+                )
+        if len(set(gather_counts(int(one.fingerprint[:15], 16), device))) > 1:
+            raise ValueError(
+                f"The ranks see other contents of {name}, or read them otherwise. Its paths must hold the same files "
+                "on every host, and every rank must be started with the same settings."
+            )
 
 
 def _open(stage: Stage, tokenizer: Any) -> tuple[TrainingData[Any], dict[str, TrainingData[Any]]]:

@@ -1,13 +1,19 @@
 """Through ``accelerate launch``: two processes end where one does."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
+from qwen3emb_train.training.engines.launch import start
+from qwen3emb_train.training.signals import StopSignal
+from tests.ranks import run_on_ranks
 from tests.training.setup import write_rows
 
 
@@ -34,3 +40,28 @@ def test_accelerate_launch_on_two_ranks_trains_the_model_of_one(tiny_qwen3: Path
         torch.testing.assert_close(two[name], weights, rtol=0, atol=2e-5)  # 4 steps of Adam move 4e-4
     moved = max(float((one[name] - start[name]).abs().max()) for name in one)
     assert moved > 2e-4
+
+
+def waits_longer_than_a_collective_may(port: int) -> list[float]:
+    dist.destroy_process_group()
+    os.environ["MASTER_PORT"] = str(port)
+    start("cpu", timeout_s=1.0)
+    waited = []
+    with StopSignal() as stop:
+        for _ in range(2):
+            began = time.monotonic()
+            if dist.get_rank() == 0:
+                time.sleep(2.0)
+            stop.wait_for_all()
+            waited.append(time.monotonic() - began)
+    dist.barrier()
+    return waited
+
+
+def test_ranks_wait_for_a_busy_one_longer_than_the_time_limit_of_collectives() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    busy, waiting = run_on_ranks(waits_longer_than_a_collective_may, 2, port)
+    assert min(busy) >= 2.0
+    assert min(waiting) > 1.5
