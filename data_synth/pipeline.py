@@ -7,10 +7,8 @@ OUTPUT/stats.json, report.html, run.json
 """
 
 import asyncio
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from data_synth.preparation import PreparedPassages, prepare_passages
 from data_synth.progress import Progress
 from data_synth.prompts import PROMPTS_DIRECTORY
 from data_synth.publish import PublishSummary, publish
-from data_synth.results import write_results
+from data_synth.results import PROGRAM, write_results
 from data_synth.run_summary import RunSummary
 from data_synth.runner import run
 from data_synth.tasks.bitext import BitextTask
@@ -35,7 +33,7 @@ from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.work import Outcome, Task, WorkItem
-from qwen3emb_train.lineage import write_text
+from qwen3emb_train.lineage import DirectoryLock, claim, require_apart, require_claimable, write_text
 from qwen3emb_train.texts.languages import LanguageIdentifier
 
 _COUNTABLE = 20_000  # passages up to which counting all items first takes no time worth mentioning
@@ -85,8 +83,11 @@ def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
     language = config.filters.language
     detect = LanguageIdentifier(language.languages).detect if language.enabled else None
     personas = config.personas if "retrieval" in config.tasks else None
-    output.mkdir(parents=True, exist_ok=True)
-    with _locked(output / "passages.lock"):
+    inputs = {f"documents.{name}": Path(source.path) for name, source in config.documents.items() if source.path}
+    require_apart(output, inputs)
+    require_claimable(output, PROGRAM, ("ledger", "passages", *config.tasks, "*.json", "report.html", "dry_run_*"))
+    claim(output, PROGRAM)
+    with DirectoryLock(output / "passages.lock", wait=True):
         return prepare_passages(config.documents, personas, output / "passages", detect)
 
 
@@ -159,10 +160,3 @@ def _prompt_directories(config: SynthesisConfig) -> list[Path]:
     """The shipped templates and the user's own."""
     parts = (config.retrieval, config.code, config.bitext, config.sts, config.classification, config.instructions)
     return [PROMPTS_DIRECTORY, *(Path(part.prompts) for part in parts if part.prompts)]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

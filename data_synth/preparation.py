@@ -13,7 +13,7 @@ from typing import IO
 
 from data_synth.documents import DetectLanguage, DocumentsConfig, Passage, RejectedDocument, read_passages
 from data_synth.personas import STARTER_PERSONAS, PersonasConfig, build_persona_search
-from qwen3emb_train.lineage import atomic_directory, is_up_to_date, new_record, read_record, write_record
+from qwen3emb_train.lineage import Output, produce, read_record
 
 PASSAGES_FILE = "passages.jsonl"
 REJECTED_FILE = "rejected_documents.jsonl"
@@ -78,14 +78,14 @@ def prepare_passages(
         "personas": None if personas is None else asdict(personas),
         "detects_language": detect_language is not None,
     }
-    if is_up_to_date(directory, _PROGRAM, settings, inputs):
-        return PreparedPassages(directory)
-    with atomic_directory(directory) as temporary:
-        num_passages, num_rejected = _write(temporary, documents, personas, detect_language)
+
+    def write(made: Output) -> dict[str, int]:
+        num_passages, num_rejected = _write(made.directory, documents, personas, detect_language)
         if not num_passages:
-            raise ValueError(_nothing_message(temporary, num_rejected))
-        record = new_record(_PROGRAM, settings, inputs, passages=num_passages, rejected=num_rejected)
-        write_record(temporary, record)
+            raise ValueError(_nothing_message(made.directory, num_rejected))
+        return {"passages": num_passages, "rejected": num_rejected}
+
+    produce(_PROGRAM, directory, settings, inputs, write)
     return PreparedPassages(directory)
 
 

@@ -20,8 +20,9 @@ from data_synth.ledger_file import FAILED
 from data_synth.outcomes import from_record
 from data_synth.work import Accepted, Outcome, Task, WorkItem
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.lineage import atomic_directory
+from qwen3emb_train.lineage import replacing, require_apart
 
+PROGRAM = "publish"
 _FAILED_FILE = "failed"
 
 
@@ -59,7 +60,7 @@ def publish(
     Args:
         directory: of the synthesis, as ``run`` had it.
         task: with the items as they were run.
-        output: directory to write; a former one is replaced.
+        output: directory to write; a former one, if nothing else lies in it, is replaced.
         model: the teacher's ``model``.
         examine: last look at each outcome, in the order of the items and in one process, so it may remember (queries
             seen before, ...). It decides what is written, never what is in the ledger, so it may change between two
@@ -68,14 +69,15 @@ def publish(
         rows_per_file: lines after which the next file begins.
 
     Raises:
-        ValueError: items have not ended; says how many. Or ``output`` is where the ledger is.
+        ValueError: items have not ended; says how many. Or ``output`` is where the ledger is, or holds what this
+            function did not write.
     """
-    if (directory / "ledger").resolve().is_relative_to(output.resolve()):
-        raise ValueError(f"{output}: holds the ledger and would be replaced with it. Give a directory of its own.")
+    require_apart(output, {"ledger": directory / "ledger"})
     summary = PublishSummary()
-    with atomic_directory(output) as temporary, ExitStack() as opened:
+    settings = {"task": task.name, "teacher": model, "partial": partial, "rows_per_file": rows_per_file}
+    with replacing(PROGRAM, output, settings, {}) as made, ExitStack() as opened:
         ledger = opened.enter_context(Ledger(directory, task.name, model))
-        writer = _Writer(temporary, opened, rows_per_file)
+        writer = _Writer(made.directory, opened, rows_per_file)
         for item in _without_repeats(task.items(), opened):
             summary.num_items += 1
             end = ledger.end(item)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qwen3emb_train import lineage
+from qwen3emb_train.lineage import digests
 
 
 def test_a_failed_directory_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
@@ -80,13 +81,13 @@ def test_a_cached_digest_is_the_digest_and_reads_only_what_changed(
         os.utime(directory / name, (1, 1))
     read: list[str] = []
 
-    original = lineage.file_digest
+    original = digests.file_digest
 
     def counted(path: Path) -> str:
         read.append(path.name)
         return original(path)
 
-    monkeypatch.setattr(lineage, "file_digest", counted)
+    monkeypatch.setattr(digests, "file_digest", counted)
     assert lineage.digest_cached(directory, cache) == lineage.digest(directory)
     read.clear()
     assert lineage.digest_cached(directory, cache) == lineage.digest_cached(directory, cache)

@@ -1,10 +1,10 @@
 """merge_search: merging proposes, evaluation scores. The two rooms do not know each other; they meet here."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
@@ -78,10 +78,11 @@ def merge_search(config: MergeSearchConfig) -> Path:
     output = Path(config.output_dir)
     models = model_directories(config)
     inputs = input_directories(config, models) | _set_files(config)
-    recorded = json.loads(json.dumps(asdict(config)))
-    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
-        print(f"{output}: up to date")
-        return output
+    lineage.produce(PROGRAM, output, lineage.settings_of(config), inputs, lambda made: _write(config, models, made))
+    return output
+
+
+def _write(config: MergeSearchConfig, models: Sequence[Path], made: lineage.Output) -> dict[str, Any]:
     scorer = _Scorer(config, Merge(config, models))
     path = _self_positioning(config, scorer) if config.strategy is SearchStrategy.self_positioning else []
     points = search_weights(
@@ -104,12 +105,10 @@ def merge_search(config: MergeSearchConfig) -> Path:
     }
     if path:
         metrics["self_positioning"] = [asdict(position) for position in path]
-    with lineage.atomic_directory(output) as directory:
-        scorer.merge.write(directory, lambda name: list(chosen.weights))
-        plot_search(directory, points, chosen, f"ndcg@{config.ndcg_at}")
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, **metrics))
+    scorer.merge.write(made.directory, lambda name: list(chosen.weights))
+    plot_search(made.directory, points, chosen, f"ndcg@{config.ndcg_at}")
     print(format_search(points, chosen, test))
-    return output
+    return metrics
 
 
 def format_search(points: Sequence[TriedPoint], chosen: TriedPoint, test: dict[str, dict[str, float]]) -> str:

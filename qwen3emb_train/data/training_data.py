@@ -81,59 +81,75 @@ class TrainingData(Generic[Batch]):
         return lines
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """Which rows, in which order, and where their tokens are kept.
+
+    Attributes:
+        sources: by name.
+        mixture: how they share the steps.
+        batch_size: queries of a step over all ranks, for sources without a batch size of their own.
+        steps: None exactly when ``mixture.epochs`` is given.
+        seed: of the order and the draws.
+        cache_dir: token stores.
+        reading: what happens to bad lines.
+        verify_contents: see ``open_token_store``.
+    """
+
+    sources: Mapping[str, SourceConfig]
+    mixture: MixtureConfig
+    batch_size: int
+    steps: int | None
+    seed: int
+    cache_dir: Path
+    reading: ReadingConfig | None = None
+    verify_contents: bool = False
+
+    def open_stores(
+        self, tokenizer: TextTokenizer | RerankerTokenizer, template: Template = Template.embedding
+    ) -> dict[str, TokenStore]:
+        """Tokenises the sources that were not tokenised before."""
+        return {
+            name: open_token_store(
+                Path(source.path), tokenizer, self.cache_dir, template=template, instruction=source.instruction,
+                reading=self.reading, verify_contents=self.verify_contents,
+            )
+            for name, source in self.sources.items()
+        }  # fmt: skip
+
+    def plan(self, stores: Mapping[str, TokenStore], lengths: LengthConfig) -> BatchPlan:
+        return BatchPlan(
+            self.sources, stores, self.mixture, lengths, batch_size=self.batch_size, steps=self.steps, seed=self.seed
+        )
+
+
 def open_training_data(
-    sources: Mapping[str, SourceConfig],
-    tokenizer: TextTokenizer,
-    lengths: LengthConfig,
-    mixture: MixtureConfig,
-    *,
-    batch_size: int,
-    steps: int | None,
-    seed: int,
-    cache_dir: Path,
-    reading: ReadingConfig | None = None,
-    verify_contents: bool = False,
-    processes: int | None = None,
+    settings: DataSettings, tokenizer: TextTokenizer, lengths: LengthConfig
 ) -> TrainingData[EmbeddingBatch]:
     """Tokenises what was not tokenised before, and plans all steps.
 
     Args:
-        batch_size: queries of a step over all ranks, for sources without a batch size of their own.
-        steps: None exactly when ``mixture.epochs`` is given.
-        verify_contents, processes: see ``open_token_store``.
+        lengths: truncation.
 
     Raises:
         FileNotFoundError, ValueError: from reading (``data.readers``) or planning (``BatchPlan``).
     """
-    stores = {
-        name: open_token_store(
-            Path(source.path), tokenizer, cache_dir, instruction=source.instruction, reading=reading,
-            verify_contents=verify_contents, processes=processes,
-        )
-        for name, source in sources.items()
-    }  # fmt: skip
-    plan = BatchPlan(sources, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
-    components = _components(sources, stores, lengths, mixture, batch_size, seed)
-    collator = EmbeddingCollator(sources, stores, lengths, eos_token_id=tokenizer.eos_token_id, seed=seed)
+    stores = settings.open_stores(tokenizer)
+    plan, components = settings.plan(stores, lengths), _components(settings, stores, lengths)
+    collator = EmbeddingCollator(
+        settings.sources, stores, lengths, eos_token_id=tokenizer.eos_token_id, seed=settings.seed
+    )
     return TrainingData(plan, stores, components, collator)
 
 
 def open_reranking_data(
-    sources: Mapping[str, SourceConfig],
+    settings: DataSettings,
     tokenizer: RerankerTokenizer,
-    mixture: MixtureConfig,
     false_negatives: FalseNegativeFilter,
     *,
     max_tokens: int,
     max_positives: int,
     max_negatives: int,
-    batch_size: int,
-    steps: int | None,
-    seed: int,
-    cache_dir: Path,
-    reading: ReadingConfig | None = None,
-    verify_contents: bool = False,
-    processes: int | None = None,
 ) -> TrainingData[RerankingBatch]:
     """As ``open_training_data``, for a reranker: lines of either example format.
 
@@ -151,44 +167,30 @@ def open_reranking_data(
             max_positives=max_positives if source.max_positives is None else source.max_positives,
             max_negatives=max_negatives if source.max_negatives is None else source.max_negatives,
         )
-        for name, source in sources.items()
+        for name, source in settings.sources.items()
     }
-    stores = {
-        name: open_token_store(
-            Path(source.path), tokenizer, cache_dir, template=Template.reranking, instruction=source.instruction,
-            reading=reading, verify_contents=verify_contents, processes=processes,
-        )
-        for name, source in limited.items()
-    }  # fmt: skip
-    lengths = LengthConfig(max_tokens, max_tokens)
-    plan = BatchPlan(limited, stores, mixture, lengths, batch_size=batch_size, steps=steps, seed=seed)
-    components = _components(limited, stores, lengths, mixture, batch_size, seed)
+    settings, lengths = replace(settings, sources=limited), LengthConfig(max_tokens, max_tokens)
+    stores = settings.open_stores(tokenizer, Template.reranking)
+    plan, components = settings.plan(stores, lengths), _components(settings, stores, lengths)
     components |= {"false_negatives": asdict(false_negatives), "frame": [tokenizer.prefix_ids, tokenizer.suffix_ids]}
     frame = Frame(tuple(tokenizer.prefix_ids), tuple(tokenizer.suffix_ids))
-    collator = RerankingCollator(limited, stores, frame, false_negatives, max_tokens=max_tokens, seed=seed)
+    collator = RerankingCollator(limited, stores, frame, false_negatives, max_tokens=max_tokens, seed=settings.seed)
     return TrainingData(plan, stores, components, collator)
 
 
-def _components(
-    sources: Mapping[str, SourceConfig],
-    stores: Mapping[str, TokenStore],
-    lengths: LengthConfig,
-    mixture: MixtureConfig,
-    batch_size: int,
-    seed: int,
-) -> dict[str, Any]:
+def _components(settings: DataSettings, stores: Mapping[str, TokenStore], lengths: LengthConfig) -> dict[str, Any]:
     """A longer run starts the same way, so neither steps nor the number of epochs is part of it."""
     described = {}
-    for name, source in sources.items():
-        settings = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction")}
+    for name, source in settings.sources.items():
+        own = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction")}
         store = stores[name]
-        described[name] = settings | {
+        described[name] = own | {
             "no_repeats": source.unrepeated().value,
             "rows": store.num_rows, "contents": store.contents, "tokens": store.key,
         }  # fmt: skip
-    shares = asdict(mixture) | {"epochs": mixture.epochs is not None}
+    shares = asdict(settings.mixture) | {"epochs": settings.mixture.epochs is not None}
     return {
-        "plan_version": PLAN_VERSION, "seed": seed, "batch_size": batch_size,
+        "plan_version": PLAN_VERSION, "seed": settings.seed, "batch_size": settings.batch_size,
         "mixture": shares, "lengths": asdict(lengths), "data": described,
     }  # fmt: skip
 

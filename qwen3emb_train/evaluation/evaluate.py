@@ -66,7 +66,6 @@ def evaluate(config: EvaluateConfig) -> list[ResultRow]:
         ImportError: a package is missing; the message says how to install it.
     """
     output = Path(config.output_dir)
-    recorded = json.loads(json.dumps(asdict(config)))
     for name, path in config.models.items():
         if path != BM25 and not Path(path).is_dir():
             raise FileNotFoundError(f"models.{name} is {path}: no such directory. Give a model directory, or bm25.")
@@ -78,9 +77,11 @@ def evaluate(config: EvaluateConfig) -> list[ResultRow]:
     inputs = {f"model {name}": Path(path) for name, path in config.models.items() if path != BM25}
     inputs |= {f"reranker {name}": Path(path) for name, path in config.rerankers.items()}
     inputs |= {f"set {name}: {file.name}": file for name, data in sets.items() for file in data.files}
-    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
-        print(f"{output}: up to date")
-        return [ResultRow.from_json(row) for row in json.loads((output / RESULTS_FILE).read_text(encoding="utf-8"))]
+    lineage.produce(PROGRAM, output, lineage.settings_of(config), inputs, lambda made: _measure_all(config, sets, made))
+    return [ResultRow.from_json(row) for row in json.loads((output / RESULTS_FILE).read_text(encoding="utf-8"))]
+
+
+def _measure_all(config: EvaluateConfig, sets: Sets, made: lineage.Output) -> dict[str, Any]:
     found = _Found([], [], [])
     for name in config.models:
         _measure(config, name, sets, found)
@@ -89,11 +90,8 @@ def evaluate(config: EvaluateConfig) -> list[ResultRow]:
         _rerank(config, name, first_stages, sets, found)
     uncertainty = Uncertainty(config.baseline, config.confidence, config.bootstrap_samples, config.seed)
     rows = make_rows(found.measurements, uncertainty)
-    with lineage.atomic_directory(output) as directory:
-        _write(directory, config, found, rows, sets)
-        mains = {f"{row.model} {row.set} {row.dim} {row.quantization}": row.scores[row.metric] for row in rows}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, inputs, scores=mains))
-    return rows
+    _write(made.directory, config, found, rows, sets)
+    return {"scores": {f"{row.model} {row.set} {row.dim} {row.quantization}": row.scores[row.metric] for row in rows}}
 
 
 def _measure(config: EvaluateConfig, name: str, sets: Sets, found: _Found) -> None:

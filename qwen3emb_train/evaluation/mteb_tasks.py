@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ def evaluate_mteb(config: EvaluateMtebConfig) -> list[TaskScore]:
         ConnectionError: a task's data is neither cached nor reachable; the message names the task.
         ImportError: mteb is missing; the message says how to install it.
     """
+    output = Path(config.output_dir)
+    inputs = {f"set {name}": Path(chosen.path) for name, chosen in config.local_sets.items()}
+    if Path(config.model).is_dir():
+        inputs["model"] = Path(config.model)
+    lineage.require_apart(output, inputs)
+    lineage.require_claimable(output, PROGRAM, ("results", lineage.RUN_FILE))
     mteb = import_mteb()
     tasks = choose_tasks(
         mteb, config.benchmark, config.tasks, config.languages, config.local_sets, config.instructions.keys()
@@ -121,12 +127,11 @@ def evaluate_mteb(config: EvaluateMtebConfig) -> list[TaskScore]:
         meta,
         config.dim,
     )
-    scores = run_tasks(model, tasks, Path(config.output_dir), overwrite=config.overwrite, say=print)
-    inputs = {f"set {name}": Path(chosen.path) for name, chosen in config.local_sets.items()}
-    if Path(config.model).is_dir():
-        inputs["model"] = Path(config.model)
-    record = lineage.new_record(PROGRAM, asdict(config), inputs, scores={row.task: row.score for row in scores})
-    lineage.write_record(Path(config.output_dir), record)
+    with lineage.DirectoryLock(output / lineage.LOCK_FILE):
+        lineage.claim(output, PROGRAM)
+        scores = run_tasks(model, tasks, output, overwrite=config.overwrite, say=print)
+        by_task = {row.task: row.score for row in scores}
+        lineage.write_record(output, lineage.new_record(PROGRAM, lineage.settings_of(config), inputs, scores=by_task))
     return scores
 
 

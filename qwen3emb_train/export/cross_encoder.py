@@ -7,9 +7,10 @@ Sentence-Transformers restores the end of the template after truncation, so the 
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,29 +83,27 @@ def export_reranker(config: ExportRerankerConfig) -> Path:
     source, output = Path(config.model), Path(config.output_dir)
     if not source.is_dir():
         raise FileNotFoundError(f"model {source}: no such directory. Run the stage that writes it, or mend the path.")
-    recorded = json.loads(json.dumps(asdict(config)))
-    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
-        print(f"{output}: up to date")
-        return output
-    dtype = getattr(torch, config.dtype.value)
-    with lineage.atomic_directory(output) as directory:
-        hf_config = write_config(source, directory, dtype)
-        write_causal_lm_weights(source, directory, dtype, tied=bool(hf_config.get("tie_word_embeddings")))
-        max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
-        tokenizer = write_reranker_tokenizer(source, directory, max_tokens)
-        true_id, false_id = tokenizer.answer_ids
-        _write_modules(directory, {"true_token_id": true_id, "false_token_id": false_id}, config.instruction)
-        record = lineage.new_record(PROGRAM, recorded, {"model": source})
-        card = reranker_card(
-            output.name, record, instruction=config.instruction, max_tokens=max_tokens, base_model=config.base_model,
-            license=config.license,
-        )  # fmt: skip
-        lineage.write_text(directory / "README.md", card)
-        checks = verify_directory(directory) if config.verify else []
-        require_verified(checks)
-        record.metrics["verification"] = as_figures(checks) if checks else {"verified": False}
-        lineage.write_record(directory, record)
+    settings = lineage.settings_of(config)
+    lineage.produce(PROGRAM, output, settings, {"model": source}, lambda made: _write(config, made))
     return output
+
+
+def _write(config: ExportRerankerConfig, made: lineage.Output) -> dict[str, Any]:
+    source, directory, dtype = Path(config.model), made.directory, getattr(torch, config.dtype.value)
+    hf_config = write_config(source, directory, dtype)
+    write_causal_lm_weights(source, directory, dtype, tied=bool(hf_config.get("tie_word_embeddings")))
+    max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
+    tokenizer = write_reranker_tokenizer(source, directory, max_tokens)
+    true_id, false_id = tokenizer.answer_ids
+    _write_modules(directory, {"true_token_id": true_id, "false_token_id": false_id}, config.instruction)
+    card = reranker_card(
+        Path(config.output_dir).name, made.record, instruction=config.instruction, max_tokens=max_tokens,
+        base_model=config.base_model, license=config.license,
+    )  # fmt: skip
+    lineage.write_text(directory / "README.md", card)
+    checks = verify_directory(directory) if config.verify else []
+    require_verified(checks)
+    return {"verification": as_figures(checks) if checks else {"verified": False}}
 
 
 def chat_template(default_instruction: str) -> str:

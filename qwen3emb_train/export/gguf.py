@@ -70,17 +70,16 @@ def export_gguf(config: ExportGgufConfig) -> Path:
     source, output = Path(config.model), Path(config.output_dir)
     if importlib.util.find_spec("gguf") is None:
         raise ImportError("Writing a GGUF file needs the gguf package: pip install 'qwen3emb-train[gguf]'")
-    recorded = {"model": config.model, "dtype": config.dtype.value, "max_tokens": config.max_tokens}
-    recorded |= {"output_dir": config.output_dir, "verify": config.verify}
     file_name = f"{output.name}.gguf"
-    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
-        print(f"{output}: up to date")
-        return output / file_name
-    with lineage.atomic_directory(output) as directory:
-        write_gguf(source, directory / file_name, config.dtype, config.max_tokens)
-        figures = compare_with_llama_cpp(directory / file_name, source) if config.verify else {"verified": False}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures))
-    print("  llama.cpp: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        file = made.directory / file_name
+        write_gguf(source, file, config.dtype, config.max_tokens)
+        figures = compare_with_llama_cpp(file, source) if config.verify else {"verified": False}
+        print("  llama.cpp: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
+        return {"verification": figures}
+
+    lineage.produce(PROGRAM, output, lineage.settings_of(config), {"model": source}, write)
     return output / file_name
 
 

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,15 @@ def export_onnx(config: ExportOnnxConfig) -> Path:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"An ONNX export needs {package}: pip install 'qwen3emb-train[onnx]'")
-    recorded = asdict(config)
-    if lineage.is_up_to_date(output, PROGRAM, recorded, {"model": source}):
-        print(f"{output}: up to date")
-        return output / MODEL_FILE
-    with lineage.atomic_directory(output) as directory:
-        write_onnx(source, directory / MODEL_FILE)
-        load_tokenizer(str(source)).save(directory)
-        figures = compare_with_onnxruntime(directory, source) if config.verify else {"verified": False}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, recorded, {"model": source}, verification=figures))
-    print("  onnxruntime: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        write_onnx(source, made.directory / MODEL_FILE)
+        load_tokenizer(str(source)).save(made.directory)
+        figures = compare_with_onnxruntime(made.directory, source) if config.verify else {"verified": False}
+        print("  onnxruntime: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
+        return {"verification": figures}
+
+    lineage.produce(PROGRAM, output, lineage.settings_of(config), {"model": source}, write)
     return output / MODEL_FILE
 
 

@@ -4,11 +4,11 @@
 the vectors of the trainer, and then renamed, so that an unverified one never has the final name.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,34 +100,31 @@ def export_model(config: ExportConfig) -> Path:
     if not source.is_dir():
         raise FileNotFoundError(f"model {source}: no such directory. Run the stage that writes it, or mend the path.")
     scores = read_scores(Path(config.scores)) if config.scores else []
-    recorded = json.loads(json.dumps(asdict(config)))
-    del recorded["hub"]  # where it is sent does not change what it is
     inputs = {"model": source} | ({"scores": Path(config.scores)} if config.scores else {})
-    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
-        print(f"{output}: up to date")
-        push(output, config.hub)
-        return output
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype.value]
-    prompts = config.all_prompts()
-    with lineage.atomic_directory(output) as directory:
-        write_backbone_weights(source, directory, dtype)
-        hf_config = write_config(source, directory, dtype)
-        dim, positions = int(hf_config["hidden_size"]), hf_config.get("max_position_embeddings")
-        max_tokens = min(config.max_tokens, int(positions or config.max_tokens))
-        write_tokenizer(source, directory, load_tokenizer(str(source)), max_tokens)
-        write_modules(directory, dim, max_tokens, prompts)
-        record = lineage.new_record(PROGRAM, recorded, inputs, prompts=prompts)
-        card = embedding_card(
-            output.name, record, dim=dim, max_tokens=max_tokens, dtype=config.dtype.value, prompts=prompts,
-            scores=scores, base_model=config.base_model, license=config.license,
-        )  # fmt: skip
-        lineage.write_text(directory / "README.md", card)
-        checks = verify_directory(directory, reference=source, prompts=prompts) if config.verify else []
-        require_verified(checks)
-        record.metrics["verification"] = as_figures(checks) if checks else {"verified": False}
-        lineage.write_record(directory, record)
+    settings = lineage.settings_of(config, unrecorded=("hub",))  # where it is sent does not change what it is
+    lineage.produce(PROGRAM, output, settings, inputs, lambda made: _write(config, scores, made))
     push(output, config.hub)
     return output
+
+
+def _write(config: ExportConfig, scores: list[dict[str, Any]], made: lineage.Output) -> dict[str, Any]:
+    source, directory = Path(config.model), made.directory
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype.value]
+    prompts = config.all_prompts()
+    write_backbone_weights(source, directory, dtype)
+    hf_config = write_config(source, directory, dtype)
+    dim, positions = int(hf_config["hidden_size"]), hf_config.get("max_position_embeddings")
+    max_tokens = min(config.max_tokens, int(positions or config.max_tokens))
+    write_tokenizer(source, directory, load_tokenizer(str(source)), max_tokens)
+    write_modules(directory, dim, max_tokens, prompts)
+    card = embedding_card(
+        Path(config.output_dir).name, made.record, dim=dim, max_tokens=max_tokens, dtype=config.dtype.value,
+        prompts=prompts, scores=scores, base_model=config.base_model, license=config.license,
+    )  # fmt: skip
+    lineage.write_text(directory / "README.md", card)
+    checks = verify_directory(directory, reference=source, prompts=prompts) if config.verify else []
+    require_verified(checks)
+    return {"prompts": prompts, "verification": as_figures(checks) if checks else {"verified": False}}
 
 
 def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:

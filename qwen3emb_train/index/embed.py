@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from qwen3emb_train.data.tokenization import text_hash
 from qwen3emb_train.distributed import launched_rank
 from qwen3emb_train.index.embed_config import EmbedConfig
 from qwen3emb_train.index.embed_texts import embed_texts
-from qwen3emb_train.index.vector_store import VectorStore
+from qwen3emb_train.index.vector_store import STORE_FILE, VectorStore
 
 PROGRAM = "embed"
 _HOW = ("output_dir", "engine", "num_processes", "overwrite", "verify")  # they do not change the result
+_WRITTEN = (STORE_FILE, "shard_*", lineage.RUN_FILE)
 
 
 class EmbedEngine(str, Enum):
@@ -55,8 +56,12 @@ def embed(config: EmbedCorpusConfig) -> Path:
         ImportError: Ray, or Sentence-Transformers, is needed and not installed.
     """
     corpus, output = Path(config.corpus), Path(config.output_dir)
+    lineage.require_apart(output, _inputs(config))
+    lineage.require_claimable(output, PROGRAM, _WRITTEN)
     num_texts = check_corpus(corpus)
     progress = Progress(num_texts)
+    if launched_rank() == 0:
+        lineage.claim(output, PROGRAM)
     if config.engine is EmbedEngine.ray:
         from qwen3emb_train.index.embed_ray import embed_with_ray
 
@@ -117,11 +122,15 @@ class Progress:
             print(f"embedded {done:,} texts now, of {self._num_texts:,} in the corpus ({rate:,.1f}/s)", flush=True)
 
 
-def _write_record(config: EmbedCorpusConfig, store: VectorStore) -> None:
-    settings = {name: value for name, value in asdict(config).items() if name not in _HOW}
+def _inputs(config: EmbedCorpusConfig) -> dict[str, Path]:
     inputs = {"corpus": Path(config.corpus)}
     if Path(config.model).is_dir():
         inputs["model"] = Path(config.model)
+    return inputs
+
+
+def _write_record(config: EmbedCorpusConfig, store: VectorStore) -> None:
+    settings, inputs = lineage.settings_of(config, _HOW), _inputs(config)
     if not lineage.is_up_to_date(store.directory, PROGRAM, settings, inputs):
         record = lineage.new_record(
             PROGRAM, settings, inputs, num_rows=store.num_rows, dim=store.dim, fingerprint=store.fingerprint

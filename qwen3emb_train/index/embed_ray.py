@@ -46,23 +46,23 @@ def embed_with_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    builder = StoreBuilder(directory, model, config, device="cuda" if has_gpus else "cpu")
     pairs = ((text_id, text) for _, text_id, text in iterate_texts(corpus))
-    numbers = [{"shard": shard.number} for shard in builder.missing(pairs)]
-    if numbers:
-        done = 0
-        shards = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-            _ShardMaker,
-            fn_constructor_args=(builder.task, corpus),
-            batch_size=1,
-            concurrency=(1, config.num_processes),
-            num_cpus=config.threads_per_process or 1,
-            num_gpus=int(has_gpus),
-        )
-        for row in shards.iter_rows():
-            done += int(row["texts"])
-            progress(done)
-    return builder.finish()
+    with StoreBuilder(directory, model, config, device="cuda" if has_gpus else "cpu") as builder:
+        numbers = [{"shard": shard.number} for shard in builder.missing(pairs)]
+        if numbers:
+            done = 0
+            shards = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+                _ShardMaker,
+                fn_constructor_args=(builder.task, corpus),
+                batch_size=1,
+                concurrency=(1, config.num_processes),
+                num_cpus=config.threads_per_process or 1,
+                num_gpus=int(has_gpus),
+            )
+            for row in shards.iter_rows():
+                done += int(row["texts"])
+                progress(done)
+        return builder.finish()
 
 
 class _ShardMaker:

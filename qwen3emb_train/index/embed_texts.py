@@ -49,15 +49,15 @@ def embed_texts(
         BrokenProcessPool: a worker was killed, most likely for lack of memory.
     """
     config = config or EmbedConfig()
-    builder = StoreBuilder(
-        directory, model, config, device=_device(config), rank=launched_rank(), num_ranks=launched_world_size()
-    )
     done = 0
-    for num_rows in _make_shards(builder.missing(texts), builder.task):
-        done += num_rows
-        if progress is not None:
-            progress(done)
-    return builder.finish()
+    with StoreBuilder(
+        directory, model, config, device=_device(config), rank=launched_rank(), num_ranks=launched_world_size()
+    ) as builder:
+        for num_rows in _make_shards(builder.missing(texts), builder.task):
+            done += num_rows
+            if progress is not None:
+                progress(done)
+        return builder.finish()
 
 
 def _device(config: EmbedConfig) -> str:

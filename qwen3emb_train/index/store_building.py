@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from qwen3emb_train.index.vector_store import (
     read_shard,
     shard_directory,
 )
-from qwen3emb_train.lineage import write_text
+from qwen3emb_train.lineage import LOCK_FILE, DirectoryLock, write_text
 from qwen3emb_train.models.precision import resolve_device, resolve_precision
 
 _STORE_VERSION = 1
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoreBuilder:
-    """Writes or continues the store of one directory; call ``missing``, write those shards with ``task``, ``finish``.
+    """Writes or continues a store; in its ``with``: call ``missing``, write those shards with ``task``, ``finish``.
 
     Attributes:
         task: what a process needs to write a shard.
@@ -67,6 +68,20 @@ class StoreBuilder:
         self._directory, self._settings, self._overwrite = directory, self.task.settings, config.overwrite
         self._rank, self._num_ranks = rank, num_ranks
         self._digests: list[str] = []  # of the texts, shard by shard
+        self._held, self._is_held = ExitStack(), False
+
+    def __enter__(self) -> "StoreBuilder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+        self._is_held = False
+
+    def _hold(self) -> None:
+        """Locks the store before its first change; the first rank stands for all."""
+        if self._rank == 0 and not self._is_held:
+            self._held.enter_context(DirectoryLock(self._directory / LOCK_FILE))
+            self._is_held = True
 
     def missing(self, texts: Iterable[tuple[str, str]]) -> Iterator[TextShard]:
         """Reads all texts; yields the shards that this rank has to write.
@@ -83,6 +98,7 @@ class StoreBuilder:
             if finished is not None and shard.number >= len(finished.shards) and not self._overwrite:
                 raise ValueError(self._refusal(f"document {shard.ids[0]!r} is not in the store"))
             if not self._is_there(shard, is_own) and is_own:
+                self._hold()
                 # From the first change on the store is incomplete, whatever happens to this process.
                 (self._directory / STORE_FILE).unlink(missing_ok=True)
                 yield shard
@@ -102,6 +118,7 @@ class StoreBuilder:
             text = json.dumps({"settings": self._settings, "shards": shards}, indent=1) + "\n"
             path = self._directory / STORE_FILE
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                self._hold()
                 write_text(path, text)
         else:
             _wait(f"{self._directory}: the first rank", self._is_complete)

@@ -9,8 +9,8 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,20 +48,20 @@ def merge_models(config: MergeConfig) -> Path:
     output = Path(config.output_dir)
     models = model_directories(config)
     inputs = input_directories(config, models)
-    recorded = json.loads(json.dumps(asdict(config)))
-    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
-        print(f"{output}: up to date")
-        return output
-    merge = Merge(config, models)
-    weights = merge.weights_by_name(config)
-    record: dict[str, object] = {"models": [str(model) for model in models]}
-    if not (config.layer_t or config.group_t):
-        record["weights"] = {f"model_{i}": weight for i, weight in enumerate(_given_weights(config, len(models)))}
-    # The digests of the inputs take about as long as the merge, and another core.
-    with ThreadPoolExecutor(1) as pool, lineage.atomic_directory(output) as directory:
-        new_record = pool.submit(lineage.new_record, PROGRAM, recorded, inputs, **record)
-        merge.write(directory, weights)
-        lineage.write_record(directory, new_record.result())
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        merge = Merge(config, models)
+        weights = merge.weights_by_name(config)
+        # The digests of the inputs take about as long as the merge, and another core.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: made.record)
+            merge.write(made.directory, weights)
+        metrics: dict[str, Any] = {"models": [str(model) for model in models]}
+        if not (config.layer_t or config.group_t):
+            metrics["weights"] = {f"model_{i}": weight for i, weight in enumerate(_given_weights(config, len(models)))}
+        return metrics
+
+    lineage.produce(PROGRAM, output, lineage.settings_of(config), inputs, write)
     return output
 
 

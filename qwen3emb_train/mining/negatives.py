@@ -9,9 +9,11 @@ memory are the texts and one block of queries.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.readers import read_examples
@@ -45,41 +47,56 @@ def mine_negatives(config: MiningConfig) -> Path:
             ``work_dir`` holds vectors of other texts (names one) or of another model.
     """
     output = Path(config.output_dir)
-    settings = {name: value for name, value in asdict(config).items() if name not in _LOGISTICS}
-    inputs = _inputs(config)
-    if lineage.is_up_to_date(output, PROGRAM, settings, inputs):
-        print(f"{output}: up to date")
+    settings, inputs = lineage.settings_of(config, _LOGISTICS), _inputs(config)
+    work_dir = Path(config.work_dir) if config.work_dir else output.with_name(f"{output.name}.work")
+    is_temporary = config.work_dir is None
+    if launched_rank() != 0:  # the first rank waits for what the others find, and writes
+        if not lineage.is_up_to_date(output, PROGRAM, settings, inputs):
+            _search(config, work_dir)
+            if is_temporary:
+                rank_barrier.wait_for_removal(work_dir)
         return output
 
+    def write(made: lineage.Output) -> Mapping[str, Any]:
+        with nullcontext() if is_temporary else lineage.DirectoryLock(work_dir / lineage.LOCK_FILE):
+            examples, choice, statistics = _search(config, work_dir)
+            if is_temporary:
+                rank_barrier.wait_for_others(work_dir)
+            _write(config, examples, choice, statistics, made.directory)
+        return statistics.counts
+
+    if lineage.produce(PROGRAM, output, settings, inputs, write) and is_temporary:
+        rank_barrier.remove(work_dir)
+    return output
+
+
+def _search(config: MiningConfig, work_dir: Path) -> tuple[list[TrainingExample], Choice, MiningStatistics]:
+    """Reads the examples and finds, with the other ranks, what is near their queries."""
     examples = list(read_examples(Path(config.examples)))
     if not any(example.task in config.tasks for example in examples):
         found = ", ".join(sorted({example.task for example in examples}))
         raise ValueError(f"{config.examples}: tasks={config.tasks} finds no example; the tasks there: {found}.")
-    work_dir = Path(config.work_dir) if config.work_dir else output.with_name(f"{output.name}.work")
     problem = gather(examples, config)
     statistics = MiningStatistics(config.num_negatives, len(problem.queries), problem.num_candidates, seed=config.seed)
-    choice = _search(problem, config, work_dir, statistics)
-    is_temporary = config.work_dir is None
-    if launched_rank() != 0:  # the first rank waits for what the others find, and writes
-        if is_temporary:
-            rank_barrier.wait_for_removal(work_dir)
-        return output
-    if is_temporary:
-        rank_barrier.wait_for_others(work_dir)
-    with lineage.atomic_directory(output) as directory:
-        write_examples(directory / "examples.jsonl", _written(examples, choice, statistics, directory))
-        lineage.write_text(directory / "report.txt", statistics.as_text())
-        lineage.write_text(directory / "report.html", statistics.as_html(problem.pool))
-        lineage.write_record(directory, lineage.new_record(PROGRAM, settings, inputs, **statistics.counts))
+    return examples, _choose(problem, config, work_dir, statistics), statistics
+
+
+def _write(
+    config: MiningConfig,
+    examples: Sequence[TrainingExample],
+    choice: Choice,
+    statistics: MiningStatistics,
+    directory: Path,
+) -> None:
+    write_examples(directory / "examples.jsonl", _written(examples, choice, statistics, directory))
+    lineage.write_text(directory / "report.txt", statistics.as_text())
+    lineage.write_text(directory / "report.html", statistics.as_html(choice.problem.pool))
     if 2 * statistics.num_without > statistics.num_examples:
         logger.warning(
             "%d of %d examples got no negative. Read %s: if all cosines there look alike, the model is too "
             "weak to mine with; else loosen max_relative_score or give a larger corpus.",
-            statistics.num_without, statistics.num_examples, output / "report.txt",
+            statistics.num_without, statistics.num_examples, Path(config.output_dir) / "report.txt",
         )  # fmt: skip
-    if is_temporary:
-        rank_barrier.remove(work_dir)
-    return output
 
 
 def _inputs(config: MiningConfig) -> dict[str, Path]:
@@ -93,7 +110,7 @@ def _inputs(config: MiningConfig) -> dict[str, Path]:
     return inputs
 
 
-def _search(problem: SearchProblem, config: MiningConfig, work_dir: Path, statistics: MiningStatistics) -> Choice:
+def _choose(problem: SearchProblem, config: MiningConfig, work_dir: Path, statistics: MiningStatistics) -> Choice:
     documents, queries = embed_problem(problem, config, work_dir)
     by_model = find_by_model(problem, documents, queries, config, work_dir)
     by_bm25 = find_by_bm25(problem, documents, queries, config, work_dir) if config.bm25_share else None

@@ -10,6 +10,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 
@@ -76,15 +77,13 @@ def convert_gguf(gguf_file: Path, output_dir: Path) -> Path:
         raise FileNotFoundError(
             f"{gguf_file}: no such GGUF file. Check gguf=..., or leave it out to use the package's."
         )
-    inputs = {"gguf": gguf_file}
-    if lineage.is_up_to_date(output_dir, PROGRAM, {}, inputs):
-        return output_dir
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        return {"num_parameters": _save_dequantized(gguf_file, made.directory), "file": gguf_file.name}
+
     if importlib.util.find_spec("gguf") is None:
         raise ImportError("Reading a GGUF file needs the gguf package: pip install 'qwen3emb-train[quickstart]'")
-    with lineage.atomic_directory(output_dir) as directory:
-        num_parameters = _save_dequantized(gguf_file, directory)
-        record = lineage.new_record(PROGRAM, {}, inputs, num_parameters=num_parameters, file=gguf_file.name)
-        lineage.write_record(directory, record)
+    lineage.produce(PROGRAM, output_dir, {}, {"gguf": gguf_file}, write)
     return output_dir
 
 

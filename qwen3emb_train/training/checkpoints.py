@@ -125,7 +125,7 @@ class Checkpoints:
             if record is not None:
                 _write_whole(temporary, engine.model, parameters, tokenizer, state)
                 write_record(temporary, record)
-        with _together(engine.device):
+        with together(engine.device):
             if is_main_process():
                 self._delete_old(state.best_step)
         return final
@@ -235,23 +235,23 @@ def _written_together(final: Path, device: torch.device) -> Iterator[Path]:
         atomic_directory(final) if is_main_process() else nullcontext(writing_name(final))
     )
     temporary = writing_name(final)
-    with _together(device):
+    with together(device):
         manager.__enter__()
         if is_main_process():
             (temporary / "state").mkdir()
     try:
-        with _together(device):
+        with together(device):
             yield temporary
     except BaseException as error:
         # Only the main process has something to clean up; it raises the error again, as the others do below.
         manager.__exit__(type(error), error, error.__traceback__)
         raise
-    with _together(device):
+    with together(device):
         manager.__exit__(None, None, None)
 
 
 @contextmanager
-def _together(device: torch.device) -> Iterator[None]:
+def together(device: torch.device, doing: str = "write its part of the checkpoint") -> Iterator[None]:
     """A part that succeeds on every rank or fails on every rank: nobody is left waiting for one that has failed."""
     own: Exception | None = None
     try:
@@ -259,4 +259,4 @@ def _together(device: torch.device) -> Iterator[None]:
     except Exception as error:
         own = error
     if any_rank(own is not None, device):
-        raise own or OSError("another rank could not write its part of the checkpoint; see its message")
+        raise own or OSError(f"another rank could not {doing}; see its message")

@@ -7,6 +7,7 @@ from typing import Any
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranking_collator import FalseNegativeFilter
+from qwen3emb_train.data.training_data import DataSettings
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.infonce import InfoNCE
@@ -129,6 +130,31 @@ class TrainingConfig:
     def tokens_dir(self) -> Path:
         """Where token stores lie."""
         return Path(self.cache_dir or Path.home() / ".cache" / "qwen3emb_train" / "tokens")
+
+    def training_data(self) -> DataSettings:
+        return self._data(self.data, self.mixture, self.batch_size, self.steps)
+
+    def held_out_data(self, name: str) -> DataSettings:
+        """One pass over one of ``validation_data``."""
+        only = {name: self.validation_data[name]}
+        return self._data(only, MixtureConfig(epochs=1), self.validation.batch_size, None)
+
+    def _data(
+        self, sources: dict[str, SourceConfig], mixture: MixtureConfig, batch_size: int, steps: int | None
+    ) -> DataSettings:
+        return DataSettings(
+            sources, mixture, batch_size, steps, self.seed, self.tokens_dir, self.reading, self.verify_contents
+        )
+
+    def inputs(self) -> dict[str, Path]:
+        """What decides the result, by name, for ``run.json``."""
+        inputs = {f"data.{name}": Path(source.path) for name, source in self.data.items()}
+        return inputs | ({"model": Path(self.model.path)} if Path(self.model.path).is_dir() else {})
+
+    def other_inputs(self) -> dict[str, Path]:
+        """What is read beside these."""
+        sets = {**self.validation_data, **getattr(self, "eval_sets", {})}
+        return {f"validation set {name}": Path(chosen.path) for name, chosen in sets.items()}
 
     def settings(self) -> dict[str, Any]:
         """All settings that decide the result, as JSON values."""

@@ -5,9 +5,9 @@
 """
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import torch
 
 from qwen3emb_train.data.batches import TrainingBatch
-from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig
 from qwen3emb_train.data.token_store import copy_rejected
-from qwen3emb_train.data.training_data import TrainingData, plan_difference
+from qwen3emb_train.data.training_data import DataSettings, TrainingData, plan_difference
 from qwen3emb_train.distributed import gather_counts, is_main_process, rank, world_size
 from qwen3emb_train.lineage import (
     RunRecord,
+    claim,
     digest_cached,
+    entries,
     is_up_to_date,
     new_record,
     value_digest,
@@ -41,17 +42,16 @@ from qwen3emb_train.training.checkpoints import (
 )
 from qwen3emb_train.training.config import TrainingConfig
 from qwen3emb_train.training.engines.engine import Engine
-from qwen3emb_train.training.engines.launch import build_engine, close_process_group, start
+from qwen3emb_train.training.engines.launch import Launch, build_engine, close_process_group, start
 from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
 from qwen3emb_train.training.monitor import Monitor
 from qwen3emb_train.training.objective import Objective
+from qwen3emb_train.training.output import CHECKPOINTS, MODEL, PLAN_FILE, delete_former, held, require_own
 from qwen3emb_train.training.prefetch import Prefetch
 from qwen3emb_train.training.retrieval_validation import ValidationSet
 from qwen3emb_train.training.signals import StoppedBySignal, StopSignal
 from qwen3emb_train.training.tracking import Tracker
 from qwen3emb_train.training.validation import Validation
-
-PLAN_FILE = "plan.json"
 
 
 class Stage(ABC):
@@ -76,14 +76,7 @@ class Stage(ABC):
         """With ``save(directory)``."""
 
     @abstractmethod
-    def open_data(
-        self,
-        tokenizer: Any,
-        sources: Mapping[str, SourceConfig],
-        mixture: MixtureConfig,
-        batch_size: int,
-        steps: int | None,
-    ) -> TrainingData[Any]:
+    def open_data(self, tokenizer: Any, settings: DataSettings) -> TrainingData[Any]:
         """Training or held-out batches."""
 
     def open_validation_sets(self, tokenizer: Any) -> dict[str, ValidationSet]:
@@ -124,18 +117,20 @@ def run_stage(stage: Stage) -> Path:
 def _run(stage: Stage, stop: StopSignal) -> Path:
     config = stage.config
     output_dir = Path(config.output_dir)
-    if config.overwrite and is_main_process():
-        shutil.rmtree(output_dir, ignore_errors=True)
     stage.check()
-    settings, digest_of = config.settings(), _digest_of(config)
-    inputs = {f"data.{name}": Path(source.path) for name, source in config.data.items()}
-    if Path(config.model.path).is_dir():
-        inputs["model"] = Path(config.model.path)
-    if not config.overwrite and is_up_to_date(output_dir, stage.program, settings, inputs, digest_of):
+    inputs = config.inputs()
+    if not config.overwrite and is_up_to_date(output_dir, stage.program, config.settings(), inputs, _digest_of(config)):
         _say(f"{output_dir}: up to date")
-        return output_dir / "model"
-
+        return output_dir / MODEL
+    require_own(output_dir, stage.program, inputs | config.other_inputs())
     launch = start(config.device, config.timeout_s)
+    with held(output_dir, launch.device):
+        _train(stage, stop, launch)
+    return output_dir / MODEL
+
+
+def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
+    config, output_dir = stage.config, Path(stage.config.output_dir)
     tokenizer = stage.load_tokenizer()
     data, held_out = _open_together(stage, tokenizer, stop)
     _require_same_data(
@@ -145,7 +140,7 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
     sets = stage.open_validation_sets(tokenizer)
     torch.manual_seed(config.seed)  # LoRA's matrices begin at random
     model = stage.load_model(tokenizer)
-    checkpoints = Checkpoints(output_dir / "checkpoints", config.keep_last)
+    checkpoints = Checkpoints(output_dir / CHECKPOINTS, config.keep_last)
     fresh = TrainingState(plan_fingerprint=data.fingerprint, config_digest=value_digest(config.settings_beside_plan()))
     checkpoint = None if config.overwrite else checkpoints.at(config.resume_step)
     state = fresh if checkpoint is None else _continued(config, checkpoint, data, fresh)
@@ -176,10 +171,12 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
 
     record, tracker = None, None  # the main process alone writes
     if is_main_process():
-        record = new_record(stage.program, settings, inputs, digest_of)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        record = new_record(stage.program, config.settings(), config.inputs(), _digest_of(config))
+        if config.overwrite:  # at last: everything that could be refused has been looked at
+            delete_former(output_dir)
+        claim(output_dir, stage.program)
         write_text(output_dir / PLAN_FILE, json.dumps(data.components, indent=2) + "\n")
-        tracker = Tracker(output_dir, config.tracking, settings, steps=data.steps, first_step=state.step)
+        tracker = Tracker(output_dir, config.tracking, config.settings(), steps=data.steps, first_step=state.step)
     validation = None
     if held_out or sets:
         validation = Validation(held_out, objective, config.validation, sets, config.tokens_per_chunk)
@@ -201,7 +198,6 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
     if record is not None:
         _finish(config, checkpoints, output_dir, data, _reached(record, state))
     stop.wait_for_all()
-    return output_dir / "model"
 
 
 def _digest_of(config: TrainingConfig) -> Callable[[Path], str]:
@@ -239,12 +235,8 @@ def _require_same_data(data: Mapping[str, TrainingData[Any]], device: torch.devi
 
 def _open(stage: Stage, tokenizer: Any) -> tuple[TrainingData[Any], dict[str, TrainingData[Any]]]:
     config = stage.config
-    data = stage.open_data(tokenizer, config.data, config.mixture, config.batch_size, config.steps)
-    held_out = {
-        name: stage.open_data(tokenizer, {name: source}, MixtureConfig(epochs=1), config.validation.batch_size, None)
-        for name, source in config.validation_data.items()
-    }
-    return data, held_out
+    data = stage.open_data(tokenizer, config.training_data())
+    return data, {name: stage.open_data(tokenizer, config.held_out_data(name)) for name in config.validation_data}
 
 
 def _continued(
@@ -306,9 +298,10 @@ def _finish(
     for name, store in data.stores.items():
         if copy_rejected(store, output_dir / f"rejected_{name}.jsonl"):
             _say(f"data.{name}: some lines were left out, see {output_dir / f'rejected_{name}.jsonl'}")
-    link_or_copy(latest / "model", output_dir / "model")
-    write_record(output_dir, record)
-    _say(f"model: {output_dir / 'model'}")
+    link_or_copy(latest / MODEL, output_dir / MODEL)
+    written = [f"{MODEL}/{name}" for name in entries(output_dir / MODEL)]
+    write_record(output_dir, replace(record, files=written))
+    _say(f"model: {output_dir / MODEL}")
 
 
 def _count_parameters(model: TextModel) -> tuple[int, int]:

@@ -3,13 +3,11 @@
 They differ in data, loss fields and model path.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
-from qwen3emb_train.data.training_data import TrainingData, open_training_data
+from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_training_data
 from qwen3emb_train.losses.by_task import loss_of_task
 from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import load_encoder
@@ -39,19 +37,8 @@ class EmbeddingStage(Stage):
         model = self.config.model
         return load_tokenizer(model.path, model.eos_token, trust_remote_code=model.trust_remote_code)
 
-    def open_data(
-        self,
-        tokenizer: TextTokenizer,
-        sources: Mapping[str, SourceConfig],
-        mixture: MixtureConfig,
-        batch_size: int,
-        steps: int | None,
-    ) -> TrainingData[EmbeddingBatch]:
-        config = self.config
-        return open_training_data(
-            sources, tokenizer, config.lengths, mixture, batch_size=batch_size, steps=steps, seed=config.seed,
-            cache_dir=config.tokens_dir, reading=config.reading, verify_contents=config.verify_contents,
-        )  # fmt: skip
+    def open_data(self, tokenizer: TextTokenizer, settings: DataSettings) -> TrainingData[EmbeddingBatch]:
+        return open_training_data(settings, tokenizer, self.config.lengths)
 
     def open_validation_sets(self, tokenizer: TextTokenizer) -> dict[str, ValidationSet]:
         return {

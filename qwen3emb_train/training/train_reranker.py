@@ -1,12 +1,10 @@
 """The stage ``train_reranker``: supervised fine-tuning of a causal language model that answers yes or no."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from qwen3emb_train.data.batches import RerankingBatch
-from qwen3emb_train.data.mixture import MixtureConfig, SourceConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
-from qwen3emb_train.data.training_data import TrainingData, open_reranking_data
+from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_reranking_data
 from qwen3emb_train.models.loading import load_reranker
 from qwen3emb_train.models.reranker import YesNoReranker
 from qwen3emb_train.training.config import TrainRerankerConfig as TrainRerankerConfig  # also found here
@@ -36,20 +34,11 @@ class RerankerStage(Stage):
         model = self.config.model
         return load_reranker_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
 
-    def open_data(
-        self,
-        tokenizer: RerankerTokenizer,
-        sources: Mapping[str, SourceConfig],
-        mixture: MixtureConfig,
-        batch_size: int,
-        steps: int | None,
-    ) -> TrainingData[RerankingBatch]:
+    def open_data(self, tokenizer: RerankerTokenizer, settings: DataSettings) -> TrainingData[RerankingBatch]:
         config = self.config
         return open_reranking_data(
-            sources, tokenizer, mixture, config.false_negatives, max_tokens=config.max_tokens,
-            max_positives=config.max_positives, max_negatives=config.max_negatives, batch_size=batch_size, steps=steps,
-            seed=config.seed, cache_dir=config.tokens_dir, reading=config.reading,
-            verify_contents=config.verify_contents,
+            settings, tokenizer, config.false_negatives, max_tokens=config.max_tokens,
+            max_positives=config.max_positives, max_negatives=config.max_negatives,
         )  # fmt: skip
 
     def load_model(self, tokenizer: RerankerTokenizer) -> YesNoReranker:

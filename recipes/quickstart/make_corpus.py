@@ -16,10 +16,11 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.records import TrainingExample, write_examples
@@ -81,13 +82,16 @@ def split_of(module: str) -> Split:
 def write_python_library(config: PythonLibraryConfig) -> Path:
     """Reads the library and writes the data set; returns its directory. Writes nothing if it is there already."""
     output = Path(config.output_dir)
-    definitions, digest = read_library(Path(config.library) if config.library else library_directory())
+    source = Path(config.library) if config.library else library_directory()
+    definitions, digest = read_library(source)
     settings = {**asdict(config), "python": platform.python_version(), "library_digest": digest, "rules": RULES_VERSION}
     del settings["output_dir"], settings["library"]  # the same library elsewhere makes the same data
-    if lineage.is_up_to_date(output, PROGRAM, settings, {}):
-        print(f"{output}: up to date")
-        return output
+    lineage.require_apart(output, {"library": source})  # its digest stands in the settings
+    lineage.produce(PROGRAM, output, settings, {}, lambda made: _write(config, definitions, made.directory))
+    return output
 
+
+def _write(config: PythonLibraryConfig, definitions: Sequence[Definition], directory: Path) -> dict[str, Any]:
     by_split: dict[Split, list[Definition]] = {split: [] for split in Split}
     for definition in definitions:
         by_split[split_of(definition.module)].append(definition)
@@ -99,19 +103,13 @@ def write_python_library(config: PythonLibraryConfig) -> Path:
     test = sample_documents(test, config.max_test_documents)
 
     counts = {"pretrain": len(pretrain), "finetune": len(finetune)}
-    with lineage.atomic_directory(output) as directory:
-        write_examples(directory / "pretrain.jsonl", pretrain)
-        write_examples(directory / "finetune.jsonl", finetune)
-        for split, task in ((Split.dev, dev), (Split.test, test)):
-            _write_beir(directory / split.value, split.value, task)
-            counts[f"{split.value}_queries"], counts[f"{split.value}_documents"] = (
-                len(task.queries),
-                len(task.documents),
-            )
-        record = lineage.new_record(PROGRAM, settings, {}, counts=counts, query_instruction=FINETUNE_INSTRUCTION)
-        lineage.write_record(directory, record)
-    _report(output, counts, pretrain, finetune)
-    return output
+    write_examples(directory / "pretrain.jsonl", pretrain)
+    write_examples(directory / "finetune.jsonl", finetune)
+    for split, task in ((Split.dev, dev), (Split.test, test)):
+        _write_beir(directory / split.value, split.value, task)
+        counts[f"{split.value}_queries"], counts[f"{split.value}_documents"] = len(task.queries), len(task.documents)
+    _report(Path(config.output_dir), counts, pretrain, finetune)
+    return {"counts": counts, "query_instruction": FINETUNE_INSTRUCTION}
 
 
 def _limited(examples: Iterable[TrainingExample], count: int | None) -> list[TrainingExample]:

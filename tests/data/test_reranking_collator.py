@@ -19,7 +19,7 @@ from qwen3emb_train.data.reranking_collator import FalseNegativeFilter, Rerankin
 from qwen3emb_train.data.sampling import Frame
 from qwen3emb_train.data.token_store import TokenStore
 from qwen3emb_train.data.tokenization import load_tokenizer
-from qwen3emb_train.data.training_data import TrainingData, open_reranking_data, open_training_data
+from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_reranking_data, open_training_data
 from tests.data.stores import make_store
 from tests.tiny import make_tiny_causal_lm_directory
 
@@ -53,15 +53,12 @@ def open_data(
 ) -> TrainingData[RerankingBatch]:
     settings: dict[str, Any] = {
         "max_tokens": 300, "max_positives": 4, "max_negatives": 20, "batch_size": 6, "steps": 8, "seed": 0,
-    }  # fmt: skip
-    settings |= {
-        "mixture": MixtureConfig(),
-        "false_negatives": FalseNegativeFilter(),
-        "cache_dir": path.parent / "cache",
-    } | changes
-    mixture, false_negatives = settings.pop("mixture"), settings.pop("false_negatives")
-    source = replace(source or SourceConfig(), path=str(path))
-    return open_reranking_data({"mine": source}, tokenizer, mixture, false_negatives, **settings)
+        "mixture": MixtureConfig(), "false_negatives": FalseNegativeFilter(), "cache_dir": path.parent / "cache",
+    } | changes  # fmt: skip
+    limits = {name: settings.pop(name) for name in ("max_tokens", "max_positives", "max_negatives")}
+    false_negatives = settings.pop("false_negatives")
+    sources = {"mine": replace(source or SourceConfig(), path=str(path))}
+    return open_reranking_data(DataSettings(sources, **settings), tokenizer, false_negatives, **limits)
 
 
 def prompts_of(batch: RerankingBatch) -> list[list[int]]:
@@ -132,9 +129,8 @@ def test_the_stores_of_both_kinds_of_training_lie_side_by_side(tmp_path: Path, t
     def open_embedding() -> TokenStore:
         source = {"mine": SourceConfig(path=str(path))}
         lengths = LengthConfig(300, 300)
-        return open_training_data(
-            source, embedding, lengths, MixtureConfig(), batch_size=2, steps=1, seed=0, cache_dir=tmp_path / "cache"
-        ).stores["mine"]
+        settings = DataSettings(source, MixtureConfig(), batch_size=2, steps=1, seed=0, cache_dir=tmp_path / "cache")
+        return open_training_data(settings, embedding, lengths).stores["mine"]
 
     first, second = open_embedding(), open_data(path, tokenizer, batch_size=2).stores["mine"]
     assert first.contents == second.contents

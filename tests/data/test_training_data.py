@@ -11,7 +11,7 @@ import torch
 
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, NoRepeats, SourceConfig
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
-from qwen3emb_train.data.training_data import TrainingData, open_training_data, plan_difference
+from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_training_data, plan_difference
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,11 @@ def sources(tmp_path: Path) -> dict[str, SourceConfig]:
 def open_data(tokenizer: TextTokenizer, sources: dict[str, SourceConfig], tmp_path: Path):  # type: ignore[no-untyped-def]
     def opened(**changes: Any) -> TrainingData:
         settings: dict[str, Any] = {
-            "sources": sources, "tokenizer": tokenizer, "lengths": LengthConfig(), "mixture": MixtureConfig(),
-            "batch_size": 8, "steps": 20, "seed": 0, "cache_dir": tmp_path / "cache",
-        }  # fmt: skip
-        return open_training_data(**(settings | changes))
+            "sources": sources, "mixture": MixtureConfig(), "batch_size": 8, "steps": 20, "seed": 0,
+            "cache_dir": tmp_path / "cache",
+        } | changes  # fmt: skip
+        lengths = settings.pop("lengths", LengthConfig())
+        return open_training_data(DataSettings(**settings), settings.pop("tokenizer", tokenizer), lengths)
 
     return opened
 

@@ -100,7 +100,7 @@ def test_equal_hashes_of_different_ids_are_no_duplicates(corpus: Path, monkeypat
 
 def test_missing_inputs_are_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.jsonl: no such file"):
-        embed(_config(tmp_path / "no.jsonl", tmp_path))
+        embed(_config(tmp_path / "no.jsonl", tmp_path / "missing"))
     with pytest.raises(FileNotFoundError, match=r"model .*missing: no such directory"):
         embed(_config(corpus, tmp_path / "missing"))
 

@@ -7,8 +7,9 @@ about 100 bytes per row for exact duplicates, at most 10 to 20 kB per query and 
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.curation.cleaning.checks import Drop, LanguageCheck, LengthCheck, RowCheck
@@ -38,21 +39,20 @@ def clean(config: CleanConfig) -> Path:
         ImportError: datasketch or lingua is needed and not installed.
     """
     output = Path(config.output_dir)
-    settings = {name: value for name, value in asdict(config).items() if name != "output_dir"}
     inputs = {"examples": Path(config.examples)}
     inputs |= {f"evaluation set {name}": Path(one.path) for name, one in config.evaluation_sets.items()}
-    if lineage.is_up_to_date(output, PROGRAM, settings, inputs):
-        print(f"{output}: up to date")
-        return output
-    cleaner = _Cleaner(config)
-    with lineage.atomic_directory(output) as directory:
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        cleaner, directory = _Cleaner(config), made.directory
         cleaner.judge_all(directory)
         cleaner.write_splits(directory)
         report = cleaner.report
         lineage.write_text(directory / "report.json", json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
         lineage.write_text(directory / "report.txt", report.as_text())
         figures = {"num_read": report.num_read, "num_kept": report.num_kept, "dropped": dict(report.dropped)}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, settings, inputs, splits=report.splits, **figures))
+        return {"splits": report.splits, **figures}
+
+    lineage.produce(PROGRAM, output, lineage.settings_of(config, unrecorded=("output_dir",)), inputs, write)
     return output
 
 

@@ -8,8 +8,10 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,46 +43,59 @@ def select_pairs(config: SelectPairsConfig) -> Path:
             ``work_dir`` holds vectors of other texts (names one) or of another model.
     """
     output = Path(config.output_dir)
-    settings = {name: value for name, value in asdict(config).items() if name not in _LOGISTICS}
+    settings = lineage.settings_of(config, _LOGISTICS)
     inputs = {"examples": Path(config.examples)}
     if Path(config.model).exists():  # a hub name has no local files; it is part of the settings
         inputs["model"] = Path(config.model)
-    if lineage.is_up_to_date(output, PROGRAM, settings, inputs):
-        print(f"{output}: up to date")
-        return output
     if launched_world_size() > 1 and config.work_dir is None:
         raise ValueError("Several ranks need a place for their vectors: set work_dir to a directory that all see.")
     work_dir = Path(config.work_dir) if config.work_dir else output.with_name(f"{output.name}.work")
-    malformed = work_dir / f"{launched_rank()}-{MALFORMED}"
-    texts = PairTexts(config, takes_instructions(config.model), malformed)
-    queries, documents = embed_pairs(texts, config, work_dir)
     if launched_rank() != 0:  # the first rank writes
+        if not lineage.is_up_to_date(output, PROGRAM, settings, inputs):
+            embed_pairs(_read(config, work_dir), config, work_dir)
         return output
-    with lineage.atomic_directory(output) as directory:
-        scores = score_pairs(directory / "scores.npy", texts, queries, documents, config.rows_per_block)
-        ranks = None
-        if config.consistency_top_k is not None:
-            ranks = rank_pairs(texts, queries, documents, config.consistency_top_k, config)
-        report = SelectionReport(config.min_score)
-        with RejectedLines(directory / "rejected") as rejected:
-            kept = _kept(texts, scores, ranks, config, report, rejected)
-            write_examples(directory / "examples.jsonl", kept)
-        report.num_malformed = count_malformed(malformed)
-        if report.all_pairs.num_kept < _LOW_SHARE * report.all_pairs.num_pairs:
-            logger.warning(
-                "Only %d of %d pairs pass. Thresholds belong to models: read the histogram in %s before you use these.",
-                report.all_pairs.num_kept, report.all_pairs.num_pairs, output / "report.txt",
-            )  # fmt: skip
-        if report.num_malformed:
-            (directory / "rejected").mkdir(exist_ok=True)
-            shutil.move(malformed, directory / "rejected" / MALFORMED)
-        lineage.write_text(directory / "report.json", json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-        lineage.write_text(directory / "report.txt", report.as_text())
-        figures = {"num_examples": report.num_examples, "num_kept": report.num_kept, **report.all_pairs.as_json()}
-        lineage.write_record(directory, lineage.new_record(PROGRAM, settings, inputs, **figures))
-    if config.work_dir is None:
+
+    def write(made: lineage.Output) -> dict[str, Any]:
+        with nullcontext() if config.work_dir is None else lineage.DirectoryLock(work_dir / lineage.LOCK_FILE):
+            return _select(config, work_dir, made.directory)
+
+    if lineage.produce(PROGRAM, output, settings, inputs, write) and config.work_dir is None:
         shutil.rmtree(work_dir)
     return output
+
+
+def _malformed_file(work_dir: Path) -> Path:
+    return work_dir / f"{launched_rank()}-{MALFORMED}"
+
+
+def _read(config: SelectPairsConfig, work_dir: Path) -> PairTexts:
+    return PairTexts(config, takes_instructions(config.model), _malformed_file(work_dir))
+
+
+def _select(config: SelectPairsConfig, work_dir: Path, directory: Path) -> dict[str, Any]:
+    """Scores the pairs and writes what passes, what does not, and the report; returns the figures."""
+    texts, malformed = _read(config, work_dir), _malformed_file(work_dir)
+    queries, documents = embed_pairs(texts, config, work_dir)
+    scores = score_pairs(directory / "scores.npy", texts, queries, documents, config.rows_per_block)
+    ranks = None
+    if config.consistency_top_k is not None:
+        ranks = rank_pairs(texts, queries, documents, config.consistency_top_k, config)
+    report = SelectionReport(config.min_score)
+    with RejectedLines(directory / "rejected") as rejected:
+        kept = _kept(texts, scores, ranks, config, report, rejected)
+        write_examples(directory / "examples.jsonl", kept)
+    report.num_malformed = count_malformed(malformed)
+    if report.all_pairs.num_kept < _LOW_SHARE * report.all_pairs.num_pairs:
+        logger.warning(
+            "Only %d of %d pairs pass. Thresholds belong to models: read the histogram in %s before you use these.",
+            report.all_pairs.num_kept, report.all_pairs.num_pairs, Path(config.output_dir) / "report.txt",
+        )  # fmt: skip
+    if report.num_malformed:
+        (directory / "rejected").mkdir(exist_ok=True)
+        shutil.move(malformed, directory / "rejected" / MALFORMED)
+    lineage.write_text(directory / "report.json", json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+    lineage.write_text(directory / "report.txt", report.as_text())
+    return {"num_examples": report.num_examples, "num_kept": report.num_kept, **report.all_pairs.as_json()}
 
 
 def _kept(

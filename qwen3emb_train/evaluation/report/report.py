@@ -1,8 +1,8 @@
 """The program ``report``: runs, evaluations and merge searches as one page, and its figures as PNG files."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.evaluation.report.curves import training_section, validation_section
@@ -78,25 +78,26 @@ def write_report(config: ReportConfig) -> Path:
     """
     require_matplotlib("report")
     output = Path(config.output_dir)
-    recorded = json.loads(json.dumps(asdict(config)))
-    inputs = _input_files(config)
-    if lineage.is_up_to_date(output, PROGRAM, recorded, inputs):
-        print(f"{output}: up to date")
-        return output / PAGE_FILE
-    record = lineage.new_record(PROGRAM, recorded, inputs)  # before reading: a run may write on meanwhile
+    lineage.produce(
+        PROGRAM, output, lineage.settings_of(config), _input_files(config), lambda made: _write(config, made)
+    )
+    return output / PAGE_FILE
+
+
+def _write(config: ReportConfig, made: lineage.Output) -> dict[str, Any]:
+    _ = made.record  # with the inputs' digests before they are read: a run may write on meanwhile
     runs = [load_run(name, Path(path)) for name, path in config.runs.items()]
     evaluations = [load_evaluation(name, Path(path)) for name, path in config.evaluations.items()]
     merges = [load_merge(name, Path(path)) for name, path in config.merges.items()]
     sections = build_sections(config, runs, evaluations, merges)
-    with lineage.atomic_directory(output) as directory:
-        (directory / FIGURES).mkdir()
-        for section in sections:
-            for drawing in section.drawings:
-                (directory / FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
-        page = render_report(config.title or _title(config), _lead(config), sections, config.max_characters)
-        lineage.write_text(directory / PAGE_FILE, page)
-        lineage.write_record(directory, record)
-    return output / PAGE_FILE
+    figures = made.directory / FIGURES
+    figures.mkdir()
+    for section in sections:
+        for drawing in section.drawings:
+            (figures / f"{drawing.name}.png").write_bytes(drawing.png)
+    page = render_report(config.title or _title(config), _lead(config), sections, config.max_characters)
+    lineage.write_text(made.directory / PAGE_FILE, page)
+    return {}
 
 
 def build_sections(

@@ -1,0 +1,86 @@
+"""The one way in which a program makes its output directory."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qwen3emb_train.lineage.files import entries
+from qwen3emb_train.lineage.locks import DirectoryLock
+from qwen3emb_train.lineage.ownership import require_apart, require_replaceable
+from qwen3emb_train.lineage.publishing import Place
+from qwen3emb_train.lineage.records import RunRecord, is_up_to_date, new_record, write_record
+
+
+@dataclass
+class Output:
+    """A directory that is being made.
+
+    Attributes:
+        directory: to fill.
+        program, settings, inputs: for its record.
+        metrics: for its record, too.
+    """
+
+    directory: Path
+    program: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """With the inputs' digests as they are when it is first asked for: at the latest when all is written."""
+        return new_record(self.program, self.settings, self.inputs)
+
+
+def produce(
+    program: str,
+    output: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    write: Callable[[Output], Mapping[str, Any]],
+) -> bool:
+    """Makes an output directory whole, with its ``run.json``, unless it is there already.
+
+    Args:
+        program: its name; what another program wrote is never replaced.
+        output: the directory. It may be empty, a link, or a mount point.
+        settings: all that decides the result beside the inputs.
+        inputs: what is read, name -> file or directory.
+        write: fills ``Output.directory`` and returns the metrics for the record.
+
+    Returns:
+        Whether it was made now; False: it was up to date, which is printed.
+
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: the output is, holds or lies in an input, holds files that no run of ``program`` wrote, or another
+            process is writing it. Nothing is changed then.
+    """
+    if is_up_to_date(output, program, settings, inputs):
+        print(f"{output}: up to date")
+        return False
+    with replacing(program, output, settings, inputs) as made:
+        made.metrics.update(write(made))
+    return True
+
+
+@contextmanager
+def replacing(program: str, output: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Output]:
+    """``produce`` without looking whether the result is there: yields what is to be filled, and then publishes it."""
+    require_apart(output, inputs)
+    place = Place.of(output)
+    if not place.is_interrupted:
+        require_replaceable(place, program)  # before the lock: nothing is written into a directory that is refused
+    with DirectoryLock(place.lock, output):
+        place.recover()
+        require_replaceable(place, program)
+        with place.fill() as directory:
+            made = Output(directory, program, settings, inputs)
+            yield made
+            record = replace(made.record, metrics=made.metrics, files=entries(directory))
+            write_record(directory, record)
+        place.publish()
