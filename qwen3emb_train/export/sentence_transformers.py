@@ -21,12 +21,12 @@ from qwen3emb_train.export.checks import as_figures
 from qwen3emb_train.export.hub import HubConfig, push
 from qwen3emb_train.export.model_card import embedding_card
 from qwen3emb_train.export.verify import require_verified, verify_directory
-from qwen3emb_train.export.verify_files import POOLING_MODES
+from qwen3emb_train.model_directory import LAST_TOKEN, NORMALIZE_PATH, POOLING_MODES, POOLING_PATH
 
 PROGRAM = "export"
 
 # The pre-6 module names: old Sentence-Transformers, vLLM and TEI know only these, and version 6 still maps them.
-_MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+_MODULES = (("Transformer", ""), ("Pooling", POOLING_PATH), ("Normalize", NORMALIZE_PATH))
 _OLDEST_READER = "2.7.0"  # the version the official card asks for; a higher one makes older readers warn
 
 
@@ -144,15 +144,15 @@ def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[s
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
         for number, (name, path) in enumerate(_MODULES)
     ]
-    pooling = {f"pooling_mode_{mode}": mode == "lasttoken" for mode in POOLING_MODES}
+    pooling = {f"pooling_mode_{mode}": mode == LAST_TOKEN for mode in POOLING_MODES}
     for _, path in _MODULES:
         (directory / path).mkdir(exist_ok=True)
     write_json(directory / "modules.json", modules)
     write_json(
-        directory / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": dim} | pooling | {"pooling_mode": "lasttoken", "include_prompt": True},
+        directory / POOLING_PATH / "config.json",
+        {"word_embedding_dimension": dim} | pooling | {"pooling_mode": LAST_TOKEN, "include_prompt": True},
     )
-    write_json(directory / "2_Normalize" / "config.json", {})  # a folder without a file does not survive git or a hub
+    write_json(directory / NORMALIZE_PATH / "config.json", {})  # a folder without a file does not survive git or a hub
     write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     write_json(
         directory / "config_sentence_transformers.json",

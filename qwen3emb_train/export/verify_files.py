@@ -6,10 +6,9 @@ from typing import Any
 
 from qwen3emb_train.export.backbone import read_json
 from qwen3emb_train.export.checks import BrokenPromiseError, Finding, NotApplicableError
+from qwen3emb_train.model_directory import OLD_POOLING_NAMES, POOLING_MODES
 from qwen3emb_train.models.weights import StoredWeights
 
-POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-_OLD_NAMES = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "weightedmean": "weightedmean_tokens"}
 _CARD_KEYS = ("library_name", "pipeline_tag", "tags")
 _CARD_FACTS = ("license", "base_model")
 
@@ -59,7 +58,7 @@ def pooling_of(directory: Path) -> str | None:
     settings = read_pooling(directory)
     old = [mode for mode in POOLING_MODES if settings.get(f"pooling_mode_{mode}")]
     new = settings.get("pooling_mode")
-    new_name = None if new is None else _OLD_NAMES.get(new, new)
+    new_name = None if new is None else OLD_POOLING_NAMES.get(new, new)
     if old and new_name is not None and old != [new_name]:
         raise BrokenPromiseError(f"1_Pooling/config.json says {old} in its booleans and {new!r} in pooling_mode")
     return "+".join(old) or new_name

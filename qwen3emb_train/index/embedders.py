@@ -19,6 +19,7 @@ from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.index.inference import ParallelTextEncoder, TextEncoder
 from qwen3emb_train.index.model_files import model_file, model_json
 from qwen3emb_train.lineage import digest
+from qwen3emb_train.model_directory import LAST_TOKEN, POOLING_PATH
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.precision import Precision, resolve_device, resolve_precision
 
@@ -166,8 +167,8 @@ def _prompt(prompts: dict[str, str], instruction: str | None) -> str:
 def _pools_last_token(model: str, modules: Path) -> bool:
     """Whether the model is a transformer, last-token pooling, and at most a norm."""
     types = [str(module["type"]).rsplit(".", 1)[-1] for module in json.loads(modules.read_text(encoding="utf-8"))]
-    pooling = model_json(model, "1_Pooling/config.json") or {}
-    last = pooling.get("pooling_mode") == "lasttoken" or bool(pooling.get("pooling_mode_lasttoken"))
+    pooling = model_json(model, f"{POOLING_PATH}/config.json") or {}
+    last = pooling.get("pooling_mode") == LAST_TOKEN or bool(pooling.get(f"pooling_mode_{LAST_TOKEN}"))
     return last and types in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 
 

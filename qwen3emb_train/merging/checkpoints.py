@@ -1,11 +1,10 @@
 """Selects checkpoints of a training run: the last, evenly spaced ones, or the best by a recorded metric."""
 
 import json
-import re
 from enum import Enum
 from pathlib import Path
 
-_STEP_DIRECTORY = re.compile(r"step_(\d{6,})")
+from qwen3emb_train.model_directory import STEP_DIRECTORY
 
 
 class Selection(str, Enum):
@@ -52,7 +51,7 @@ def select_checkpoints(run_dir: Path, count: int, how: Selection = Selection.las
 def _checkpoints(run_dir: Path) -> dict[int, Path]:
     found = {}
     for path in (run_dir / "checkpoints").glob("step_*"):
-        match = _STEP_DIRECTORY.fullmatch(path.name)
+        match = STEP_DIRECTORY.fullmatch(path.name)
         if match and (path / "model").is_dir():
             found[int(match[1])] = path / "model"
     if not found:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
+from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
 
 # Settings that define the function of the weights. Names, dtypes and generation settings may differ.
@@ -16,14 +17,8 @@ _ARCHITECTURE_KEYS = (
     "attention_bias", "tie_word_embeddings", "is_causal",
 )  # fmt: skip
 _PER_CALL_STATE = ("truncation", "padding")
-LAST_TOKEN = "lasttoken"
-_OLD_POOLING_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": LAST_TOKEN,
-}
+_OLD_POOLING_KEYS = {f"pooling_mode_{old}": new for new, old in OLD_POOLING_NAMES.items()}
+_OLD_POOLING_KEYS[f"pooling_mode_{LAST_TOKEN}"] = LAST_TOKEN
 
 
 @dataclass(frozen=True)

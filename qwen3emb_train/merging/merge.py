@@ -24,16 +24,13 @@ from qwen3emb_train.merging.methods.karcher import karcher_mean
 from qwen3emb_train.merging.methods.linear import weighted_mean
 from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
 from qwen3emb_train.merging.methods.task_vectors import dare, ties
+from qwen3emb_train.model_directory import TOKENIZER_FILES
 from qwen3emb_train.models.weights import require_finite, write_weights
 
 PROGRAM = "merge"
 WeightsByName = Callable[[str], list[float]]
 """Tensor name -> the models' weights, with the sum 1."""
 
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
@@ -186,7 +183,7 @@ class Merge:
             stored = str(dtypes.pop()).removeprefix("torch.")
             hf_config.update({key: stored for key in ("dtype", "torch_dtype") if key in hf_config})
         (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (first.tokenizer / name).is_file():
                 shutil.copyfile(first.tokenizer / name, target / name)
 

@@ -10,7 +10,6 @@ complete; an older one is deleted only after that. Random generators need no sav
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,13 +24,12 @@ from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.distributed import any_rank, is_main_process, rank
 from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text, writing_name
+from qwen3emb_train.model_directory import STEP_DIRECTORY, step_directory
 from qwen3emb_train.models.loading import loadable_name, save_model
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.models.weights import StoredWeights
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.state_files import DELETE_IT, StoredPieces, write_pieces
-
-_STEP_DIRECTORY = re.compile(r"step_(\d{6,})")
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,13 @@ class Checkpoints:
     keep_last: int | None = 2
 
     def path(self, step: int) -> Path:
-        return self.directory / f"step_{step:06d}"
+        return step_directory(self.directory, step)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
         if not self.directory.is_dir():
             return []
-        found = (_STEP_DIRECTORY.fullmatch(path.name) for path in self.directory.iterdir())
+        found = (STEP_DIRECTORY.fullmatch(path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
     def latest(self) -> Path | None:
