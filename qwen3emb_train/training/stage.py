@@ -43,6 +43,7 @@ from qwen3emb_train.training.checkpoints import (
 from qwen3emb_train.training.config import TrainingConfig
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.engines.launch import Launch, build_engine, close_process_group, start
+from qwen3emb_train.training.engines.probe import require_products
 from qwen3emb_train.training.loop import LoopConfig, fit, is_complete
 from qwen3emb_train.training.monitor import Monitor
 from qwen3emb_train.training.objective import Objective
@@ -153,6 +154,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
         launch, model, config.optimizer, resolve_precision(config.precision, launch.device),
         max_grad_norm=config.max_grad_norm, sync_every_chunk=config.sync_every_chunk,
     )  # fmt: skip
+    require_products(engine)
     if checkpoint is not None:
         load_optimizer(checkpoint, engine)
     _announce(config, engine, counts, data, state)

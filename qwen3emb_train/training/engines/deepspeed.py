@@ -22,7 +22,7 @@ from qwen3emb_train.training.engines.engine import Engine, Piece, ReadRows
 
 
 class DeepSpeedEngine(Engine):
-    """ZeRO over float32 weights; bf16 comes by autocast as in the other engines.
+    """ZeRO over float32 weights; bf16 comes by autocast, entered inside the model.
 
     Args:
         settings: DeepSpeed's configuration (``zero_optimization`` with its stage and offloading); batch sizes and
@@ -50,6 +50,7 @@ class DeepSpeedEngine(Engine):
             raise ValueError(
                 f"DeepSpeed ZeRO stage {self.stage}: use 1, 2 or 3; for plain data parallelism use ddp.yaml."
             )
+        _autocast_inside(model, precision, device)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_complete(settings, max_grad_norm), dist_init_required=False
@@ -61,8 +62,7 @@ class DeepSpeedEngine(Engine):
         self._coalescing: AbstractContextManager[None] | None = None
 
     def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:
-        with autocast(self.precision, self.device):
-            vectors: Tensor = self._engine(tokens)
+        vectors: Tensor = self._engine(tokens)
         return vectors
 
     def backward(self, scalar: Tensor, *, last: bool = False) -> None:
@@ -143,6 +143,18 @@ class DeepSpeedEngine(Engine):
         zero = self._engine.optimizer
         found = zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
         return list(found)
+
+
+def _autocast_inside(model: TextModel, precision: Precision, device: torch.device) -> None:
+    """Lets the model's own forward pass enter autocast: one around DeepSpeed's engine would be turned off by it."""
+    forward = model.forward
+
+    def in_autocast(tokens: PackedTokens) -> Tensor:
+        with autocast(precision, device):
+            vectors: Tensor = forward(tokens)
+        return vectors
+
+    model.forward = in_autocast
 
 
 def _complete(settings: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from qwen3emb_train.losses.reranking_sum import RerankingSum
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.launch import build_engine, start
+from qwen3emb_train.training.engines.probe import require_products
 from qwen3emb_train.training.optimization import OptimizerConfig
 from tests.ranks import run_on_ranks
 from tests.tiny import make_tiny_causal_lm_directory
@@ -170,3 +171,33 @@ def test_all_layers_share_one_layout_under_fsdp2(tiny_qwen3: Path, monkeypatch: 
     for name, value in FSDP.items():
         monkeypatch.setenv(name, value)
     assert run_on_ranks(layouts_seen, 2, tiny_qwen3) == [1, 1]
+
+
+def products_seen(model: Path, precision: Precision) -> str:
+    """What the probe says where CUDA's autocast flag is set around the engine, as a loop on a GPU might."""
+    engine = build_engine(
+        start("cpu"), load_encoder(ModelConfig(path=str(model))), OptimizerConfig(), precision, max_grad_norm=1.0
+    )
+    require_products(engine)
+    torch.set_autocast_enabled("cuda", True)  # all that DeepSpeed asks before it turns the device's autocast off
+    try:
+        require_products(engine)
+        if engine.name != "ddp":  # it enters autocast anew each time, the others have decided
+            engine.precision = Precision.fp32 if precision is Precision.bf16 else Precision.bf16
+            with pytest.raises(ValueError, match="linear layers give torch"):
+                require_products(engine)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    return engine.name
+
+
+@pytest.mark.parametrize(
+    ("launcher", "precision"),
+    [(zero(2), Precision.bf16), (zero(3), Precision.bf16), (FSDP, Precision.bf16), ({}, Precision.bf16)],
+)
+def test_products_run_in_the_type_that_was_asked_for(
+    tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str], precision: Precision
+) -> None:
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    assert len(set(run_on_ranks(products_seen, 2, tiny_qwen3, precision))) == 1
