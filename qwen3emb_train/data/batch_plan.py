@@ -16,9 +16,8 @@ from jaxtyping import Int
 
 from qwen3emb_train.data.batch_assignment import assign_batches
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, NoRepeats, SourceConfig
-from qwen3emb_train.data.permutation import permute, random_bits
-from qwen3emb_train.data.source_order import sample_schedule, shuffle_schedule
-from qwen3emb_train.data.streams import Stream, build_streams
+from qwen3emb_train.data.sampling import permute, random_bits
+from qwen3emb_train.data.streams import Stream, build_streams, sample_schedule, shuffle_schedule
 from qwen3emb_train.data.token_store import TokenStore, flat_spans
 
 _LEAST_BATCHES = 4  # of a block: fewer leave no room to assign

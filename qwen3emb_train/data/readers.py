@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-from qwen3emb_train.data.columns import RowReader, UnknownLayoutError
+from qwen3emb_train.data.layouts import RowReader, UnknownLayoutError
 from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
 from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, json_rows, parquet_rows, raw_text
 from qwen3emb_train.data.validation import InvalidExampleError

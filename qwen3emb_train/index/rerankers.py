@@ -16,7 +16,7 @@ from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, RERANKER_ANSWE
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import load_fast_tokenizer, refuse_missing_directory
-from qwen3emb_train.index.model_files import model_json
+from qwen3emb_train.index.model_files import model_file, model_json
 from qwen3emb_train.models.loading import ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
@@ -225,7 +225,7 @@ def is_yes_no_reranker(path: str) -> bool:
     logits of yes and no, and apply no activation to their difference.
     """
     refuse_missing_directory(path)
-    if model_json(path, "modules.json") is None:
+    if model_file(path, "modules.json") is None:
         return str(((model_json(path, "config.json") or {}).get("architectures") or [""])[0]).endswith("ForCausalLM")
     answers = model_json(path, "1_LogitScore/config.json")
     exported = model_json(path, "config_sentence_transformers.json") or {}

@@ -18,11 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from qwen3emb_train.losses import masks, ragged
+from qwen3emb_train.losses import denominator, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
+from qwen3emb_train.losses.embeddings import Embeddings, GatheredTexts, Pairs, normalized
 
 
 @dataclass
@@ -98,9 +97,9 @@ class Clustering(EmbeddingLoss):
         self, anchors: Pairs, own: Float[Tensor, " pairs"], gathered: GatheredTexts
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per anchor: loss, mean cosine of the positives, and numbers of positives and in-batch negatives."""
-        known_documents = masks.known_positives(anchors, gathered)
-        same_queries = masks.any_of(anchors.known_positives, gathered.query_hash)
-        same_queries |= masks.sharing_queries(known_documents, gathered)
+        known_documents = denominator.known_positives(anchors, gathered)
+        same_queries = denominator.any_of(anchors.known_positives, gathered.query_hash)
+        same_queries |= denominator.sharing_queries(known_documents, gathered)
         same_documents = known_documents | same_queries[:, gathered.document_query_idx]
         same = torch.cat([same_queries, same_documents], dim=1)
         cosines = torch.cat([anchors.queries @ gathered.queries.T, anchors.queries @ gathered.documents.T], dim=1)
@@ -108,7 +107,7 @@ class Clustering(EmbeddingLoss):
         negatives = logits.masked_fill(same, ragged.floor_of(logits.dtype)).logsumexp(1).logaddexp(own)
         num_negatives = (~same).sum(1)
 
-        same[:, : len(gathered.queries)] &= ~masks.repeated_queries(anchors, gathered)
+        same[:, : len(gathered.queries)] &= ~denominator.repeated_queries(anchors, gathered)
         num_positives = same.sum(1)
         losses = (negatives[:, None] - logits).logaddexp(torch.zeros_like(logits))
         mean_loss, mean_cosine = (torch.where(same, cell, 0.0).sum(1) / num_positives for cell in (losses, cosines))

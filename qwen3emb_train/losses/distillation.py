@@ -20,8 +20,7 @@ from torch import Tensor
 
 from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.pairs import normalized
+from qwen3emb_train.losses.embeddings import Embeddings, normalized
 
 
 class DistillationForm(str, Enum):

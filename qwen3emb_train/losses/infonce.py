@@ -25,11 +25,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.losses import masks, ragged
+from qwen3emb_train.losses import denominator, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
-from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
+from qwen3emb_train.losses.embeddings import Embeddings, GatheredTexts, Pairs, normalized
 from qwen3emb_train.losses.tiles import TiledLogSum, Tiles, Vectors
 
 
@@ -294,8 +293,8 @@ class InfoNCE(EmbeddingLoss):
             query_document=self.query_document,
             limit=torch.stack([self._limit(on_prefix) for on_prefix in pairs], dim=1),
             document_document_threshold=self.document_document_threshold.value,
-            query_keys=masks.query_keys(own, gathered, *by_text),
-            document_keys=masks.document_keys(own, gathered, *by_text),
+            query_keys=denominator.query_keys(own, gathered, *by_text),
+            document_keys=denominator.document_keys(own, gathered, *by_text),
             temperature=self.temperature,
             hardness_strength=self._hardness(HardnessMode.in_batch_negatives),
             tile_elements=self.tile_elements,

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qwen3emb_train.losses import ragged
-from qwen3emb_train.losses.masks import Keys, have_same_key
+from qwen3emb_train.losses.denominator import Keys, have_same_key
 
 _CELLS_IN_CACHE = 2**18  # 512 x 512: elementwise work on larger tiles leaves a core's cache
 

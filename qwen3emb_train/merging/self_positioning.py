@@ -24,7 +24,7 @@ from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.merging.inputs import ModelInput
 from qwen3emb_train.merging.methods.blocks import float_blocks
 from qwen3emb_train.merging.methods.linear import weighted_mean
-from qwen3emb_train.models.encoder import Encoder
+from qwen3emb_train.models.text_model import Encoder
 
 
 @dataclass

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.models.dropout import TextDropout, TextKeys
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization, dequantized, is_quantized, quantization_settings
 from qwen3emb_train.models.reranker import YesNoReranker
-from qwen3emb_train.models.text_model import TextModel
+from qwen3emb_train.models.text_model import Encoder, TextModel
 
 LM_HEAD = "lm_head.weight"
 

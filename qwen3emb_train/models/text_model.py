@@ -1,4 +1,4 @@
-"""TextModel: a Hugging Face decoder that reads packed texts. Subclasses define the output for each text."""
+"""TextModel: a Hugging Face decoder that reads packed texts; Encoder: its state at the EOS token."""
 
 from typing import Any
 
@@ -76,3 +76,19 @@ def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor,
 
 def _at_least_float32(states: Tensor) -> Tensor:
     return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
+
+
+class Encoder(TextModel):
+    """Texts to vectors: the last layer's (normed) state at the EOS token, not L2-normalised.
+
+    Build it with ``models.loading.load_encoder``.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return int(self.config.hidden_size)
+
+    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts dim"]:
+        """One float32 (or wider) vector for each packed text."""
+        return self.last_states(tokens)

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.planning.activations import Arithmetic, ChunkShape, saved_activations, weight_copies
 from qwen3emb_train.planning.config import PlanConfig
 from qwen3emb_train.planning.cost import predict_traffic, sharded_over

@@ -5,10 +5,10 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.grids import Grid, Grids
 from qwen3emb_train.models.packing import PackedLayout
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.planning.activations import Arithmetic, ChunkShape
 from qwen3emb_train.planning.fake_ranks import fake_ranks
 from qwen3emb_train.training.optimization import OptimizerConfig

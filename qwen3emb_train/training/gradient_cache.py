@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.distributed import gather_counts
 from qwen3emb_train.training.engines.engine import Engine

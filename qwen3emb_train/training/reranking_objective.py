@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from qwen3emb_train.data.batches import PackedTokens, RerankingBatch
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, RerankingBatch, chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes, shared_length
 from qwen3emb_train.distributed import gather_counts, world_size
 from qwen3emb_train.losses.point_wise import PointWise

@@ -13,8 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.mixture import LengthConfig
 from qwen3emb_train.data.prefixes import share_prefixes

@@ -9,8 +9,8 @@ from qwen3emb_train.data.batches import EmbeddingBatch
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_training_data
 from qwen3emb_train.losses.by_task import loss_of_task
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import load_encoder
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # also found here
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.objectives import EmbeddingObjective

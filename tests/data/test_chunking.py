@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))

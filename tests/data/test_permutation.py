@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.data.permutation import keys_of, mixed, permute, random_bits, uniform
+from qwen3emb_train.data.sampling import keys_of, mixed, permute, random_bits, uniform
 
 
 @settings(max_examples=150, deadline=None)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.data.source_order import sample_schedule, shuffle_schedule
+from qwen3emb_train.data.streams import sample_schedule, shuffle_schedule
 
 
 def test_shares_of_steps_are_near_the_probabilities() -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import Attention, ModelConfig, load_encoder
-from qwen3emb_train.models.text_model import pad
+from qwen3emb_train.models.text_model import Encoder, pad
 from tests.tiny import make_tiny_model_directory
 
 TEXTS = [[5, 6, 7, 0], [9, 0], [*range(10, 50), 0], [3, 4, 0], [0], [9, 0]]  # one of one token, two equal ones

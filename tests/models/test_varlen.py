@@ -21,9 +21,9 @@ from torch.nn.attention.varlen import varlen_attn
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.models import packing, varlen
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.grids import Copy
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.models.varlen import VarlenSpans, flash_attn_kernel, torch_kernel, varlen_kernel_for
 from tests.tiny import make_tiny_model_directory
 

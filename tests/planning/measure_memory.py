@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 
-from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens, chunk_by_tokens
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import chunk_by_tokens
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.quantization import Quantization

@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModel
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.matryoshka import matryoshka
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.gradient_cache import GradientCache
 from qwen3emb_train.training.objectives import EmbeddingObjective, embeddings_by_role

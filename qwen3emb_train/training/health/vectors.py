@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train.distributed import world_size
-from qwen3emb_train.losses import masks, ragged
-from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.pairs import GatheredTexts, Pairs, normalized
+from qwen3emb_train.losses import denominator, ragged
+from qwen3emb_train.losses.embeddings import Embeddings, GatheredTexts, Pairs, normalized
 
 ScalarMetrics = dict[str, float | list[float]]
 
@@ -165,8 +164,8 @@ def _cosine_sums(
     total = num_negatives = pairs.positive_cosine.new_zeros(())
     for block in pairs.split(max(1, _SCORES_AT_ONCE // len(gathered.documents))):
         cosines = block.queries @ gathered.documents.T
-        excluded = masks.own_documents(block, gathered) | masks.known_positives(block, gathered)
-        excluded |= masks.positives_of_repeated_queries(block, gathered)
+        excluded = denominator.own_documents(block, gathered) | denominator.known_positives(block, gathered)
+        excluded |= denominator.positives_of_repeated_queries(block, gathered)
         parts.append(cosines.masked_fill(excluded, -torch.inf).amax(1))
         total = total + cosines.masked_fill(excluded, 0.0).sum()
         num_negatives = num_negatives + (~excluded).sum()
