@@ -1,1 +1,1 @@
-"""The command line: the only room that knows Hydra. Compose a configuration, call one function, report."""
+"""The command line: the programs by name. ``configuration`` composes their settings and runs them."""

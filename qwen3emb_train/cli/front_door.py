@@ -1,4 +1,4 @@
-"""The command line of the training programs: which program, and what there is."""
+"""The command line of the training programs: runs one, or lists them."""
 
 import sys
 from collections.abc import Sequence

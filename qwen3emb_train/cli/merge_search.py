@@ -1,4 +1,4 @@
-"""merge_search: merging proposes, evaluation scores. The two rooms do not know each other; they meet here."""
+"""merge_search: ``merging`` proposes weights, ``evaluation`` scores them; neither imports the other."""
 
 import shutil
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class MergeSearchConfig(MergeSourceConfig):
         strategy: how weights are searched; self_positioning needs ``probe.path``.
         dev_sets: name -> retrieval set; the mean over the sets decides.
         test_sets: name -> retrieval set that decides nothing: the single models, equal weights and the chosen merge are
-            scored on it, and the metrics stand in run.json whatever they are.
+            scored on it, and the scores are written to run.json in any case.
         max_evaluations: merges scored on the dev sets at most.
         tolerance: the search ends when it moves weights by less than this.
         probe: of ``strategy=self_positioning``: the probe set and the descent on it.
@@ -38,7 +38,7 @@ class MergeSearchConfig(MergeSourceConfig):
         precision: precision of the matrix products that encode.
         tokens_per_batch: tokens encoded at once.
         output_dir: the model directory to write: the chosen merge, merge_search.png and .html, run.json with every
-            point. Scores are kept beside it, in ``NAME.evaluations``: a search that is started again repeats none.
+            point. Scores are cached in ``NAME.evaluations`` next to it: a restarted search repeats none.
     """
 
     strategy: SearchStrategy = SearchStrategy.coordinate
@@ -112,7 +112,13 @@ def _write(config: MergeSearchConfig, models: Sequence[Path], made: lineage.Outp
 
 
 def format_search(points: Sequence[TriedPoint], chosen: TriedPoint, test: dict[str, dict[str, float]]) -> str:
-    """A line for every point, the chosen one marked; then the test scores."""
+    """A line for every point, the chosen one marked; then the test scores.
+
+    Args:
+        points: in the order in which they were scored.
+        chosen: one of them.
+        test: name of a model -> its score by test set.
+    """
     lines = ["dev      " + "  ".join(["weights", *chosen.scores])]
     for point in points:
         mark = "*" if point == chosen else " "
@@ -124,7 +130,7 @@ def format_search(points: Sequence[TriedPoint], chosen: TriedPoint, test: dict[s
 
 
 class _Scorer:
-    """Scores a merge on retrieval sets. What was scored before is read back, known by the digest of the weights."""
+    """Scores a merge on retrieval sets. Earlier scores are reused, identified by the digest of the weights."""
 
     def __init__(self, config: MergeSearchConfig, merge: Merge) -> None:
         self.merge = merge
@@ -148,7 +154,7 @@ class _Scorer:
             precision=self._config.precision,
             tokens_per_batch=self._config.tokens_per_batch,
             ndcg_at=self._config.ndcg_at,
-            bootstrap_samples=0,  # nobody looks at a candidate's intervals and map
+            bootstrap_samples=0,  # a candidate's intervals and map are not used
             diagnostics=False,
         )
         key = lineage.value_digest([lineage.digest(self.candidate), asdict(settings)])
@@ -159,7 +165,7 @@ class _Scorer:
 
 
 def _set_files(config: MergeSearchConfig) -> dict[str, Path]:
-    """The files that are read beside the models, by name, for the record."""
+    """The input files other than the models, by name, for the record."""
     files = {} if config.probe.path is None else {"probe": Path(config.probe.path)}
     for kind, sets in (("dev", config.dev_sets), ("test", config.test_sets)):
         for name, chosen in sets.items():
@@ -183,7 +189,7 @@ def _self_positioning(config: MergeSearchConfig, scorer: _Scorer) -> list[Positi
 def _test_scores(
     config: MergeSearchConfig, scorer: _Scorer, points: Sequence[TriedPoint], chosen: TriedPoint
 ) -> dict[str, dict[str, float]]:
-    """The chosen merge beside what it has to beat: every single model, and equal weights."""
+    """The chosen merge, every single model, and equal weights."""
     num_models = len(chosen.weights)
     named = {f"model_{i}": points[i].weights for i in range(num_models)} | {_EQUAL: points[num_models].weights}
     return {

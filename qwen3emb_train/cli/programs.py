@@ -7,7 +7,7 @@ from qwen3emb_train.configuration.program import Group, Program
 
 
 def _reports(done: str, function: str) -> Callable[[Any], None]:
-    """``module:function``, imported when it runs, as a program that ends with a line on what it wrote."""
+    """``module:function``, imported when it runs, as a program that prints what it wrote."""
 
     def run(config: Any) -> None:
         from qwen3emb_train.configuration.compose import load
@@ -18,7 +18,7 @@ def _reports(done: str, function: str) -> Callable[[Any], None]:
 
 
 def _trains(function: str) -> Callable[[Any], int]:
-    """A training stage as a program: its exit code says whether a signal stopped it."""
+    """A training stage as a program: ``EXIT_STOPPED`` is its exit code when a signal stopped it."""
 
     def run(config: Any) -> int:
         from qwen3emb_train.configuration.compose import load

@@ -1,1 +1,1 @@
-"""From a command line to a program's typed configuration, and its help: one way for every program here."""
+"""From a command line to a program's typed configuration, and its help: the same for every program."""

@@ -1,4 +1,4 @@
-"""Typed Hydra: YAML and ``key=value`` to the dataclass that a program takes.
+"""Typed Hydra: from YAML and ``key=value`` to the dataclass that a program takes.
 
 Hydra composes what has a defaults list: the schema, the chosen groups, a recipe's file. Keys are then set on the
 result, because Hydra would take ``model=outputs/x`` for a choice of the group of that name, and stumble over the commas
@@ -52,7 +52,7 @@ def compose(program: Program, request: Request) -> tuple[Any, str]:
         if OmegaConf.get_type(composed) is not schema:  # without the schema a file could hold any key
             raise ConfigError(foreign_file(request.config_name, program))
         _refuse_values(OmegaConf.to_container(composed, resolve=False))
-        OmegaConf.set_struct(composed, None)  # names of a user's own are new keys; the classes refuse others
+        OmegaConf.set_struct(composed, None)  # a user's names are new keys; the classes refuse others
         for path, mix in mixes.items():
             if OmegaConf.is_missing(OmegaConf.select(composed, path.rpartition(".")[0]), path.rpartition(".")[2]):
                 OmegaConf.update(composed, path, mix)

@@ -34,11 +34,11 @@ class Block:
     """The keys of one class.
 
     Attributes:
-        path: what stands before each key, without the last dot; empty for the program itself.
+        path: the prefix of each key, without the last dot; empty for the program itself.
         kind: the class.
         values: fields whose defaults are not the class's.
         meaning: the documentation of the key that holds the block.
-        choice: where the class is a choice (``loss=infonce``): that.
+        choice: ``loss=infonce``, where the class is one of several choices; else empty.
         keys: those with plain values.
         blocks: those with keys of their own.
     """
@@ -109,7 +109,7 @@ def _entry(field: Field) -> Any:
 
 
 def _about_choices(annotation: ast.expr, field: Field) -> Iterator[str]:
-    """What the docstrings of the enums in an annotation say about their members."""
+    """The docstrings of the enums in an annotation."""
     for node in ast.walk(annotation):
         found = field.module.find(node.id) if isinstance(node, ast.Name) else None
         if isinstance(found, Class) and found.members:

@@ -1,4 +1,4 @@
-"""A program's help: every key with its default, its type or choices, and the one documentation its class has."""
+"""A program's help: every key with its default, its type or choices, and the documentation from its class."""
 
 import re
 from textwrap import wrap
@@ -37,7 +37,7 @@ def program_help(program: Program) -> str:
 
 
 def _choices(program: Program) -> list[str]:
-    """What fills a whole block: classes by their first sentence, files by their first comment."""
+    """Choices that fill a whole block: classes with their first sentence, files with their first comment."""
     lines = []
     for group, options in group_options(program).items():
         lines += ["", f"{group}=CHOICE sets the keys {program.groups[group].key}.* together:"]
@@ -76,7 +76,7 @@ def _plain(text: str) -> str:
 
 
 def _columns(left: str, right: str) -> list[str]:
-    """Two columns; a long left one has a line of its own."""
+    """Two columns; a long left one is on a separate line."""
     first, *rest = wrap(right, _WIDTH - _COLUMN) or [""]
     indent = " " * _COLUMN
     start = f"  {left}".ljust(_COLUMN - 2) + "  "

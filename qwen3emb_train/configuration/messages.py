@@ -1,4 +1,4 @@
-"""What a user reads when a configuration cannot be composed: Hydra's message without its class names, and a remedy."""
+"""Messages for a configuration that cannot be composed: Hydra's without its class names, and a remedy."""
 
 import difflib
 import re
@@ -25,7 +25,14 @@ def foreign_file(config_name: str | None, program: Program) -> str:
 
 
 def readable(error: Exception, schema: type, config_name: str | None, program: Program) -> str:
-    """Hydra's message without its class names, and the nearest known key."""
+    """Hydra's message without its class names, and the nearest known key.
+
+    Args:
+        error: from Hydra or OmegaConf.
+        schema: the program's configuration class.
+        config_name: the recipe's file without ``.yaml``, for the message; None without a recipe.
+        program: for the reference to its help.
+    """
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     message = str(error).split("\nConfig search path:")[0]
     lines = [line for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
@@ -48,7 +55,7 @@ def unknown_key(path: Sequence[str], place: int, kind: Any, known: Sequence[str]
     Args:
         path: the key's parts.
         place: which part is unknown.
-        kind: the type whose field it should be; something without fields where a key goes on below a value.
+        kind: the type whose field it should be; a type without fields where a key continues below a plain value.
         known: all keys of the program.
         program: for the reference to its help.
     """

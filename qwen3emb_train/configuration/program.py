@@ -1,4 +1,4 @@
-"""What a program is to the command line: its name, its configuration class, and what runs with it."""
+"""A program of the command line: its name, its configuration class, and the function it calls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Program:
     Attributes:
         name: also the name that a recipe's defaults list begins with.
         summary: one line.
-        example: a command a reader can adapt, or several lines of them.
+        example: a command, or several lines of them.
         schema: the configuration class, as ``module:Class``.
         run: takes the configuration; what it returns is the exit code, None is 0. Imports what it needs when called.
         command: how it is called.

@@ -1,4 +1,4 @@
-"""One ``key=value`` onto a composed configuration."""
+"""Sets one ``key=value`` in a composed configuration."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,12 @@ def set_key(composed: DictConfig, override: str, program: Program) -> None:
     """Sets ``a.b.c=value``; entries under a user's own name (``data.mine.path``) are made on the way.
 
     Text is taken as typed. Other values are in Hydra's grammar, or else in YAML's. A whole mix of a mapping replaces
-    the one before; a single entry (``languages.de=0.7``) joins it.
+    the one before; a single entry (``languages.de=0.7``) is added to it.
+
+    Args:
+        composed: the configuration; changed in place.
+        override: ``key=value``.
+        program: whose keys these are.
 
     Raises:
         ConfigError: there is no such key, or the value cannot be read.

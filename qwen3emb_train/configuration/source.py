@@ -1,7 +1,7 @@
-"""Configuration classes as their source text says them: help must not import torch to know a default.
+"""Configuration classes, read from their source text: help must not import torch to know a default.
 
-Reads modules of this distribution with ``ast``. What a class may be made of: fields with literal defaults, constants of
-a module, enum members, ``field(default_factory=...)`` of a container, a class, or a lambda of these. A test compares
+Reads modules of this distribution with ``ast``. A class may consist of fields with literal defaults, constants of a
+module, enum members, ``field(default_factory=...)`` of a container, a class, or a lambda of these. A test compares
 every key and default with the imported classes.
 """
 
@@ -31,7 +31,7 @@ class Field:
 
     Attributes:
         annotation: its type, as written.
-        module: where that is to be understood.
+        module: in whose names it is written.
         default: the expression after ``=``; None = the field is required.
         meaning: its documentation; that of fields documented together is the same text.
     """
@@ -106,7 +106,11 @@ class Module:
         )
 
     def value(self, expression: ast.expr) -> Any:
-        """What an expression of the allowed kinds gives; an ``Instance`` for an object."""
+        """The value of an expression of the allowed kinds; an ``Instance`` for an object.
+
+        Raises:
+            ValueError: the expression is of another kind, or a name in it is unknown.
+        """
         match expression:
             case ast.Constant(value=value):
                 return value
