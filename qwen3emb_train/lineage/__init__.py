@@ -1,4 +1,4 @@
-"""Where every artefact comes from, and the promise that none is ever half-written.
+"""The origin of every artefact, and the guarantee that none is half-written.
 
 A program writes its results in another place, together with ``run.json`` (program, configuration, digests of its
 inputs, versions), syncs them to the disk and gives them their name. So a finished directory is one that exists, and a

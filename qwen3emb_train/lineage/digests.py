@@ -1,4 +1,4 @@
-"""Content digests: what an artefact was made of, whatever its files are called and wherever they lie."""
+"""Content digests: identify what an artefact was made of, independent of the place and name of the inputs."""
 
 import hashlib
 import json
@@ -19,7 +19,11 @@ def file_digest(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """Content digest of a file, or of all files of a directory with their relative names (hex)."""
+    """Content digest of a file, or of all files of a directory with their relative names (hex).
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
     if path.is_file():
         return file_digest(path)
     if not path.is_dir():
@@ -28,14 +32,16 @@ def digest(path: Path) -> str:
 
 
 def digest_cached(path: Path, cache: Path, *, verify: bool = False) -> str:
-    """``digest(path)``, without reading again the files that are evidently the same as last time.
+    """``digest(path)``, without reading again the files that are unchanged since last time.
 
-    A file counts as unchanged while its size, modification time (ns) and inode are those noted in ``cache``. Whoever
-    changes contents and sets all three back deceives this; ``verify`` reads everything. A file that was modified less
-    than two seconds before it was digested is not noted: a later change could leave the same time stamp.
+    A file counts as unchanged while its size, modification time (ns) and inode are those noted in ``cache``. A
+    change of contents that restores all three goes unnoticed; ``verify`` reads everything. A file modified less than
+    two seconds before it was digested is not noted: a later change could leave the same time stamp.
 
     Args:
+        path: a file or directory.
         cache: a directory for the notes, one small file for each ``path``.
+        verify: read all files, whatever is noted.
     """
     if not path.exists():
         return digest(path)  # raises, with the remedy

@@ -51,7 +51,7 @@ def remove_entries(directory: Path, names: Collection[str]) -> None:
 
 
 def follow_umask(directory: Path) -> None:
-    """Gives all files the permissions that new ones have: some libraries write theirs for the owner alone.
+    """Gives all files the permissions that new ones have: some libraries give theirs to the owner only.
 
     The directory itself must have been made by ``mkdir``, so that it shows the umask.
     """
@@ -63,7 +63,7 @@ def follow_umask(directory: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """Files, and the directories that name them."""
+    """Writes a directory to the disk: its files, and the directories that contain them."""
     for path in [*directory.rglob("*"), directory]:
         sync(path)
 

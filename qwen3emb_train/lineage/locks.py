@@ -23,7 +23,7 @@ _TAKEOVER_SECONDS = 30.0  # what a kill during a takeover costs the next one
 
 
 class OccupiedError(ValueError):
-    """Another process writes there."""
+    """Another process is writing to the directory."""
 
 
 class DirectoryLock:
@@ -32,7 +32,7 @@ class DirectoryLock:
     Args:
         path: of the lock file.
         of: what it protects, for the message; default: the directory that ``path`` is in.
-        wait: for a living holder to end, instead of refusing.
+        wait: until a living holder ends, instead of raising.
         heartbeat_s: seconds between two renewals of the modification time.
         stale_s: age of the last renewal from which a holder on another machine counts as gone.
 
@@ -107,7 +107,7 @@ class DirectoryLock:
         return self._stands_still()
 
     def _stands_still(self) -> bool:
-        """Whether the modification time does not change until it is too old; both times are the file system's."""
+        """Whether the modification time stays the same until it is too old; both times are the file system's."""
         try:
             first = self.path.stat().st_mtime
             age, began = _file_system_time(self.path) - first, time.monotonic()
@@ -143,7 +143,7 @@ class DirectoryLock:
             except FileNotFoundError:
                 return
             except OSError:
-                continue  # a file system that is away for a while
+                continue  # a file system that is unreachable for a while
 
 
 def _read(path: Path) -> str | None:
@@ -199,7 +199,7 @@ def _started(pid: int) -> str | None:
 
 
 def _file_system_time(beside: Path) -> float:
-    """Now, by the clock that gives modification times there: a server's may differ from this machine's."""
+    """The current time of the file system's clock: a server's may differ from this machine's."""
     probe = beside.with_name(f"{beside.name}.{uuid.uuid4().hex[:12]}.tmp")
     probe.touch()
     try:

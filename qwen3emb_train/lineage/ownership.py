@@ -1,4 +1,4 @@
-"""The border with a user's files: a program replaces only what a run of the same program wrote."""
+"""Protects a user's files: a program replaces only what a run of the same program wrote."""
 
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
@@ -35,7 +35,7 @@ def require_replaceable(place: Place, program: str) -> None:
     """Refuses a place that holds anything that a finished run of ``program`` did not write there.
 
     Raises:
-        ValueError: it does; names some of it.
+        ValueError: it does; some of it is named.
     """
     final = place.final
     if not final.exists():
@@ -52,10 +52,12 @@ def require_replaceable(place: Place, program: str) -> None:
 
 
 def require_claimable(directory: Path, program: str, names: Collection[str]) -> None:
-    """For a directory that runs of ``program`` fill over time: refuses one where its files would meet others.
+    """For a directory that runs of ``program`` fill over time: refuses one where they would overwrite others' files.
 
     Args:
-        names: what the program writes there, as patterns; anything else that lies there is never touched.
+        directory: the output directory; may not exist yet.
+        program: its name.
+        names: what the program writes there, as patterns; other files in it are never touched.
 
     Raises:
         ValueError: some of these names are there and no run of the program has claimed the directory.
@@ -77,7 +79,7 @@ def claim(directory: Path, program: str) -> None:
 
 
 def own_paths(directory: Path, names: Collection[str]) -> list[Path]:
-    """What lies directly in a directory under one of the names, given as patterns."""
+    """The direct children of a directory that match one of the names, given as patterns."""
     return sorted(path for path in directory.iterdir() if any(fnmatch(path.name, name) for name in names))
 
 

@@ -1,4 +1,4 @@
-"""The one way in which a program makes its output directory."""
+"""How every program makes its output directory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +20,7 @@ class Output:
 
     Attributes:
         directory: to fill.
-        program, settings, inputs: for its record.
-        metrics: for its record, too.
+        program, settings, inputs, metrics: for its record.
     """
 
     directory: Path
@@ -32,7 +31,7 @@ class Output:
 
     @cached_property
     def record(self) -> RunRecord:
-        """With the inputs' digests as they are when it is first asked for: at the latest when all is written."""
+        """With the inputs' digests at the first access: at the latest when everything is written."""
         return new_record(self.program, self.settings, self.inputs)
 
 
@@ -48,7 +47,7 @@ def produce(
     Args:
         program: its name; what another program wrote is never replaced.
         output: the directory. It may be empty, a link, or a mount point.
-        settings: all that decides the result beside the inputs.
+        settings: everything that decides the result, besides the inputs.
         inputs: what is read, name -> file or directory.
         write: fills ``Output.directory`` and returns the metrics for the record.
 
@@ -70,7 +69,11 @@ def produce(
 
 @contextmanager
 def replacing(program: str, output: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Output]:
-    """``produce`` without looking whether the result is there: yields what is to be filled, and then publishes it."""
+    """``produce`` without the check whether the result is up to date: yields the output to fill, then publishes it.
+
+    Args:
+        program, output, settings, inputs: as in ``produce``.
+    """
     require_apart(output, inputs)
     place = Place.of(output)
     if not place.is_interrupted:

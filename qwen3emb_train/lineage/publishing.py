@@ -1,7 +1,7 @@
 """Directories that are whole or absent: written in another place, synced, and only then given their name.
 
 A directory is written beside its final place and renamed. In one that cannot be renamed (a mount point, a container's
-volume, the directory that a shell stands in) it is written within, and its children are moved, ``run.json`` last: as
+volume, a shell's working directory) it is written within, and its children are moved, ``run.json`` last: as
 long as that is missing the directory counts as absent, and the next run completes the move.
 """
 
@@ -47,7 +47,7 @@ class Place:
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """What may be in ``final`` beside results, while a run is at work."""
+        """Names in ``final`` that are not results, while a run is writing."""
         return (_WRITING, LOCK_FILE, f"{LOCK_FILE}.takeover")
 
     @property
@@ -89,7 +89,7 @@ class Place:
             shutil.copymode(self.final, self.writing)
             try:
                 self.final.rename(replaced)
-            except OSError:  # some file systems refuse without warning (a lower layer of an overlay)
+            except OSError:  # some file systems refuse unpredictably (a lower layer of an overlay)
                 inside = replace(self, is_inside=True)
                 shutil.move(self.writing, inside.writing)
                 inside.publish()
@@ -122,7 +122,8 @@ class Place:
 def atomic_directory(final: Path) -> Iterator[Path]:
     """Yields a directory to fill; on success syncs it and renames it to ``final``, on an exception removes it.
 
-    For places that are a program's own. An existing ``final`` is replaced whatever it holds; ``produce`` looks first.
+    For directories that only the program uses: an existing ``final`` is replaced whatever it holds; ``produce`` checks
+    first.
     """
     place = Place(final)
     with place.fill() as temporary:
@@ -140,7 +141,7 @@ def _replaced_name(final: Path) -> Path:
 
 
 def _restore_interrupted(final: Path) -> None:
-    """Mends a stop between the two renames: the replaced directory is still there under its other name."""
+    """Repairs an interruption between the two renames: the replaced directory still exists under its other name."""
     replaced = _replaced_name(final)
     if replaced.exists():
         if final.exists():
@@ -162,7 +163,7 @@ def _merge_into(source: Path, target: Path) -> None:
 def _can_be_renamed(directory: Path) -> bool:
     here = Path.cwd()
     if directory == here or directory in here.parents:
-        return False  # possible, but a shell that stands there would be left in a deleted directory
+        return False  # possible, but a shell there would be left in a deleted directory
     return os.access(directory.parent, os.W_OK | os.X_OK) and not _is_mount_point(directory)
 
 

@@ -1,4 +1,4 @@
-"""``run.json``: which program made a directory, out of what, and which files it wrote there."""
+"""``run.json``: which program made a directory, from which inputs, and which files it wrote there."""
 
 import json
 import platform
@@ -24,11 +24,11 @@ class RunRecord:
         program: the program that made the directory ("train_embedding", "merge", ...).
         config: its resolved configuration, as plain JSON values.
         inputs: content digest of every input, by name.
-        metrics: the figures worth keeping (final loss, scores, merge weights, ...).
-        parents: ``run.json`` of the inputs that have one, by name: the whole ancestry travels along.
+        metrics: results (final loss, scores, merge weights, ...).
+        parents: ``run.json`` of the inputs that have one, by name: the record contains its whole ancestry.
         environment: package version, git commit, Python and library versions.
         finished: UTC time stamp.
-        files: what the run wrote into the directory, by ``files.entries``: this alone may be replaced.
+        files: what the run wrote into the directory, by ``files.entries``: only these may be replaced.
     """
 
     program: str
@@ -72,13 +72,17 @@ def new_record(
     config: Mapping[str, Any],
     inputs: Mapping[str, Path],
     digest_of: Callable[[Path], str] = digest,
-    /,  # any name may be a metric's
+    /,  # any name is free for a metric
     **metrics: Any,
 ) -> RunRecord:
-    """A record of a run of ``program`` on ``inputs`` (name -> file or directory), finished now.
+    """A record of a run of ``program`` on ``inputs``, finished now.
 
     Args:
-        digest_of: as for ``is_up_to_date``.
+        program: its name.
+        config: its resolved configuration.
+        inputs: name -> file or directory.
+        digest_of: as in ``is_up_to_date``.
+        metrics: results, by name.
     """
     parents = {name: asdict(record) for name, path in inputs.items() if (record := read_record(path)) is not None}
     return RunRecord(
@@ -104,7 +108,7 @@ def settings_of(config: Any, unrecorded: Collection[str] = ()) -> dict[str, Any]
 
 
 def with_metrics(record: RunRecord, **metrics: Any) -> RunRecord:
-    """The same run at a later point: other figures and time, the inputs as they were digested at its start."""
+    """The same run at a later point: other metrics and time, the inputs as they were digested at its start."""
     return replace(record, metrics=metrics, finished=_now())
 
 
@@ -146,9 +150,13 @@ def is_up_to_date(
     inputs: Mapping[str, Path],
     digest_of: Callable[[Path], str] = digest,
 ) -> bool:
-    """Whether ``directory`` is the finished result of this very program, configuration and input contents.
+    """Whether ``directory`` is the finished result of this program, configuration and input contents.
 
     Args:
+        directory: an output directory; may not exist.
+        program: its name.
+        config: its resolved configuration.
+        inputs: name -> file or directory.
         digest_of: gives an input's content digest; ``digest_cached`` where reading all of it takes long.
     """
     if not (directory / RUN_FILE).is_file():
