@@ -67,6 +67,12 @@ class MtebModel:
 
     Attributes:
         mteb_model_meta: name and revision under which mteb stores results.
+
+    Args:
+        load: makes the embedder.
+        instructions: of the tasks.
+        meta: becomes ``mteb_model_meta``.
+        dim: components kept of each vector; None = all.
     """
 
     def __init__(
@@ -87,6 +93,12 @@ class MtebModel:
         **_: Any,
     ) -> Float[np.ndarray, "texts dim"]:
         """Vectors of all texts of a data loader, batched by our token budget instead of its batches.
+
+        Args:
+            inputs: batches with a list of strings under ``text``.
+            task_metadata: of the task, for its instruction.
+            hf_split, hf_subset: not used.
+            prompt_type: "document" for documents; everything else is encoded as queries.
 
         Raises:
             ValueError: a vector is not finite.

@@ -1,1 +1,1 @@
-"""HTML pages from Jinja2 templates, and the look of the figures on them."""
+"""HTML pages from Jinja2 templates, and the style of the figures on them."""

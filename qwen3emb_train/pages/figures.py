@@ -1,4 +1,4 @@
-"""How figures look, and their two forms: an SVG whose colours follow the page, light or dark, and a PNG on white.
+"""Figures in one style and two forms: an SVG whose colours follow the page, light or dark, and a PNG on white.
 
 Inline SVG rather than an image: its colours are the page's variables, and its points have tooltips. The same inputs
 give the same bytes: no dates, no random identifiers.
@@ -15,12 +15,12 @@ from markupsafe import Markup
 
 from qwen3emb_train.pages.page import readable, shortened
 
-# Okabe and Ito's colours, which people of all colour visions tell apart; yellow, too pale for lines, gave way to grey.
+# Okabe and Ito's colours, distinguishable with all colour visions; grey instead of yellow, which is too pale for lines.
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a8f98")
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT, _RULE = "#1f2328", "#656d76", "#d8dee4"
-# What the page's style calls them: it has a second set for dark screens.
+# Their variables in the page's style sheet, which has a second set for dark screens.
 _VARIABLES = {INK: "ink", FAINT: "faint", _RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(_PALETTE)}
 _SETTINGS = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0,
@@ -86,7 +86,7 @@ def require_matplotlib(extra: str) -> None:
     """To be called before the work begins, not after it.
 
     Args:
-        extra: of this package, that installs it.
+        extra: the extra of this package that installs it.
 
     Raises:
         ImportError: matplotlib is not installed; the message says how to install it.
@@ -128,7 +128,14 @@ def draw(
 
 
 def panels(figure: Any, number: int, columns: int, **shared: Any) -> list[Any]:
-    """``number`` axes in rows of at most ``columns``; the rest of the last row stays empty."""
+    """``number`` axes in rows of at most ``columns``; the rest of the last row stays empty.
+
+    Args:
+        figure: matplotlib's.
+        number: of axes.
+        columns: at most, of a row.
+        shared: keyword arguments of ``Figure.subplots``, such as ``sharey``.
+    """
     columns = min(columns, number)
     rows = -(-number // columns)
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
@@ -160,7 +167,7 @@ def label(text: str, max_characters: int = 40) -> str:
 
 
 def _for_the_page(svg: str, name: str, caption: str, tooltips: Mapping[str, Sequence[str]]) -> Markup:
-    """The drawing as a part of a page: tooltips at its points, the page's colours, and ids that no other figure has.
+    """The drawing as part of a page: tooltips at its points, the page's colours, and ids that no other figure has.
 
     Only attributes are changed, never a text: a text may look like an id or a colour.
     """

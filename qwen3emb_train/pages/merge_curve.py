@@ -1,4 +1,4 @@
-"""The scores of merged models over the merge weights: on the page of merge_search and in the report."""
+"""The scores of merged models over the merge weights, for the page of merge_search and for the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -33,7 +33,7 @@ def merge_curve(name: str, caption: str, points: Sequence[MergePoint], chosen: M
         caption: what it shows.
         points: at least one; all have as many weights, and the same sets.
         chosen: the point to mark.
-        metric: what the scores are, e.g. "ndcg@10".
+        metric: name of the scores, e.g. "ndcg@10".
     """
     num_models, sets = len(chosen.weights), list(chosen.scores)
     shown = [1] if num_models == 2 else list(range(num_models))

@@ -1,7 +1,7 @@
-"""One way to write a page: Jinja2 templates around plain data, everything that is printed escaped.
+"""Pages from Jinja2 templates and plain data; every printed value is escaped.
 
-Queries and documents come from anywhere. The templates hold no script, and each printed value is escaped and freed of
-characters that no page can hold, so a page is also well-formed XML, which tests use to show that nothing breaks out.
+Queries and documents are untrusted. The templates hold no script, and each printed value is escaped and freed of
+characters that no page can hold, so a page is also well-formed XML; tests check that no value becomes markup.
 """
 
 import re
@@ -22,7 +22,7 @@ class Cell:
     """A cell of a table; a plain string is a cell without mark and note.
 
     Attributes:
-        text: what it says.
+        text: its content.
         note: a small line below, e.g. a confidence interval.
         mark: class of the text: "best", "better", "worse" or "code".
     """

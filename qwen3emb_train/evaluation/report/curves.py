@@ -1,4 +1,4 @@
-"""What training and validation recorded, over the steps."""
+"""Metrics of training and validation over the steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Panel:
     Attributes:
         title: what is drawn.
         lines: key of metrics.jsonl -> line style; None = the run's own.
-        smoothing: window of the moving average, in recorded steps; what was recorded is drawn faintly; 1 = none.
+        smoothing: window of the moving average, in recorded steps; the recorded values are drawn faintly; 1 = none.
     """
 
     title: str
@@ -128,7 +128,7 @@ def curves(
 def moving_average(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and its neighbours, ``window`` or ``window`` + 1 together; fewer, evenly, at both ends.
 
-    Centred: a mean of the past alone would draw a falling loss above what was recorded.
+    Centred: a mean of past values only would draw a falling loss above the recorded one.
     """
     reach = [min(window // 2, place, len(values) - 1 - place) for place in range(len(values))]
     return [fmean(values[place - near : place + near + 1]) for place, near in enumerate(reach)]

@@ -86,7 +86,7 @@ def _scatter(pairs: Sequence[Pair], styles: Mapping[str, LineStyle]) -> Drawing:
                 )  # fmt: skip
                 tooltips[gid] = [_tooltip(point, ids) for point, ids in chosen.items()]
             axis.set_title(label(f"{one.set}, {one.metric}", 34))
-            axis.set_xlabel(f"{label(one.system.model, 30)}\n{_verdict(one, other)}")
+            axis.set_xlabel(f"{label(one.system.model, 30)}\n{_comparison(one, other)}")
             axis.set_ylabel(label(other.system.model, 30))
             axis.set_aspect("equal", adjustable="datalim")
 
@@ -112,7 +112,7 @@ def _tooltip(point: tuple[float, float], ids: Sequence[str]) -> str:
     return f"{named}{more}: {point[0]:.3f} and {point[1]:.3f}"
 
 
-def _verdict(one: Units, other: Units) -> str:
+def _comparison(one: Units, other: Units) -> str:
     signs = Counter(
         (other.values[unit] > value) - (other.values[unit] < value)
         for unit, value in one.values.items()

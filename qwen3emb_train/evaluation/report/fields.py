@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    """A JSON object and where it stands.
+    """A JSON object and its location.
 
     Attributes:
         where: file and number, for messages.
@@ -18,7 +18,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.content, dict):
-            raise ValueError(f"{self.where}: is no object with fields. {_REMEDY}")
+            raise ValueError(f"{self.where}: not an object. {_REMEDY}")
 
     def text(self, field: str) -> str:
         """A string."""
@@ -52,7 +52,11 @@ class Entry:
         return [float(self._element(field, value, (int, float), "numbers")) for value in values]
 
     def require_equal_lengths(self, *fields: str) -> None:
-        """Raises ValueError where the lists are not equally long."""
+        """Checks that lists are equally long.
+
+        Raises:
+            ValueError: they are not.
+        """
         lengths = [len(self.content[field]) for field in fields]
         if len(set(lengths)) > 1:
             raise ValueError(f"{self.where}: {', '.join(fields)} have {lengths} values; all need as many. {_REMEDY}")

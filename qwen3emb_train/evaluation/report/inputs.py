@@ -67,30 +67,34 @@ class Evaluation:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number (bool is none)."""
+    """Whether it is a finite number; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def run_files(key: str, directory: Path) -> list[Path]:
-    """The files of a training run that a report reads. Raises FileNotFoundError where metrics.jsonl is missing."""
+    """The files of a training run that a report reads; FileNotFoundError where metrics.jsonl is missing."""
     _require(directory / METRICS_FILE, key, "the output_dir of train_embedding or train_reranker")
     return _existing(directory, METRICS_FILE, HEALTH_FILE, RUN_FILE)
 
 
 def evaluation_files(key: str, directory: Path) -> list[Path]:
-    """The files of an evaluation that a report reads. Raises FileNotFoundError where results.json is missing."""
+    """The files of an evaluation that a report reads; FileNotFoundError where results.json is missing."""
     _require(directory / RESULTS_FILE, key, "the output_dir of evaluate")
     return _existing(directory, RESULTS_FILE, PER_QUERY_FILE, DIAGNOSTICS_FILE, RUN_FILE)
 
 
 def merge_files(key: str, directory: Path) -> list[Path]:
-    """The file of a merge search that a report reads. Raises FileNotFoundError where it is missing."""
+    """The file of a merge search that a report reads; FileNotFoundError where it is missing."""
     _require(directory / RUN_FILE, key, "the output_dir of merge_search")
     return [directory / RUN_FILE]
 
 
 def load_run(name: str, directory: Path) -> TrainingRun:
-    """Reads a training run. The last line of metrics.jsonl may be torn: the run may be writing it."""
+    """Reads a training run. The last line of metrics.jsonl may be incomplete: the run may be writing it.
+
+    Raises:
+        ValueError: a file is not what a training run writes, or no step was recorded.
+    """
     path = directory / METRICS_FILE
     lines = _json_lines(path, may_be_torn=True)
     for number, line in enumerate(lines, 1):
@@ -104,7 +108,7 @@ def load_run(name: str, directory: Path) -> TrainingRun:
 
 
 def load_evaluation(name: str, directory: Path) -> Evaluation:
-    """Reads an evaluation."""
+    """Reads an evaluation, with per_query.jsonl and diagnostics.json where they exist."""
     units, diagnostics = directory / PER_QUERY_FILE, directory / DIAGNOSTICS_FILE
     return Evaluation(
         name,
@@ -116,7 +120,11 @@ def load_evaluation(name: str, directory: Path) -> Evaluation:
 
 
 def load_merge(name: str, directory: Path) -> MergeSearch:
-    """Reads a merge search."""
+    """Reads a merge search.
+
+    Raises:
+        ValueError: another program made the directory.
+    """
     record = read_record(directory)
     if record is None or record.program != "merge_search" or not record.metrics.get("tried"):
         made = "nothing known" if record is None else record.program

@@ -1,4 +1,4 @@
-"""The page of a report: sections of plain data, which ``report.html.jinja`` puts into words."""
+"""The page of a report: sections of plain data, rendered by ``report.html.jinja``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ FIGURES = "figures"
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it.
+    """A heading and its content.
 
     Attributes:
-        anchor: name of the place, for links; the template knows the section by it.
+        anchor: id for links; it also selects the template's branch for the section.
         title: the heading.
         drawings: the figures of the section, which are also written as PNG files.
-        content: what the template shows beside them.
+        content: other values that the template shows.
     """
 
     anchor: str

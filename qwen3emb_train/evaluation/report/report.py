@@ -35,7 +35,7 @@ PAGE_FILE = "report.html"
 
 @dataclass
 class ReportConfig:
-    """What is shown.
+    """Settings of the program ``report``.
 
     Attributes:
         runs: name on the page -> output directory of train_embedding or train_reranker, finished or still training.
@@ -103,10 +103,17 @@ def _write(config: ReportConfig, made: lineage.Output) -> dict[str, Any]:
 def build_sections(
     config: ReportConfig, runs: list[TrainingRun], evaluations: list[Evaluation], merges: list[MergeSearch]
 ) -> list[Section]:
-    """The sections that have something to show, in the order of the page."""
+    """The sections that have something to show, in the order of the page.
+
+    Args:
+        config: the report's settings.
+        runs: training runs.
+        evaluations: of the program ``evaluate``.
+        merges: of the program ``merge_search``.
+    """
     measured = combine(evaluations)
     styles = line_styles(measured.models)
-    run_styles = line_styles((run.name for run in runs), styles)  # a run and a model of one name look alike
+    run_styles = line_styles((run.name for run in runs), styles)  # a run and a model of the same name share a style
     sections: list[Section | None] = []
     if runs:
         sections.append(summary_section(runs))

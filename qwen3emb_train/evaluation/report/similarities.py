@@ -1,4 +1,4 @@
-"""What a model's vectors look like: cosines of relevant and of random pairs, and a map of queries and documents."""
+"""A model's vectors: cosines of relevant and of random pairs, and a map of queries and documents."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -33,7 +33,7 @@ def similarities_section(diagnostics: ModelDiagnostics, max_characters: int) -> 
 
 
 def chance_above(positives: Sequence[float], others: Sequence[float]) -> float:
-    """How likely a positive pair outranks a random one, by their counts in the same bins; a tie counts half."""
+    """The AUC: how likely a positive pair scores above a random one, from counts in the same bins; ties count half."""
     below, favourable = 0.0, 0.0
     for positive, other in zip(positives, others, strict=True):
         favourable += positive * (below + other / 2)

@@ -1,4 +1,4 @@
-"""What was run: model, data, size, time and versions, a column for each run; and where everything comes from."""
+"""What was run: model, data, size, time and versions, a column for each run; and the origin of all inputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def origin_section(records: Mapping[str, RunRecord | None]) -> Section:
 def seconds_of(run: TrainingRun) -> float | None:
     """Time in training steps, from the tokens between recorded steps and the speed there; None without these metrics.
 
-    Each line holds the speed of one step; it is taken to be that of all steps since the line before.
+    Each line has the speed of one step, which is assumed for all steps since the line before.
     """
     seconds, before = 0.0, 0.0
     for line in run.lines:

@@ -65,7 +65,7 @@ class Measured:
     Attributes:
         scores, units: in the order of the evaluations.
         diagnostics: (model, entry of diagnostics.json).
-        without: names of the evaluations that have no per_query.jsonl, and of those that have no diagnostics.json.
+        without_units, without_diagnostics: names of the evaluations without per_query.jsonl, without diagnostics.json.
     """
 
     scores: list[Score]
@@ -164,7 +164,11 @@ def _score(row: Entry, named: dict[str, str]) -> Score:
 
 
 def interval_of(entry: Entry) -> tuple[float, float] | None:
-    """The field "interval" of an entry; None where it is null or absent."""
+    """The field "interval" of an entry; None where it is null or absent.
+
+    Raises:
+        ValueError: it is no list of two numbers.
+    """
     if not entry.has("interval"):
         return None
     bounds = entry.numbers("interval")

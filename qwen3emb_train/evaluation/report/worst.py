@@ -1,4 +1,4 @@
-"""The queries with the lowest scores, what was relevant and what was found instead."""
+"""The queries with the lowest scores, their relevant documents, and the documents found instead."""
 
 from typing import Any
 
