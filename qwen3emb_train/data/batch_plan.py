@@ -74,8 +74,13 @@ class BatchPlan:
     ) -> None:
         """
         Args:
+            sources: settings of the data sources, by name.
+            stores: their tokenised rows, by the same names.
+            mixture: how the sources share the steps.
+            lengths: longest texts in tokens.
             batch_size: of sources without one of their own, and of mixed steps.
             steps: None exactly when ``mixture.epochs`` is given.
+            seed: of the order and the draws.
 
         Raises:
             ValueError: settings that contradict one another, or a source with less than a batch.

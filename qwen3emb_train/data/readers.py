@@ -161,7 +161,7 @@ def read_reranking_examples(
     """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0).
 
     Args:
-        path, config, rejected_path, instruction, source: as in ``read_examples``.
+        path, config, rejected_path, part, instruction, source: as in ``read_examples``.
     """
     config = config or ReadingConfig()
     defaults = {"instruction": instruction, "source": source}

@@ -117,12 +117,10 @@ def write_store(
     """Writes the store of ``source``, complete or not at all; returns when it is there, whoever wrote it.
 
     Args:
-        processes: that this one starts; None: its share of the host's cores.
-
-    Args:
         directory: of the store.
         source: a file or a directory of shards.
-        tokenizer, template, instruction, reading, processes: as in ``open_token_store``.
+        tokenizer, template, instruction, reading: as in ``open_token_store``.
+        processes: that this one starts; None: its share of the host's cores.
 
     Raises:
         FileNotFoundError, ValueError: from reading, or when there is no example at all.

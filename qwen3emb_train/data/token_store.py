@@ -118,12 +118,15 @@ def open_token_store(
     Processes that ask for the same store at once, on whatever host, make it together (``store_writing``).
 
     Args:
+        source: a file or a directory of shards.
+        tokenizer: of the model.
+        cache_dir: the parent of all token stores.
         template: what of a row is tokenised.
-        instruction: for rows that bring none of their own.
+        instruction: for rows without an instruction.
+        reading: how strictly to read; None = the defaults.
         verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
             unchanged since they were last digested (see ``lineage.digest_cached``).
-        processes: that tokenise at once; None: this process's share of the
-            host's cores, one for little data.
+        processes: that tokenise at once; None: this process's share of the host's cores, one for little data.
 
     Raises:
         FileNotFoundError, ValueError: from reading; see ``data.readers``.

@@ -129,7 +129,9 @@ def open_training_data(
     """Tokenises what was not tokenised before, and plans all steps.
 
     Args:
-        lengths: truncation.
+        settings: sources, mixture, batch size, steps and seed.
+        tokenizer: of the model.
+        lengths: truncation, in tokens.
 
     Raises:
         FileNotFoundError, ValueError: from reading (``data.readers``) or planning (``BatchPlan``).
@@ -154,6 +156,9 @@ def open_reranking_data(
     """As ``open_training_data``, for a reranker: lines of either example format.
 
     Args:
+        settings: sources, mixture, batch size, steps and seed.
+        tokenizer: of the model.
+        false_negatives: which negatives are left out as doubtful, where rows have scores.
         max_tokens: of a prompt, template included.
         max_positives, max_negatives: documents of a query in a step, for sources that do not say otherwise.
 

@@ -25,6 +25,9 @@ class EmbeddingFolder:
         prompts: that it must have; None: not known.
         is_ours: whether it must satisfy the stricter checks of our exports.
         vectors: vectors of the sample texts, by reader.
+
+    Args:
+        reference: the model directory that was exported; None: not known.
     """
 
     def __init__(
@@ -42,7 +45,13 @@ class EmbeddingFolder:
             self._expected, self._reference_tokenizer = trainer.encode(SAMPLE_TEXTS), trainer.tokenizer
 
     def run(self, checklist: Checklist, weights: str, servers: Sequence[str]) -> None:
-        """Adds the checks; ``weights`` names the one without which no model can be loaded."""
+        """Runs the checks.
+
+        Args:
+            checklist: receives their results.
+            weights: name of the check without which no model can be loaded.
+            servers: inference servers whose vectors are compared, by name.
+        """
         checklist.run("pooling", lambda: verify_files.check_pooling(self.directory, must_be_last=self.is_ours))
         checklist.run("tokenizer without per-call state", self._tokenizer_state)
         checklist.run(_EOS, self._eos_token)

@@ -26,7 +26,12 @@ def check_weights(directory: Path) -> Finding:
 
 
 def check_dtype(directory: Path) -> Finding:
-    """The weights are stored as config.json says, under both spellings of the key."""
+    """The weights are stored in the dtype that config.json names, under both spellings of the key.
+
+    Raises:
+        BrokenPromiseError: they are not.
+        NotApplicableError: config.json names no dtype.
+    """
     config = read_json(directory / "config.json")
     named = {key: config[key] for key in ("dtype", "torch_dtype") if config.get(key)}
     if not named:
@@ -104,7 +109,12 @@ def check_pooling(directory: Path, must_be_last: bool) -> Finding:
 
 
 def check_tokenizer_state(directory: Path, must_be_free: bool) -> Finding:
-    """tokenizer.json has no truncation or padding state of a past call, which would truncate every text."""
+    """tokenizer.json has no truncation or padding state of a past call, which would truncate every text.
+
+    Raises:
+        BrokenPromiseError: it has, and ``must_be_free``.
+        NotApplicableError: it has, which only readers without transformers apply.
+    """
     stored = read_json(directory / "tokenizer.json")
     left = [key for key in ("truncation", "padding") if stored.get(key)]
     if left:
@@ -116,7 +126,11 @@ def check_tokenizer_state(directory: Path, must_be_free: bool) -> Finding:
 
 
 def check_card(directory: Path) -> Finding:
-    """README.md has front matter for the hub, and example code."""
+    """README.md has front matter for the hub, and example code.
+
+    Raises:
+        BrokenPromiseError: README.md, a key of its front matter or the code is missing.
+    """
     from huggingface_hub import ModelCard
 
     if not (directory / "README.md").is_file():

@@ -17,6 +17,9 @@ class FolderTokenizer:
         hf: the transformers tokenizer.
         texts: samples.
         max_tokens: length limit of the folder.
+
+    Args:
+        directory: the folder.
     """
 
     def __init__(self, directory: Path, texts: Sequence[str], max_tokens: int) -> None:

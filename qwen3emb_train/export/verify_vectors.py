@@ -132,7 +132,12 @@ def check_sentence_transformers(reader: SentenceTransformersReader, by_transform
 
 
 def check_prompts(reader: SentenceTransformersReader, expected: Mapping[str, str] | None) -> Finding:
-    """The prompts are the expected ones, and each is applied exactly once."""
+    """The prompts are the expected ones, and each is applied exactly once.
+
+    Raises:
+        BrokenPromiseError: a prompt is missing, differs, is applied without being asked for, or not exactly once.
+        NotApplicableError: the folder names no prompts.
+    """
     stored = {name: prompt for name, prompt in (reader.model.prompts or {}).items() if prompt}
     wanted = None if expected is None else {name: prompt for name, prompt in expected.items() if prompt}
     for name, prompt in (wanted or {}).items():
@@ -171,7 +176,12 @@ def _check_one_prompt(reader: SentenceTransformersReader, name: str, prompt: str
 
 
 def check_norms(reader: SentenceTransformersReader, must_be_unit: bool) -> Finding:
-    """Vectors, and normalised Matryoshka prefixes, have length 1."""
+    """Vectors, and normalised Matryoshka prefixes, have length 1.
+
+    Raises:
+        BrokenPromiseError: they do not.
+        NotApplicableError: the folder does not normalise its vectors, and need not (``must_be_unit``).
+    """
     full = reader.plain()
     if (full.norm(dim=1) - 1).abs().max() > 1e-3:
         if must_be_unit:
@@ -189,7 +199,17 @@ def check_norms(reader: SentenceTransformersReader, must_be_unit: bool) -> Findi
 
 
 def check_reference(directory: Path, vectors: Mapping[str, Vectors], reference: Vectors) -> Finding:
-    """Every reader gives the vectors of the reference."""
+    """Every reader gives the vectors of the reference.
+
+    Args:
+        directory: the folder; the dtype of its weights decides the tolerance.
+        vectors: of the sample texts, by reader.
+        reference: vectors of the same texts by the model that was exported.
+
+    Raises:
+        BrokenPromiseError: a reader's vectors differ.
+        NotApplicableError: there is no reader to compare.
+    """
     if not vectors:
         raise NotApplicableError("no reader could be tried")
     least = LEAST_COSINE.get(_stored_dtype(directory), 0.999)

@@ -21,6 +21,7 @@ def select_checkpoints(run_dir: Path, count: int, how: Selection = Selection.las
 
     Args:
         run_dir: a training run's output directory: ``checkpoints/step_NNNNNN/model`` and ``metrics.jsonl``.
+        count: number of checkpoints.
         how: last, evenly, lowest or highest.
         metric: a key of metrics.jsonl, for lowest and highest. A checkpoint's value is its mean over the lines
             since the previous checkpoint, because the value of one training step is that of one batch.
