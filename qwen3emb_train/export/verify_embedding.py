@@ -27,6 +27,7 @@ class EmbeddingFolder:
         vectors: vectors of the sample texts, by reader.
 
     Args:
+        directory, max_tokens, prompts: as above.
         reference: the model directory that was exported; None: not known.
     """
 

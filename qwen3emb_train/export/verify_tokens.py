@@ -20,6 +20,7 @@ class FolderTokenizer:
 
     Args:
         directory: the folder.
+        texts, max_tokens: as above.
     """
 
     def __init__(self, directory: Path, texts: Sequence[str], max_tokens: int) -> None:
