@@ -23,7 +23,7 @@ class Alert:
         name: the rule's.
         source: the data source it is about; empty = the run.
         begins: or is over.
-        text: for people.
+        text: the message.
     """
 
     step: int
@@ -42,14 +42,14 @@ class _State:
     """Of a rule, for one source."""
 
     since: Alert | None = None
-    contrary: int = 0  # judgements in a row that speak against what is believed
+    contrary: int = 0  # consecutive judgements that differ from the present state
 
 
 class Alerts:
     """Judges a run step by step; on the main process only, with metrics of all ranks.
 
-    It keeps a window of past metrics and no files: after a resume it begins anew, and what compares with the run's
-    first steps is not judged.
+    It keeps a window of past metrics and no files: after a resume it begins anew, and rules that compare with the
+    run's first steps are skipped.
 
     Args:
         steps: of the whole run.
@@ -58,7 +58,7 @@ class Alerts:
     """
 
     def __init__(self, steps: int, max_grad_norm: float | None = None, first_step: int = 0) -> None:
-        # A short run settles late in its course, a long one after some hundred steps.
+        # A short run settles after a fifth of its steps, a long one after 500.
         self._settled_after = min(max(20, steps // 5), 500)
         self._clipped_at = math.inf if max_grad_norm is None else max_grad_norm
         self._is_resumed = first_step > 0
@@ -69,19 +69,19 @@ class Alerts:
 
     @property
     def active(self) -> list[Alert]:
-        """The problems that last, each as it was said when it began."""
+        """The problems that persist, each as reported when it began."""
         return [state.since for state in self._states.values() if state.since is not None]
 
     def see(
         self, step: int, metrics: Mapping[str, object], *, source: str = "", task: str = "retrieval"
     ) -> list[Alert]:
-        """Takes in one step and returns what is to be said about it.
+        """Judges one step and returns the new alerts.
 
         Args:
             step: steps done, this one included.
             metrics: whatever is known of the step: loss, grad_norm and lr at best every step, the loss's metrics and
-                the health metrics when there are some; "skipped" where the update was left out. What is no number
-                (histograms) or not finite (a gradient norm that is unknown) is left aside.
+                the health metrics when there are some; "skipped" where the update was left out. Values that
+                are no number (histograms) or not finite (an unknown gradient norm) are ignored.
             source, task: the batch's.
         """
         numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
@@ -108,9 +108,9 @@ class Alerts:
         state = self._states.setdefault((rule.name, scope), _State())
         first = {} if self._is_resumed else self._first.get(scope, {})
         text = rule.judge(Recent(now, self._recent.get(scope, {}), first, self._clipped_at))
-        is_believed = state.since is not None
-        state.contrary = state.contrary + 1 if (text is not None) != is_believed else 0
-        if state.contrary < (rule.ends_after if is_believed else rule.begins_after):
+        is_active = state.since is not None
+        state.contrary = state.contrary + 1 if (text is not None) != is_active else 0
+        if state.contrary < (rule.ends_after if is_active else rule.begins_after):
             return None
         state.contrary = 0
         if text is not None:

@@ -11,7 +11,7 @@ def one_class(run: Recent) -> str | None:
         return None
     before = reversed(run.before.get("health/relevant_share", ()))
     documents = run.now["health/documents"] * (1 + sum(1 for _ in takewhile(lambda seen: seen == share, before)))
-    # So many of one kind are no accident: with one relevant document in two, and with one in about ten.
+    # So many of one class are not chance: with one relevant document in two, and with one in about ten.
     if documents < (16 if share else 128):
         return None
     if share:
@@ -23,14 +23,14 @@ def one_class(run: Recent) -> str | None:
 
 
 def all_yes(run: Recent) -> str | None:
-    # A model that knows nothing but the labels' mixture answers with their share: that is no_separation.
+    # A model that has learned only the share of relevant labels answers with it: that is no_separation.
     limit = max(0.95, (1 + run.now["health/relevant_share"]) / 2)
     if _lowest(run) <= limit:
         return None
     return (
         f"the model says yes to everything: mean P(yes) is {_mean(run)}, while {_share(run)} are relevant. Likely "
         "there are too few negatives or the learning rate is too high. Give about 8 negatives for each relevant "
-        "document, lower optimizer.lr, or try loss.answers=two_way; LoRA has held where full fine-tuning fell."
+        "document, lower optimizer.lr, or try loss.answers=two_way; LoRA was stable where full fine-tuning was not."
     )
 
 
@@ -46,13 +46,13 @@ def all_no(run: Recent) -> str | None:
 
 
 def no_separation(run: Recent) -> str | None:
-    # One batch's AUC is a noisy thing, and looks from before it learned must not count for long.
+    # One batch's AUC is noisy, and diagnostics of an untrained model must not count for long.
     recent = [*run.before.get("health/auc", ())[-4:], run.now["health/auc"]]
     mean, noise = sum(recent) / len(recent), run.now["health/auc_noise"] / len(recent) ** 0.5
     if len(recent) < 3 or mean > 0.5 + max(0.02, noise):
         return None
     return (
-        f"scores do not tell relevant documents from others: AUC {mean:.3f} over the last {len(recent)} looks, where "
+        f"scores do not tell relevant documents from others: AUC {mean:.3f} over the last {len(recent)} diagnostics; "
         "0.5 is chance. The learning rate may be too low or too high, a prompt's end may be cut off, or queries and "
         "documents are out of step: read some rows."
     )

@@ -1,7 +1,7 @@
-"""The health of a reranker's answers: is P(yes) in use, does it tell relevant documents from others, can it be trusted?
+"""Diagnostics of a reranker's answers: range of P(yes), separation of relevant documents from others, calibration.
 
 ``answer_health`` works on the scores a step has computed anyway. Everything it returns is a sum, so the sums of ranks
-and of batches may be added (``vectors.sum_over_ranks``); ``answer_metrics`` turns them into metrics a person can read.
+and of batches may be added (``vectors.sum_over_ranks``); ``answer_metrics`` turns them into metrics.
 """
 
 import math
@@ -76,12 +76,12 @@ def answer_health(score: Float[Tensor, " documents"], targets: Targets) -> dict[
 
 
 def answer_metrics(sums: Mapping[str, Tensor]) -> ScalarMetrics:
-    """What ``answer_health``'s sums say; a figure of which there is nothing is left out.
+    """Metrics from ``answer_health``'s sums; those without any document are left out.
 
     ``health/auc`` is the probability that a relevant document of any query scores above another of any query, ties
     counting half. Documents in one bin of scores count as ties, so it is off by at most ``health/auc_error``: half the
     share of (relevant, other) pairs that lie in one bin. ``health/auc_noise`` is its standard deviation, for these many
-    documents, if the scores said nothing (Mann and Whitney 1947). ``health/calibration_error`` is the expected
+    documents, if the scores were random (Mann and Whitney 1947). ``health/calibration_error`` is the expected
     calibration error over ``NUM_CALIBRATION_BINS`` bins (Naeini et al. 2015), ``health/brier`` the mean of
     (P(yes) - label)^2. Histograms have ``NUM_PROBABILITY_BINS`` equal bins over [0, 1].
     """

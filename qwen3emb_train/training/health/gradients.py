@@ -1,4 +1,4 @@
-"""Gradient norms by part of the network, from (name, gradient) alone: plain, DDP and sharded engines can give those."""
+"""Gradient norms by part of the network, from (name, gradient) alone: every engine can give those."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ def gradient_norms_by_group(
         members[group_of(name)].append(norm)
         if found := _LAYER.search(name):
             members[_THIRDS[int(found.group(1)) * 3 // num_layers]].append(norm)
-    # How many gradients a norm is of travels with it: a gradient of 0 is a finding, an absent one is not.
+    # The number of gradients goes with each norm: a gradient of 0 is reported, an absent one is left out.
     sums = torch.zeros(len(members), 2, device=device)
     for row, norms in zip(sums, members.values(), strict=True):
         if norms:

@@ -1,4 +1,4 @@
-"""A loss or gradient that is NaN or infinite reaches no weight on any rank, and the message says where it came from."""
+"""A loss or gradient that is NaN or infinite reaches no weight on any rank, and the message names its origin."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from qwen3emb_train.distributed import all_gather_rows, any_rank
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.training.health.gradients import NamedTensors, non_finite_groups
 
-_REMEDY = "Lower optimizer.lr, try precision=fp32, or look at the texts of these local."
+_REMEDY = "Lower optimizer.lr, try precision=fp32, or read the texts of these rows."
 
 
 class NonFiniteError(RuntimeError):
@@ -64,7 +64,7 @@ class NonFinite:
 
 
 class NonFiniteGuard:
-    """Stands between the backward pass and the update, on every rank."""
+    """Checks a step between the backward pass and the update, on every rank."""
 
     def __init__(self, policy: NonFinitePolicy | None = None) -> None:
         self.policy = policy or NonFinitePolicy()
@@ -84,10 +84,12 @@ class NonFiniteGuard:
 
         Args:
             step: 0-based.
+            batch: this rank's.
             loss: this rank's.
-            gradients_finite: this rank's finding, e.g. of the clipped norm.
+            gradients_finite: whether this rank's gradients are finite, e.g. from the clipped norm.
             bad_queries: finds this rank's queries at fault; called only when something is wrong somewhere.
             named_gradients: this rank's; read only when something is wrong somewhere.
+            device: for the collectives.
 
         Raises:
             NonFiniteError: by the policy; on every rank alike.
@@ -119,7 +121,15 @@ def bad_queries(local: Embeddings) -> list[int]:
 def describe(
     batch: TrainingBatch, loss: float, gradients_finite: bool, queries: Sequence[int], groups: Sequence[str]
 ) -> str:
-    """What is wrong on this rank, causes before effects; empty when nothing is."""
+    """What is wrong on this rank, causes before effects; empty when nothing is.
+
+    Args:
+        batch: this rank's.
+        loss: this rank's.
+        gradients_finite: this rank's.
+        queries: its queries with a vector that is not finite.
+        groups: kinds of weights whose gradient is not finite.
+    """
     parts = []
     if queries:
         parts.append(f"vectors of {batch.describe_rows(queries)}")

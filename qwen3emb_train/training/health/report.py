@@ -1,4 +1,4 @@
-"""Health for people and for programs: a table on the terminal, ``health.json`` beside the metrics."""
+"""The diagnostics as a table for a terminal, and as ``health.json``."""
 
 import json
 import math
@@ -43,7 +43,13 @@ _LINES = (
 
 
 def format_health(step: int, metrics: Mapping[str, object], alerts: Alerts) -> str:
-    """The metrics that are there, a line each, and the problems that last."""
+    """The recorded metrics, a line each, and the active alerts.
+
+    Args:
+        step: steps done.
+        metrics: of that step.
+        alerts: of the run.
+    """
     lines = [f"health after step {step}"]
     for lowest, named in (("-1", _COSINES), ("0", _PROBABILITIES)):
         for label, name, counts in named:
@@ -62,13 +68,20 @@ def format_health(step: int, metrics: Mapping[str, object], alerts: Alerts) -> s
 
 
 def sparkline(counts: list[float]) -> str:
-    """A histogram in one line of text; a bin that holds anything shows."""
+    """A histogram in one line of text; every bin that is not empty is visible."""
     highest = max(counts) or 1.0
     return "".join(_BLOCKS[-(-int(count * 1000) * 8 // int(highest * 1000))] for count in counts)
 
 
 def write_health(path: Path, step: int, metrics: Mapping[str, object], alerts: Alerts) -> None:
-    """Replaces ``path``: the newest metrics, the problems that last, everything said so far."""
+    """Writes the newest metrics, the active alerts, and all alerts so far.
+
+    Args:
+        path: replaced as a whole.
+        step: steps done.
+        metrics: of that step.
+        alerts: of the run.
+    """
     content = {"step": step, "metrics": without_nan(metrics), "histogram_edges": HISTOGRAM_EDGES} | alerts.to_json()
     write_text(path, json.dumps(content) + "\n")
 

@@ -1,6 +1,6 @@
-"""What a person would notice in a run's metrics: a rule a problem, with figure, likely cause and remedy.
+"""One rule for each problem that shows in a run's metrics, with the metric, the likely cause and a remedy.
 
-A rule looks at what is known at a step and says a sentence or nothing. Thresholds are meant to stay silent on a healthy
+A rule reads the metrics of a step and returns a message or None. Thresholds are meant to give no alert on a healthy
 run: each problem here costs the whole run, while a small one shows in the metrics anyway.
 """
 
@@ -12,12 +12,12 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Recent:
-    """What a rule may look at.
+    """What a rule may read.
 
     Attributes:
         now: the step's metrics that are finite, and ``non_finite``: 1 if the loss is not, or the update was left out.
-        before: by figure, its values at the steps before, oldest first, as far as they are remembered.
-        first: by figure, the run's first values; empty for a run that was resumed.
+        before: by metric, its values at the steps before, oldest first, as far as they are kept.
+        first: by metric, the run's first values; empty for a run that was resumed.
         clipped_at: the norm above which gradients are clipped; infinity = never.
     """
 
@@ -32,12 +32,12 @@ class AlertRule:
     """One problem.
 
     Attributes:
-        name: for machines.
-        needs: the metrics without which it is not judged; ``x/`` means any figure that begins so.
+        name: identifier.
+        needs: the metrics without which it is not judged; ``x/`` means any metric with this prefix.
         judge: a sentence while the problem lasts, None while there is none.
         by_source: judged for each data source apart.
         ranked: is about positives ranking above negatives: not judged where rows are graded or labelled.
-        settled: not judged in a run's first steps, when vectors of a base model may well all look alike.
+        settled: not judged in a run's first steps, when all vectors of a base model may be similar.
         begins_after, ends_after: so many judgements in a row.
     """
 
@@ -55,7 +55,7 @@ def non_finite(run: Recent) -> str | None:
     if not run.now["non_finite"]:
         return None
     return (
-        "the loss or a gradient is NaN or infinite. No such update is applied; lower optimizer.lr, or look at the rows "
+        "the loss or a gradient is NaN or infinite. No such update is applied; lower optimizer.lr, or check the rows "
         "that the metrics name."
     )
 
@@ -63,7 +63,7 @@ def non_finite(run: Recent) -> str | None:
 def lr_zero(run: Recent) -> str | None:
     if run.now["lr"] != 0:
         return None
-    return "the learning rate is 0: nothing is learned. Look at optimizer.lr and the schedule (min_lr_ratio, steps)."
+    return "the learning rate is 0: nothing is learned. Check optimizer.lr and the schedule (min_lr_ratio, steps)."
 
 
 def nothing_learned(run: Recent) -> str | None:
@@ -109,9 +109,9 @@ def lora_without_effect(run: Recent) -> str | None:
         )
     relative = run.now.get("lora/relative_update", math.inf)
     if run.now.get("lora/b_set_share", 1.0) == 0 or relative < 1e-7:
-        figure = "their B is still 0" if relative == math.inf else f"beside the base weights they weigh {relative:.1e}"
+        effect = "their B is still 0" if relative == math.inf else f"their update is {relative:.1e} of the base weights"
         return (
-            f"the LoRA adapters do nothing: {figure}. The merged model would equal the base. Raise optimizer.lr (about "
+            f"the LoRA adapters do nothing: {effect}. The merged model would equal the base. Raise optimizer.lr (about "
             "1e-4 for LoRA) and check that gradients reach the adapters."
         )
     return None
@@ -147,7 +147,7 @@ def mask_greedy(run: Recent) -> str | None:
         return None
     return (
         f"the false-negative mask is greedy: it drops {masked:.0%} of all negatives and, for {hardest:.0%} of the "
-        "queries, the hardest one. Raise loss.false_negative_margin, or look whether positives are weak."
+        "queries, the hardest one. Raise loss.false_negative_margin, or check whether positives are weak."
     )
 
 

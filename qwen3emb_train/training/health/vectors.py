@@ -1,7 +1,7 @@
-"""The health of a step's vectors: how positives and negatives lie, whether the space is in use, which texts repeat.
+"""Diagnostics of a step's vectors: cosines of positives and negatives, use of the space, repeated texts.
 
 ``vector_health`` works on what the step has computed anyway. Everything it returns is a sum, so one all-reduce makes
-the metrics of all ranks; ``vector_metrics`` turns the sums into metrics a person can read.
+the metrics of all ranks; ``vector_metrics`` turns the sums into metrics.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ ScalarMetrics = dict[str, float | list[float]]
 
 NUM_BINS = 40
 HISTOGRAM_EDGES = [-1 + 2 * i / NUM_BINS for i in range(NUM_BINS + 1)]
-# Enough for a figure of two digits, few enough to stay far below a step's cost.
+# Enough for two digits, few enough to stay far below a step's cost.
 MAX_PAIRS = 1024
 MAX_SPREAD_VECTORS = 256
 _SCORES_AT_ONCE = 2**22
@@ -88,7 +88,7 @@ def sum_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def vector_metrics(sums: Mapping[str, Tensor]) -> ScalarMetrics:
-    """What ``vector_health``'s sums (of one or all ranks) say; a figure of which there is nothing is left out.
+    """Metrics from ``vector_health``'s sums (of one or all ranks); those without any value are left out.
 
     ``health/alignment`` and ``health/uniformity`` are Wang and Isola's (2020, arXiv 2005.10242; alpha = 2, t = 2),
     ``health/effective_rank`` is Roy and Vetterli's (2007) over at most ``MAX_SPREAD_VECTORS`` queries of the batch,
@@ -144,7 +144,13 @@ def duplicate_share(hashes: Int[Tensor, " texts"]) -> Float[Tensor, ""]:
 
 
 def evenly_spaced(count: int, at_most: int, device: torch.device) -> Int[Tensor, " chosen"]:
-    """Indices of at most so many of ``count`` rows, spread over all: a batch may be ordered by length."""
+    """Indices of some rows, spread over all: a batch may be ordered by length.
+
+    Args:
+        count: number of rows.
+        at_most: number of indices.
+        device: of the result.
+    """
     chosen = min(count, at_most)
     return torch.arange(chosen, device=device) * count // max(chosen, 1)
 

@@ -1,4 +1,4 @@
-"""Do the weights move, and do the adapters do anything? Users' runs have ended in the base model, to the last bit."""
+"""Whether weights move and adapters have an effect: users' runs have ended with exactly the base model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _SUMS = ("watched", "moved", "squared_start", "squared_change", "lora_b", "lora_
 
 
 class WeightWatch:
-    """Remembers a few elements of every trained weight, and says later how many of them have moved.
+    """Remembers a few elements of every trained weight, and later counts how many of them have moved.
 
     Every tensor gives equally many elements, or all it has: an embedding matrix, most rows of which a run may never
     meet, counts no more than a norm.
@@ -67,7 +67,7 @@ class WeightWatch:
         return dict(zip(_SUMS, torch.stack(rows).sum(0), strict=True))
 
     def metrics(self, sums: Mapping[str, Tensor], step: int) -> dict[str, float]:
-        """``movement``'s sums (of one or all ranks) in words of ``weights/`` and ``lora/``; ``step``: those done."""
+        """Metrics ``weights/`` and ``lora/`` from ``movement``'s sums (of one or all ranks); ``step``: steps done."""
         value = {name: float(total) for name, total in sums.items()}
         metrics = {"weights/steps_watched": float(step - self.step)}
         if value["watched"]:
