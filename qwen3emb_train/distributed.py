@@ -20,7 +20,7 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Also before the process group is there: a launcher names the rank in the environment."""
+    """Also before the process group exists: a launcher names the rank in the environment."""
     if dist.is_available() and dist.is_initialized():
         return rank() == 0
     return launched_rank() == 0
@@ -57,7 +57,7 @@ def gather_counts(count: int, device: torch.device) -> list[int]:
 
 
 class _AllGatherWithGradient(torch.autograd.Function):
-    """Forward: concatenates all ranks' rows. Backward: every rank sums what all ranks want of its rows.
+    """Forward: concatenates all ranks' rows. Backward: every rank receives the sum of all ranks' gradients of its rows.
 
     Both ready-made autograd gathers are deprecated in torch 2.13 and their successors are missing in 2.11, so this one
     is ours. With each rank's loss a mean over its own rows, DDP's averaging then gives exactly the gradient of the

@@ -1,5 +1,5 @@
 """Where weights, gradients and optimizer state live: one process, DDP, DeepSpeed ZeRO or FSDP2.
 
 An engine runs the model, carries gradients across ranks once a step, and updates. Objectives, the loop and
-checkpoints speak to ``engine.Engine`` alone; ``launch.start`` reads which one the launcher asked for.
+checkpoints use only ``engine.Engine``; ``launch.start`` reads which one the launcher asked for.
 """

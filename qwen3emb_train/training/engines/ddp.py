@@ -16,7 +16,11 @@ from qwen3emb_train.training.engines.engine import Piece, WholeWeightsEngine
 
 
 class DDPEngine(WholeWeightsEngine):
-    """torch's DistributedDataParallel."""
+    """torch's DistributedDataParallel.
+
+    Args:
+        model, optimizer, precision, device: as in ``WholeWeightsEngine``; every rank has the same weights.
+    """
 
     name = "ddp"
 

@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO-1/2/3: moments, gradients or also weights partitioned over ranks.
 
-The engine is driven directly: under accelerate the update would run inside ``backward``, before anybody could look at
-the gradients. All backward passes of a step lie inside DeepSpeed's ``coalesce_grad_reduction``, which reduces once at
+The engine is driven directly: under accelerate the update would run inside ``backward``, before the gradients could
+be checked. All backward passes of a step lie inside DeepSpeed's ``coalesce_grad_reduction``, which reduces once at
 its end; until then the gradients are whole and local, which is where they are checked.
 """
 
@@ -25,6 +25,10 @@ class DeepSpeedEngine(Engine):
     """ZeRO over float32 weights; bf16 comes by autocast, entered inside the model.
 
     Args:
+        model: whole, on the device.
+        optimizer: AdamW over its parameters.
+        precision: of the matrix products.
+        device: where it computes.
         settings: DeepSpeed's configuration (``zero_optimization`` with its stage and offloading); batch sizes and
             clipping are set here.
         max_grad_norm: DeepSpeed clips inside its update, so it must know at the start.

@@ -1,4 +1,4 @@
-"""What a step needs of the machinery under it, and its plainest form: one process."""
+"""The interface of an engine, and the simplest one: a single process."""
 
 import math
 from abc import ABC, abstractmethod
@@ -46,6 +46,10 @@ class Engine(ABC):
         device: where it computes.
         lockstep: passes are collectives (weights gathered, gradients reduced), so all ranks must make equally many.
         has_partial_gradients: ``named_gradients`` gives this rank's part of each; squares add up over ranks.
+
+    Args:
+        model, optimizer, device: as above.
+        precision: of the matrix products; resolved.
     """
 
     name: str = "single"
@@ -67,7 +71,7 @@ class Engine(ABC):
 
     @abstractmethod
     def finish_backward(self, max_grad_norm: float | None) -> bool:
-        """After the last backward pass: clips, and says whether this rank's gradients are finite."""
+        """After the last backward pass: clips, and returns whether this rank's gradients are finite."""
 
     @abstractmethod
     def update(self, lr: float) -> float:
@@ -83,7 +87,7 @@ class Engine(ABC):
 
     @abstractmethod
     def optimizer_pieces(self) -> dict[str, Piece]:
-        """The optimizer's tensors under ``<parameter name>/<kind>``: this rank's rows; empty where it only repeats."""
+        """The optimizer's tensors under ``<parameter name>/<kind>``: this rank's rows, unless another rank has them."""
 
     @abstractmethod
     def load_optimizer(self, read: ReadRows, names: Mapping[str, tuple[int, ...]]) -> None:
@@ -107,7 +111,7 @@ class Engine(ABC):
 
     @property
     def optimizer_layout(self) -> str:
-        """Which stored optimizer states can be read back: equal words can, at any number of ranks."""
+        """An optimizer state can be read back by an engine of the same layout, at any number of ranks."""
         return "rows"
 
     def seed_dropout(self, seed: int) -> None:
@@ -121,7 +125,14 @@ class Engine(ABC):
 
 
 class WholeWeightsEngine(Engine):
-    """Base of the engines where every rank holds all weights, gradients and moments."""
+    """Base of the engines where every rank holds all weights, gradients and moments.
+
+    Args:
+        model: on the device.
+        optimizer: AdamW over its parameters.
+        precision: of the matrix products; resolved.
+        device: where it computes.
+    """
 
     def __init__(
         self, model: TextModel, optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device

@@ -134,7 +134,11 @@ class FSDP2Engine(Engine):
 
 
 def decoder_layers(model: TextModel) -> list[nn.Module]:
-    """The decoder's layers, also inside a peft wrapping."""
+    """The decoder's layers, also inside a peft model.
+
+    Raises:
+        ValueError: the model has no list of layers under the name ``layers``.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "layers":
             return list(module)

@@ -59,7 +59,7 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
         timeout_s: a collective operation that waits longer fails on every rank instead of hanging.
 
     Raises:
-        ValueError: FSDP version 1, or an engine that was asked for but cannot be.
+        ValueError: FSDP version 1, or the requested engine is not available.
     """
     resolved = resolve_device(device)
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -82,7 +82,7 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
 
 
 def close_process_group() -> None:
-    """All ranks leave the group that ``start`` joined, together: one that goes while another still talks aborts it."""
+    """All ranks leave the group of ``start`` at the same time: leaving early aborts the others' communication."""
     if _JOINED and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -101,9 +101,15 @@ def build_engine(
     """Puts the model (float32, on the CPU or the device) under the engine; builds its optimizer.
 
     Args:
+        launch: which engine, on which device.
+        model: whole.
+        optimizer: settings of AdamW.
         precision: resolved.
-        max_grad_norm: see ``Engine.finish_backward``; DeepSpeed wants it now.
+        max_grad_norm: see ``Engine.finish_backward``; DeepSpeed needs it at the start.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk instead of once a step.
+
+    Raises:
+        ValueError: quantised weights under an engine that shards them.
     """
     if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, model.modules())):
         raise ValueError("model.quantization=nf4 cannot be sharded: launch with ddp.yaml, or set quantization=none.")
@@ -159,6 +165,6 @@ def _deepspeed_settings(device: torch.device) -> dict[str, Any]:
 
 
 def _join_alone(device: torch.device) -> None:
-    """DeepSpeed wants a process group even for one process."""
+    """DeepSpeed needs a process group even for one process."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)

@@ -1,4 +1,4 @@
-"""In which type the products really run: seen in one forward pass, whatever the engine was asked for."""
+"""The dtype in which the matrix products really run, observed in one forward pass."""
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}
 
 
 def require_products(engine: Engine) -> None:
-    """Encodes a text of two tokens and looks at what the linear layers return. Collective.
+    """Encodes a text of two tokens and checks the dtypes that the linear layers return. Collective.
 
     Raises:
-        ValueError: a layer computes in another type than the engine's precision.
+        ValueError: a layer computes in another dtype than the engine's precision.
     """
     expected, seen = _DTYPES[engine.precision], dict[str, torch.dtype]()
 
