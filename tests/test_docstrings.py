@@ -42,22 +42,6 @@ NOT_YET_SWEPT = frozenset(
         "data_synth/teachers/endpoints.py",
         "data_synth/teachers/settings.py",
         "data_synth/teachers/teacher.py",
-        "qwen3emb_train/training/checkpoints.py",
-        "qwen3emb_train/training/engines/ddp.py",
-        "qwen3emb_train/training/engines/deepspeed.py",
-        "qwen3emb_train/training/engines/engine.py",
-        "qwen3emb_train/training/engines/fsdp2.py",
-        "qwen3emb_train/training/engines/launch.py",
-        "qwen3emb_train/training/gradient_cache.py",
-        "qwen3emb_train/training/health/non_finite.py",
-        "qwen3emb_train/training/health/report.py",
-        "qwen3emb_train/training/health/vectors.py",
-        "qwen3emb_train/training/loop.py",
-        "qwen3emb_train/training/monitor.py",
-        "qwen3emb_train/training/optimization.py",
-        "qwen3emb_train/training/retrieval_validation.py",
-        "qwen3emb_train/training/state_files.py",
-        "qwen3emb_train/training/tracking.py",
     ]
 )
 

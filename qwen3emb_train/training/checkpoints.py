@@ -42,8 +42,8 @@ class TrainingState:
         plan_fingerprint: of the batch plan: data contents, weights, batch size, seed.
         config_digest: of the settings that decide the result.
         optimizer_layout: ``Engine.optimizer_layout`` of the state beside it.
-        validated_step: the last step whose validation is done: a run that was stopped during one does it again.
-        best_step, best_value: the best validation so far; part of the state, so that both are published at once.
+        validated_step: the last step whose validation is done: a validation that was interrupted is repeated.
+        best_step, best_value: the best validation so far; part of the state, so that both are published together.
     """
 
     step: int = 0
@@ -108,7 +108,10 @@ class Checkpoints:
         """Writes and publishes the checkpoint of ``state.step``; every rank calls it.
 
         Args:
-            record: on the main process.
+            engine: of the run.
+            tokenizer: saved next to the weights.
+            state: where the run stands.
+            record: on the main process; None on the others.
 
         Raises:
             OSError: on every rank, when one of them could not write; what was published before stays as it was.
@@ -131,13 +134,18 @@ class Checkpoints:
     def _delete_old(self, best_step: int | None) -> None:
         if self.keep_last is not None:
             for step in self.steps()[: -self.keep_last]:
-                if step != best_step:  # first the name, at once, that it never stands for a part
+                if step != best_step:  # renamed first: the name never belongs to an incomplete directory
                     self.path(step).rename(self.directory / f".step_{step:06d}.deleting")
         for path in self.directory.glob(".step_*"):  # also what a killed run was writing or deleting
             shutil.rmtree(path)
 
 
 def read_state(checkpoint: Path) -> TrainingState:
+    """The state in a checkpoint.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
     path = checkpoint / "state" / "state.json"
     try:
         return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
@@ -191,7 +199,7 @@ def load_optimizer(checkpoint: Path, engine: Engine) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Copies a directory by hard links where the file system has them: a final model costs no second disk space."""
+    """Copies a directory by hard links where the file system has them: a final model takes no extra disk space."""
     copy: Callable[[str, str], Any] = _link
     with atomic_directory(target) as temporary:
         shutil.copytree(source, temporary, copy_function=copy, dirs_exist_ok=True)
@@ -241,7 +249,7 @@ def _written_together(final: Path, device: torch.device) -> Iterator[Path]:
         with together(device):
             yield temporary
     except BaseException as error:
-        # Only the main process has something to clean up; it raises the error again, as the others do below.
+        # Only the main process has something to clean up; then it raises the error again, like the others.
         manager.__exit__(type(error), error, error.__traceback__)
         raise
     with together(device):
@@ -250,7 +258,12 @@ def _written_together(final: Path, device: torch.device) -> Iterator[Path]:
 
 @contextmanager
 def together(device: torch.device, doing: str = "write its part of the checkpoint") -> Iterator[None]:
-    """A part that succeeds on every rank or fails on every rank: nobody is left waiting for one that has failed."""
+    """A block that succeeds on every rank or fails on every rank: none waits for one that has failed. Collective.
+
+    Raises:
+        Exception: what the block raised on this rank.
+        OSError: the block raised on another rank only; ``doing`` is for the message.
+    """
     own: Exception | None = None
     try:
         yield

@@ -26,7 +26,7 @@ _FREE = (
     "output_dir", "cache_dir", "tracking", "keep_last", "overwrite", "log_every", "save_every", "health_every",
     "allow_changed_data", "resume_step", "verify_contents", "timeout_s", "sync_every_chunk",
 )  # fmt: skip
-# Settings that the batch plan's fingerprint answers for.
+# Settings that the batch plan's fingerprint covers.
 _PLANNED = (
     "data", "reading", "lengths", "mixture", "batch_size", "seed", "max_tokens", "max_positives", "max_negatives",
     "false_negatives",
@@ -48,7 +48,7 @@ class TrainingConfig:
         schedule: the learning rate over the steps.
         batch_size: queries of a step, over all ranks. There is no gradient accumulation: memory is handled by
             tokens_per_chunk.
-        steps: optimizer steps; null where mixture.epochs says how long.
+        steps: optimizer steps; null where mixture.epochs is set instead.
         tokens_per_chunk: tokens encoded at once (gradient caching); lower it when memory runs out, the result stays the
             same.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk; less memory, more communication.
@@ -128,7 +128,7 @@ class TrainingConfig:
 
     @property
     def tokens_dir(self) -> Path:
-        """Where token stores lie."""
+        """The parent directory of the token stores."""
         return Path(self.cache_dir or Path.home() / ".cache" / "qwen3emb_train" / "tokens")
 
     def training_data(self) -> DataSettings:
@@ -152,7 +152,7 @@ class TrainingConfig:
         return inputs | ({"model": Path(self.model.path)} if Path(self.model.path).is_dir() else {})
 
     def other_inputs(self) -> dict[str, Path]:
-        """What is read beside these."""
+        """Files that are read and do not decide the result: the validation sets."""
         sets = {**self.validation_data, **getattr(self, "eval_sets", {})}
         return {f"validation set {name}": Path(chosen.path) for name, chosen in sets.items()}
 
@@ -161,7 +161,7 @@ class TrainingConfig:
         return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
     def settings_beside_plan(self) -> dict[str, Any]:
-        """Those that the batch plan does not answer for."""
+        """Those that the batch plan's fingerprint does not cover."""
         return {name: value for name, value in self.settings().items() if name not in _PLANNED}
 
 

@@ -47,7 +47,11 @@ class GradientCache:
     _chunks: list[_Chunk] = field(default_factory=list)
 
     def encode(self, texts: PackedTokens) -> Float[Tensor, "texts dim"]:
-        """Vectors of all texts (given on the CPU), on the device, detached from the encoder, requiring gradient."""
+        """Vectors of all texts (given on the CPU), on the device, detached from the encoder, requiring gradient.
+
+        Raises:
+            ValueError: the batch has no texts.
+        """
         if texts.num_texts == 0:
             raise ValueError("A batch without texts cannot be encoded.")
         self._chunks = self._cut(texts)

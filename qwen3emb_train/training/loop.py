@@ -26,7 +26,7 @@ class LoopConfig:
     Attributes:
         max_grad_norm: gradients are scaled down to this L2 norm; null = never.
         log_every, save_every: in steps; save_every null = only at the end. The last step is always logged and saved.
-        non_finite: what a NaN does.
+        non_finite: what happens to a step with a NaN.
     """
 
     max_grad_norm: float | None = 1.0
@@ -37,12 +37,12 @@ class LoopConfig:
 
 @dataclass(frozen=True, eq=False)
 class StepSummary:
-    """What a step came to on all ranks.
+    """A step's totals over all ranks.
 
     Attributes:
         queries, tokens: of the global batch.
         loss: the mean over ranks.
-        must_stop: a signal came to some rank.
+        must_stop: some rank received a signal.
     """
 
     queries: int
@@ -70,13 +70,19 @@ def fit(
     """Does the steps ``state.step .. steps - 1``; every rank calls it.
 
     Args:
+        objective: forward and backward pass of a step.
         batch_at: this rank's share of a step; a pure function of the step.
         engine: of the objective.
         lr_at: learning rate of a step; a pure function of the step.
+        steps: of the whole run.
         state: where to begin.
+        seed: of the randomness in a step.
+        config: how often to log and save.
         save: called on every rank; writes a checkpoint.
-        stop: asks to leave after the step at hand.
+        stop: a signal ends the run after the current step.
+        monitor: diagnostics and alerts.
         tracker: on the main process only.
+        validation: None = none.
 
     Returns:
         The state after the last step done: before ``steps`` if a signal asked to stop (it is saved then).
@@ -90,7 +96,7 @@ def fit(
     stop.only_note()
     if _is_due(validation, state, steps):  # the run was stopped during this validation
         state = _validate(validation, state, stop, tracker)
-        if _is_due(validation, state, steps):  # and is again
+        if _is_due(validation, state, steps):  # and stopped during it again
             return state
     for step in range(state.step, steps):
         seed_step(engine, seed, step)
@@ -148,14 +154,26 @@ def fit(
 
 
 def seed_step(engine: Engine, seed: int, step: int) -> None:
-    """Dropout's randomness as a function of (seed, step): a resumed step draws what the first attempt drew."""
+    """Seeds dropout as a function of (seed, step): a resumed step draws what the first attempt drew.
+
+    Args:
+        engine: whose model has the dropout.
+        seed: of the run.
+        step: 0-based.
+    """
     of_step = seed * 1_000_003 + step
     engine.seed_dropout(of_step)  # by text: the same on every rank
-    torch.manual_seed(of_step * 65_537 + rank())  # whatever else draws
+    torch.manual_seed(of_step * 65_537 + rank())  # everything else that draws
 
 
 def is_complete(state: TrainingState, steps: int, validation: Validation | None) -> bool:
-    """Whether nothing is left to do; after the last step a signal may still have broken off its validation."""
+    """Whether nothing is left to do: a signal may have interrupted the validation after the last step.
+
+    Args:
+        state: where the run stands.
+        steps: of the whole run.
+        validation: None = none.
+    """
     return state.step == steps and not _is_due(validation, state, steps)
 
 
@@ -169,7 +187,7 @@ def _is_due(validation: Validation | None, state: TrainingState, steps: int) -> 
 def _validate(
     validation: Validation | None, state: TrainingState, stop: StopSignal, tracker: Tracker | None
 ) -> TrainingState:
-    """The state with the validation of its step in it, or as it was if a signal came meanwhile."""
+    """The state with the validation of its step in it, or unchanged if a signal came meanwhile."""
     assert validation is not None
     metrics = validation(stop)
     if metrics is None:
@@ -183,7 +201,14 @@ def _validate(
 
 
 def reduce_step(batch: TrainingBatch, metrics: Metrics, stop: StopSignal, device: torch.device) -> StepSummary:
-    """One small all-reduce a step: counts, the mean loss, and whether any rank was asked to stop."""
+    """One small all-reduce a step: counts, the mean loss, and whether any rank received a signal. Collective.
+
+    Args:
+        batch: this rank's.
+        metrics: this rank's; ``loss`` among them.
+        stop: this rank's.
+        device: of the engine.
+    """
     own = [batch.num_queries, batch.texts.num_tokens, float(metrics["loss"]), float(stop.requested)]
     total = torch.tensor(own, dtype=torch.float64, device=device)
     if world_size() > 1:
@@ -215,7 +240,7 @@ def _record(
 
 
 class _Speed:
-    """Tokens per second over the last steps (the first one, with its warm-up costs, is soon forgotten)."""
+    """Tokens per second over the last steps (so the first, with its warm-up costs, soon drops out)."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[float, int]] = [(time.monotonic(), 0)]

@@ -1,4 +1,4 @@
-"""Watches a run's health: collects the metrics on all ranks, judges them on the main process."""
+"""Monitors a run: collects diagnostics on all ranks, raises alerts on the main process."""
 
 from pathlib import Path
 
@@ -45,14 +45,14 @@ class Monitor:
         return done % self.every == 0 or done == 1
 
     def diagnostics(self, done: int, gradient_norms: dict[str, float]) -> ScalarMetrics:
-        """Metrics of the step just done, of all ranks. Collective."""
+        """Diagnostics of the step just done, of all ranks. Collective."""
         trained = [(name, p) for name, p in self._engine.model.named_parameters() if p.requires_grad]
         moved = self._watch.movement(trained)
         metrics = self._objective.diagnostics() | self._watch.metrics(sum_over_ranks(moved), done)
         return metrics | lora_metrics(self._engine.model) | gradient_norms
 
     def gradient_norms(self) -> dict[str, float]:
-        """By part of the network; to be asked between the backward pass and the update. Collective."""
+        """By part of the network; call it between the backward pass and the update. Collective."""
         return gradient_norms_by_group(
             self._engine.named_gradients(),
             int(self._engine.model.config.num_hidden_layers),
@@ -60,7 +60,14 @@ class Monitor:
         )
 
     def judge(self, done: int, metrics: dict[str, Metric], batch: TrainingBatch, tracker: Tracker) -> None:
-        """Says what is to be said; keeps health.json. On the main process."""
+        """Prints new alerts and writes health.json. On the main process.
+
+        Args:
+            done: steps done.
+            metrics: of the last one.
+            batch: of the last one.
+            tracker: prints the alerts.
+        """
         alerts = self._alerts.see(done, metrics, source=batch.source, task=batch.task)
         for alert in alerts:
             tracker.say(str(alert))

@@ -1,4 +1,4 @@
-"""What the loop, the monitor and the validation ask of an objective: what one optimizer step means."""
+"""The interface of an objective, which the loop, the monitor and the validation call."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ ScalarMetrics = dict[str, float | list[float]]
 
 @runtime_checkable
 class Objective(Protocol):
-    """One step's forward and backward pass, and what is known of it afterwards.
+    """One step's forward and backward pass, and its diagnostics.
 
     Batches are of the objective's own kind (``data.batches.TrainingBatch``).
     """
@@ -32,7 +32,7 @@ class Objective(Protocol):
         ...
 
     def held_out(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """What ``evaluate``'s sums, added up over batches and ranks, say; ``loss`` and ``mrr`` among them."""
+        """Metrics from ``evaluate``'s sums, added up over batches and ranks; ``loss`` and ``mrr`` among them."""
         ...
 
     def diagnostics(self) -> ScalarMetrics:

@@ -22,12 +22,12 @@ from qwen3emb_train.training.objective import Metrics, ScalarMetrics
 
 @dataclass(frozen=True, eq=False)
 class StepVectors:
-    """What a step computed on, for those who look at it afterwards. Without graph.
+    """The vectors of a step, for the diagnostics; detached.
 
     Attributes:
         local: this rank's vectors.
-        columns: all ranks', where the loss asked for them.
-        first_query: the number of this rank's first query among all.
+        gathered: all ranks' vectors, where the loss needs them.
+        first_query: index of this rank's first query among all ranks'.
     """
 
     local: Embeddings
@@ -37,7 +37,7 @@ class StepVectors:
 
 @dataclass
 class EmbeddingObjective:
-    """Encode with gradient caching, gather what the loss looks at, take the loss, push its gradient back.
+    """Encode with gradient caching, gather what the loss needs, compute it, back-propagate its gradient.
 
     Attributes:
         engine: runs the encoder and carries gradients.
@@ -45,7 +45,7 @@ class EmbeddingObjective:
         matryoshka_dims: prefixes the loss is computed on; empty = the full vector only.
         tokens_per_chunk, retained_graph_tokens: see ``GradientCache``.
         task_losses: the losses of the tasks that ``loss`` does not serve.
-        vectors: of the last step; None until there was one, and after ``release``.
+        vectors: of the last step; None before the first, and after ``release``.
     """
 
     engine: Engine
@@ -60,7 +60,7 @@ class EmbeddingObjective:
         cache = GradientCache(self.engine, self.tokens_per_chunk, self.retained_graph_tokens)
         encoded = cache.encode(batch.texts)
         loss, metrics = self._loss(batch, encoded)
-        # Only the vectors' gradient is wanted here: the encoder's graphs are pushed through by the cache.
+        # Only the vectors' gradient is needed here: the cache back-propagates it through the encoder's graphs.
         (gradient,) = torch.autograd.grad(loss, encoded)
         cache.backward(gradient)
         return {"loss": loss.detach(), **metrics}
@@ -128,12 +128,13 @@ def embeddings_by_role(batch: EmbeddingBatch, vectors: Tensor) -> Embeddings:
 
 
 def gather_embeddings(local: Embeddings, with_negatives: bool = True) -> tuple[Embeddings | None, int]:
-    """All ranks' vectors in rank order with query indices numbered globally, and this rank's first query number.
+    """All ranks' vectors in rank order with query indices numbered globally, and the index of this rank's first query.
 
     A mean over local queries then needs no factor: ranks are averaged, and every rank has equally many queries.
 
     Args:
-        with_negatives: false: other ranks' hard negatives, which no loss of the step looks at, stay where they are.
+        local: this rank's vectors.
+        with_negatives: False: hard negatives are not gathered, because the step's loss does not use other ranks'.
     """
     if world_size() == 1:
         return None, 0
@@ -154,7 +155,7 @@ def gather_embeddings(local: Embeddings, with_negatives: bool = True) -> tuple[E
     vectors = ["queries", "positives"] + (["negatives"] if with_negatives else [])
     plain = ["positive_query_idx", "query_hash", "positive_hash"]
     plain += ["negative_query_idx", "negative_hash"] if with_negatives else []
-    # A step's rows come from one plan: either every rank has scores or none has (the collator sees to it).
+    # A step's rows come from one plan: either every rank has scores or none has (the collator ensures it).
     plain += [name for name in ("positive_scores", "negative_scores") if getattr(numbered, name) is not None]
     gathered = {name: all_gather_with_grad(getattr(numbered, name)) for name in vectors}
     gathered |= {name: torch.cat(all_gather_rows(getattr(numbered, name))) for name in plain}
@@ -162,7 +163,7 @@ def gather_embeddings(local: Embeddings, with_negatives: bool = True) -> tuple[E
 
 
 def ranks_of_positives(local: Embeddings) -> Tensor:
-    """The place (from 1) of each local query's best positive among all ranks' positives and hard negatives.
+    """The rank (from 1) of each local query's best positive among all ranks' positives and hard negatives.
 
     Documents with the text of a positive of the query are left out; equal scores count against the positive, so a
     collapsed encoder does not look perfect.

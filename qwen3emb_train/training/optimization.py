@@ -1,6 +1,6 @@
 """AdamW and the learning rate as a pure function of the step.
 
-The schedule is no object with a state: nothing has to be saved, resumed or kept from being stepped once a rank
+The schedule has no state: nothing has to be saved or resumed, and it cannot be stepped once per rank by mistake
 (accelerate steps a prepared scheduler ``world_size`` times: its issue 2165).
 """
 
@@ -47,7 +47,7 @@ class ScheduleKind(str, Enum):
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate's course, stepped once for each optimizer step.
+    """The learning rate over the optimizer steps.
 
     Attributes:
         kind: its form.
@@ -90,7 +90,11 @@ class ScheduleConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; matrices are decayed, vectors are not."""
+    """AdamW over the trainable parameters; matrices are decayed, vectors are not.
+
+    Raises:
+        ValueError: there are none.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError("The model has no trainable parameter.")

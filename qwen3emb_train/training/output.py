@@ -1,4 +1,4 @@
-"""A training run's output directory: whose it is, who writes there now, and the end of a former run."""
+"""A training run's output directory: whose files it holds, its lock, and the deletion of a former run."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,10 +31,15 @@ _WRITTEN = (
 def require_own(output_dir: Path, program: str, inputs: Mapping[str, Path]) -> None:
     """Refuses a directory in which the run would delete or overwrite what no run of ``program`` wrote.
 
-    Files of other names (a scheduler's log) may lie in it; they stay as they are.
+    Files of other names (a scheduler's log) may be in it; they stay as they are.
+
+    Args:
+        output_dir: may not exist yet.
+        program: its name.
+        inputs: name -> file or directory.
 
     Raises:
-        ValueError: it is, holds or lies in an input; or such files are there, some of them named.
+        ValueError: it is, holds or lies in an input, or holds such files; some of them are named.
     """
     require_apart(output_dir, inputs)
     require_claimable(output_dir, program, _WRITTEN)

@@ -1,4 +1,4 @@
-"""The next batches are made while the step at hand computes."""
+"""Makes the next batches while the current step computes."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,33 +10,33 @@ BatchT = TypeVar("BatchT")
 
 
 class Prefetch(Generic[BatchT]):
-    """Stands for ``batch_at`` in a loop over consecutive steps; a context, which ends its thread.
+    """Replaces ``batch_at`` in a loop over consecutive steps; a context manager, which ends its thread.
 
         with Prefetch(batch_at, until=steps) as batch_of:
             for step in range(first, steps):
                 batch = batch_of(step)
 
-    One thread, not a process: a batch is a few gathers from memory maps, which NumPy does not let go of the interpreter
-    for, but a step's own work is outside the interpreter, in torch.
+    One thread, not a process: a batch is a few gathers from memory maps, during which NumPy holds the interpreter's
+    lock, but the step's work is in torch, which releases it.
 
     Args:
-        batch_at: the batch of a step. A pure function of the step: it runs in another thread, ahead of its time, and
-            draws from no generator that the loop draws from, too.
-        until: the first step that is not wanted.
-        ahead: batches beyond the one at hand that are made early, and held in memory. 0: none.
+        batch_at: the batch of a step. A pure function of the step: it runs early, in another thread, and must not
+            draw from a generator that the loop uses.
+        until: the first step that is not needed.
+        ahead: batches that are made in advance and held in memory, beyond the current one; 0 = none.
     """
 
     def __init__(self, batch_at: Callable[[int], BatchT], *, until: int, ahead: int = 2) -> None:
         self._batch_at, self._until, self._ahead = batch_at, until, ahead
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._pending: deque[Future[BatchT]] = deque()
-        self._next: int | None = None  # the first step whose batch nobody has been asked for
+        self._next: int | None = None  # the first step whose batch was not submitted yet
 
     def __call__(self, step: int) -> BatchT:
-        """The batch of a step: the one after the last one asked for, or, at first, any.
+        """The batch of a step. The first step may be any; then they are consecutive.
 
         Raises:
-            ValueError: the step is another one.
+            ValueError: the step is not the next one.
             Exception: what ``batch_at`` raised for this step.
         """
         if self._next is None:

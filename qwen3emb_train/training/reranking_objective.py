@@ -1,7 +1,7 @@
-"""A reranking step: every chunk of documents is judged and back-propagated at once.
+"""A reranking step: every chunk of documents is scored and back-propagated at once.
 
-A point-wise loss is a sum over documents and a list-wise one a sum over queries, and what each weighs follows from the
-labels alone. So nothing is encoded twice and no graph outlives its chunk: gradient caching is not needed. The prompts
+A point-wise loss is a sum over documents and a list-wise one a sum over queries, and the weights depend only on the
+labels. So nothing is encoded twice and no graph outlives its chunk: gradient caching is not needed. The prompts
 of a query's documents begin alike (system turn, instruction, query); a chunk holds a query's documents together and
 that beginning is encoded once (``data.prefixes``).
 """
@@ -31,29 +31,29 @@ from qwen3emb_train.training.objective import Metrics, ScalarMetrics
 class _Chunk:
     documents: Tensor  # indices into the batch's documents, ascending
     tokens: PackedTokens
-    is_filler: bool = False  # judged only because other ranks have more chunks: carries no gradient
+    is_filler: bool = False  # scored only because other ranks have more chunks: carries no gradient
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """What the last step said of this rank's documents. Without graph."""
+    """The last step's logits of this rank's documents, detached."""
 
     targets: Targets
-    columns: Tensor
+    outputs: Tensor  # [documents, 2 or 3], see AnswerLogits
 
     @property
     def score(self) -> Tensor:
-        return AnswerLogits.of(self.columns).score
+        return AnswerLogits.of(self.outputs).score
 
 
 @dataclass
 class RerankingObjective:
-    """Judge chunk by chunk, take each chunk's share of the loss, push it back.
+    """Score chunk by chunk, compute each chunk's share of the loss, back-propagate it.
 
     Attributes:
         engine: runs a ``YesNoReranker`` and carries gradients.
         loss: a reranking loss on RerankerLogits; list-wise ones keep a query's documents in one chunk.
-        tokens_per_chunk: token budget of a chunk; a list-wise query that is larger is a chunk of its own.
+        tokens_per_chunk: token budget of a chunk; a larger query of a list-wise loss is one chunk.
         share_prefixes: encode a query's part of the prompts once. False is the plain form, for comparison.
     """
 
@@ -65,7 +65,7 @@ class RerankingObjective:
 
     def forward_backward(self, batch: RerankingBatch) -> Metrics:
         """See ``Objective``. ``loss`` is this rank's share, such that the mean over ranks is the global batch's."""
-        targets, totals, columns = self._prepare(batch)
+        targets, totals, outputs = self._prepare(batch)
         chunks = self._cut(batch)
         loss = torch.zeros(len(totals), device=self.engine.device, dtype=torch.float64)
         for number, chunk in enumerate(chunks):
@@ -75,27 +75,27 @@ class RerankingObjective:
             self.engine.backward(share.sum(), last=last)
             if not chunk.is_filler:
                 loss += share.detach()
-                columns[chunk.documents] = output.detach().to(columns)
-        self._last = _Step(targets, columns)
+                outputs[chunk.documents] = output.detach().to(outputs)
+        self._last = _Step(targets, outputs)
         named = {f"{name}_loss": value for name, value in zip(self.loss.parts, loss, strict=True)}
         return {"loss": loss.sum()} | (named if len(named) > 1 else {})
 
     @torch.no_grad()
     def evaluate(self, batch: RerankingBatch) -> dict[str, Tensor]:
         """See ``Objective``."""
-        targets, totals, columns = self._prepare(batch)
+        targets, totals, outputs = self._prepare(batch)
         for chunk in self._cut(batch):
             output = self.engine.forward(chunk.tokens)
             if not chunk.is_filler:
-                columns[chunk.documents] = output.to(columns)
-        self._last = _Step(targets, columns)
-        judged = _reranker_logits(targets, columns)
-        count = torch.tensor(float(batch.num_queries), device=columns.device)
-        sums = {"loss": self._scaled(self.loss.share(judged, totals)).sum() * count, "queries": count}
-        return sums | _reciprocal_ranks(judged) | answer_health(judged.score, targets)
+                outputs[chunk.documents] = output.to(outputs)
+        self._last = _Step(targets, outputs)
+        logits = _reranker_logits(targets, outputs)
+        count = torch.tensor(float(batch.num_queries), device=outputs.device)
+        sums = {"loss": self._scaled(self.loss.share(logits, totals)).sum() * count, "queries": count}
+        return sums | _reciprocal_ranks(logits) | answer_health(logits.score, targets)
 
     def held_out(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean loss; MRR among a query's judged documents, where both classes are; AUC, calibration and the like."""
+        """Mean loss; MRR among a query's documents, where both classes occur; AUC, calibration and the like."""
         metrics = {"loss": float(sums["loss"] / sums["queries"].clamp(min=1))}
         metrics["mrr"] = float(sums["reciprocal_rank"] / sums["ranked_queries"].clamp(min=1))
         named = {"auc": "auc", "accuracy_at_1": "best_is_relevant", "calibration_error": "calibration_error"}
@@ -120,15 +120,15 @@ class RerankingObjective:
         """This rank's queries of the last step with a document whose logits are not finite."""
         if self._last is None:
             return []
-        bad = ~self._last.columns.isfinite().all(1)
+        bad = ~self._last.outputs.isfinite().all(1)
         return self._last.targets.query[bad].unique().tolist()
 
     def release(self) -> None:
-        """Lets go of the last step."""
+        """Drops the tensors of the last step."""
         self._last = None
 
     def _prepare(self, batch: RerankingBatch) -> tuple[Targets, Tensor, Tensor]:
-        """Targets, the global batch's total weights, and room for what the model will say."""
+        """Targets, the global batch's total weights, and a buffer for the model's outputs."""
         device = self.engine.device
         scores = None if batch.scores is None else batch.scores.to(device)
         targets = Targets(batch.labels.to(device), batch.query.to(device), scores)
@@ -149,18 +149,18 @@ class RerankingObjective:
 
     def _cut(self, batch: RerankingBatch) -> list[_Chunk]:
         most = None if self.loss.needs_whole_queries else self.tokens_per_chunk
-        units = [unit for documents in _by_query(batch) for unit in self._units(batch, documents, most)]
-        sizes = torch.tensor([self._num_tokens(batch, unit) for unit in units])
+        groups = [group for documents in _by_query(batch) for group in self._groups(batch, documents, most)]
+        sizes = torch.tensor([self._num_tokens(batch, group) for group in groups])
         chosen = chunk_by_tokens(sizes, self.tokens_per_chunk)
         if not self.engine.lockstep:
-            return [self._chunk(batch, [units[i] for i in some.tolist()]) for some in chosen]
+            return [self._chunk(batch, [groups[i] for i in some.tolist()]) for some in chosen]
         wanted = max(gather_counts(len(chosen), self.engine.device))
-        chunks = [self._chunk(batch, [units[i] for i in some.tolist()]) for some in split_to(chosen, wanted)]
+        chunks = [self._chunk(batch, [groups[i] for i in some.tolist()]) for some in split_to(chosen, wanted)]
         shortest = batch.texts.lengths.argmin().view(1)
         filler = batch.texts.select(shortest).to(self.engine.device)
         return [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))] + chunks
 
-    def _units(self, batch: RerankingBatch, documents: Tensor, most_tokens: int | None) -> list[Tensor]:
+    def _groups(self, batch: RerankingBatch, documents: Tensor, most_tokens: int | None) -> list[Tensor]:
         """The documents of a query; in several parts where they are more than ``most_tokens``."""
         if most_tokens is None or self._num_tokens(batch, documents) <= most_tokens:
             return [documents]
@@ -168,7 +168,7 @@ class RerankingObjective:
         return [documents[part.sort().values] for part in parts]
 
     def _num_tokens(self, batch: RerankingBatch, documents: Tensor) -> int:
-        """What is encoded for these documents of a query."""
+        """Tokens encoded for these documents of a query."""
         total = int(batch.texts.lengths[documents].sum())
         if not self._shares or len(documents) == 1:
             return total
@@ -178,8 +178,8 @@ class RerankingObjective:
     def _shares(self) -> bool:
         return self.share_prefixes and self.engine.model.shares_prefixes
 
-    def _chunk(self, batch: RerankingBatch, units: list[Tensor]) -> _Chunk:
-        documents = torch.cat(units).sort().values
+    def _chunk(self, batch: RerankingBatch, groups: list[Tensor]) -> _Chunk:
+        documents = torch.cat(groups).sort().values
         tokens = batch.texts.select(documents)
         if self._shares:
             tokens = share_prefixes(tokens, batch.query[documents])
@@ -192,22 +192,22 @@ def _by_query(batch: RerankingBatch) -> tuple[Tensor, ...]:
     return torch.arange(len(batch.query)).split(counts.tolist())
 
 
-def _reranker_logits(targets: Targets, columns: Tensor) -> RerankerLogits:
-    answers = AnswerLogits.of(columns)
+def _reranker_logits(targets: Targets, outputs: Tensor) -> RerankerLogits:
+    answers = AnswerLogits.of(outputs)
     return RerankerLogits(targets, answers.yes, answers.no, answers.log_total)
 
 
-def _reciprocal_ranks(judged: RerankerLogits) -> dict[str, Tensor]:
-    """Over the queries with both classes: one over the place of the best relevant document; ties count against it."""
+def _reciprocal_ranks(logits: RerankerLogits) -> dict[str, Tensor]:
+    """Over the queries with both classes: one over the rank of the best relevant document; ties count against it."""
     total, count = 0.0, 0
-    owner, num_queries = judged.targets.groups()
+    owner, num_queries = logits.targets.groups()
     for query in range(num_queries):
-        score, labels = judged.score[owner == query], judged.targets.labels[owner == query]
+        score, labels = logits.score[owner == query], logits.targets.labels[owner == query]
         if 0 < labels.sum() < len(labels):
             best = score[labels > 0].max()
             total += 1 / (1 + int((score[labels == 0] >= best).sum()))
             count += 1
     return {
-        "reciprocal_rank": torch.tensor(total, device=judged.score.device),
-        "ranked_queries": torch.tensor(float(count), device=judged.score.device),
+        "reciprocal_rank": torch.tensor(total, device=logits.score.device),
+        "ranked_queries": torch.tensor(float(count), device=logits.score.device),
     }

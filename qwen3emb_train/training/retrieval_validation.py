@@ -39,7 +39,7 @@ NDCG, RECALL = f"ndcg@{NDCG_AT}", f"recall@{RECALL_AT}"
 
 @dataclass
 class ValidationSetConfig:
-    """A retrieval set that is looked at during training.
+    """A retrieval set that is evaluated during training.
 
     Attributes:
         path: directory in the BEIR layout.
@@ -67,16 +67,23 @@ class Share:
         tokens: None where the rank has none.
         rows: where each of them stands among all ranks' texts.
         total: of all ranks' texts.
-        closing: a text of the EOS token alone, for when other ranks have more to encode.
+        eos: a text of the EOS token only, encoded while other ranks have more chunks.
     """
 
     tokens: PackedTokens | None
     rows: Int[Tensor, " texts"]
     total: int
-    closing: PackedTokens
+    eos: PackedTokens
 
     @staticmethod
     def of(texts: list[str], tokenizer: TextTokenizer, max_tokens: int) -> "Share":
+        """Tokenises this rank's part of the texts.
+
+        Args:
+            texts: of all ranks.
+            tokenizer: of the model.
+            max_tokens: longest text; longer ones are truncated.
+        """
         # Dealt by length, so that the ranks have about equally much to do.
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))[rank() :: world_size()]
         tokens = tokenizer.tokenize([texts[row] for row in order], max_tokens)
@@ -110,6 +117,12 @@ def open_validation_set(
     name: str, config: ValidationSetConfig, tokenizer: TextTokenizer, lengths: LengthConfig
 ) -> ValidationSet:
     """Reads the set and tokenises this rank's share of it.
+
+    Args:
+        name: for messages.
+        config: where the set is.
+        tokenizer: of the model.
+        lengths: longest texts in tokens.
 
     Raises:
         FileNotFoundError, ValueError: see ``load_retrieval_set``.
@@ -148,6 +161,12 @@ def retrieval_metrics(
     """nDCG and recall of the engine's model as it is; None when a signal came to any rank meanwhile.
 
     Collective; the same result on every rank. The caller has put the model into eval mode.
+
+    Args:
+        data: the set.
+        engine: of the training run.
+        tokens_per_chunk: tokens encoded at once.
+        stop: checked before each chunk.
 
     Raises:
         ValueError: a vector is not finite; on every rank.
@@ -193,7 +212,7 @@ def _encode(share: Share, engine: Engine, tokens_per_chunk: int, stop: StopSigna
 
 
 def _tokens(share: Share, own: Int[Tensor, " chosen"], engine: Engine) -> PackedTokens:
-    tokens = share.closing if share.tokens is None or not len(own) else share.tokens.select(own)
+    tokens = share.eos if share.tokens is None or not len(own) else share.tokens.select(own)
     if engine.model.shares_prefixes:
         tokens = share_prefixes(tokens)
     return tokens.to(engine.device)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: what a scheduler sends before it takes the machine away.
+"""SIGTERM and SIGUSR1, which a scheduler sends before it ends a job.
 
 While data and model are loading there is nothing to save: the program leaves at once. Once training has begun the
 request is noted, and all ranks agree on the step after which they save and leave. Either way the exit code is
@@ -17,20 +17,20 @@ from qwen3emb_train.distributed import any_rank, rank, world_size
 
 # sysexits.h EX_TEMPFAIL: "try again". Neither success (the next stage must not start) nor a failure to report.
 EXIT_STOPPED = 75
-_SAY_EVERY_S = 60.0
+_REPORT_EVERY_S = 60.0
 _ARRIVALS = "qwen3emb_train/arrivals"
 
 
 class StoppedBySignal(BaseException):
     """The run left because a signal asked it to; everything it had to keep is saved.
 
-    Like KeyboardInterrupt not an ``Exception``: it is raised wherever loading stands, and a library that turns every
+    Like KeyboardInterrupt not an ``Exception``: it may be raised anywhere in loading, and a library that turns every
     exception into its own (transformers does) must not turn this one into bad input.
     """
 
 
 class StopSignal:
-    """Listens from its creation on; a context.
+    """Handles the signals inside ``with``.
 
     Attributes:
         requested: a signal came to this rank.
@@ -51,23 +51,23 @@ class StopSignal:
         """A barrier without a time limit that a signal can interrupt.
 
         Not a collective: one fails after ``timeout_s``, however busy the rank is that the others wait for (reading a
-        source, copying a model), and a rank inside it would see no signal. A rank that has died is the launcher's to
-        notice, which then ends the others.
+        source, copying a model), and a rank inside it would see no signal. The launcher notices a rank that
+        has died, and ends the others.
         """
         if world_size() == 1:
             return
         store = dist.distributed_c10d._get_default_store()
-        own = store.add(_ARRIVALS, 1)  # nobody comes to the next barrier before all were at this one
+        own = store.add(_ARRIVALS, 1)  # no rank reaches the next barrier before all reached this one
         wanted = -(-own // world_size()) * world_size()
-        said = time.monotonic()
+        reported = time.monotonic()
         while (arrived := store.add(_ARRIVALS, 0)) < wanted:
             time.sleep(0.05)
-            if own % world_size() == 1 and time.monotonic() - said > _SAY_EVERY_S:
-                said = time.monotonic()
+            if own % world_size() == 1 and time.monotonic() - reported > _REPORT_EVERY_S:
+                reported = time.monotonic()
                 print(f"rank {rank()}: waiting for {wanted - arrived} of {world_size()} ranks", flush=True)
 
     def only_note(self) -> None:
-        """From now on a signal is a request that the loop answers."""
+        """From now on a signal only sets ``requested``, which the loop checks."""
         self.is_loading = False
 
     def on_any_rank(self, device: torch.device | str = "cpu") -> bool:

@@ -1,4 +1,4 @@
-"""What every training stage does: examples and a model directory in, a model directory out.
+"""Runs a training stage: examples and a model directory in, a model directory out.
 
 <output_dir>/  config.yaml  metrics.jsonl  health.json  plan.json  checkpoints/
                model/ (the last checkpoint's)  run.json (when finished)
@@ -56,7 +56,7 @@ from qwen3emb_train.training.validation import Validation
 
 
 class Stage(ABC):
-    """What is particular to a training program; ``run_stage`` does the rest.
+    """The parts that differ between the training programs; ``run_stage`` does the rest.
 
     Attributes:
         program: its name.
@@ -81,7 +81,7 @@ class Stage(ABC):
         """Training or held-out batches."""
 
     def open_validation_sets(self, tokenizer: Any) -> dict[str, ValidationSet]:
-        """Retrieval sets that training is to look at, this rank's share of each tokenised; none unless overridden."""
+        """Retrieval sets to evaluate during training, this rank's share of each tokenised; none unless overridden."""
         return {}
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Stage(ABC):
 
     @abstractmethod
     def build_objective(self, engine: Engine) -> Objective:
-        """What a step means."""
+        """The forward and backward pass of a step."""
 
 
 def run_stage(stage: Stage) -> Path:
@@ -149,7 +149,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     if checkpoint is not None:
         _say(f"continuing from {checkpoint}")
         load_weights(checkpoint, model)
-    counts = _count_parameters(model)  # before they are shards
+    counts = _count_parameters(model)  # before they are sharded
     engine = build_engine(
         launch, model, config.optimizer, resolve_precision(config.precision, launch.device),
         max_grad_norm=config.max_grad_norm, sync_every_chunk=config.sync_every_chunk,
@@ -174,7 +174,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     record, tracker = None, None  # the main process alone writes
     if is_main_process():
         record = new_record(stage.program, config.settings(), config.inputs(), _digest_of(config))
-        if config.overwrite:  # at last: everything that could be refused has been looked at
+        if config.overwrite:  # only now: everything that could be refused has been checked
             delete_former(output_dir)
         claim(output_dir, stage.program)
         write_text(output_dir / PLAN_FILE, json.dumps(data.components, indent=2) + "\n")
@@ -315,7 +315,7 @@ def _count_parameters(model: TextModel) -> tuple[int, int]:
 def _announce(
     config: TrainingConfig, engine: Engine, counts: tuple[int, int], data: TrainingData[Any], state: TrainingState
 ) -> None:
-    """What runs, in which number types, since a run in the wrong one looks like any other."""
+    """Prints what runs and in which dtypes: a wrong one would not show otherwise."""
     total, trained = counts
     _say(
         f"{config.model.path}: {total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; weights and AdamW moments "

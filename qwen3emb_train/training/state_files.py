@@ -23,7 +23,13 @@ DELETE_IT = "Delete this checkpoint, and an older one is used."
 
 
 def write_pieces(directory: Path, pieces: Mapping[str, Piece], rank: int) -> None:
-    """Writes this rank's pieces; nothing where it has none and is not the first."""
+    """Writes this rank's pieces; nothing where it has none and is not the first.
+
+    Args:
+        directory: the ``state`` directory.
+        pieces: ``Engine.optimizer_pieces``.
+        rank: number of this rank.
+    """
     from safetensors.torch import save_file
 
     if not pieces and rank > 0:
@@ -54,7 +60,7 @@ class StoredPieces:
         shapes: of the whole tensors, by key.
 
     Raises:
-        ValueError: there is no index, or one cannot be read or is not of the file beside it.
+        ValueError: there is no index, or one cannot be read or does not match its safetensors file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -71,7 +77,7 @@ class StoredPieces:
             try:
                 index = json.loads(path.read_text(encoding="utf-8"))
                 if stored != index.keys():
-                    raise ValueError(f"{name} holds others than it says")
+                    raise ValueError(f"{name} has other keys")
                 for key, entry in index.items():
                     self.shapes[key] = tuple(entry["shape"])
                     place = (name, int(entry["first_row"]), int(entry["num_rows"]))
@@ -80,7 +86,11 @@ class StoredPieces:
                 raise ValueError(f"{path}: damaged ({error!r}). {DELETE_IT}") from error
 
     def rows(self, key: str, first_row: int, num_rows: int) -> Tensor:
-        """Rows ``first_row .. first_row + num_rows`` of a tensor; a number as it is.
+        """Rows ``first_row .. first_row + num_rows`` of a tensor; a scalar as it is.
+
+        Args:
+            key: of ``shapes``.
+            first_row, num_rows: in the whole tensor.
 
         Raises:
             ValueError: they are not all there, or a file is damaged.

@@ -15,7 +15,7 @@ from qwen3emb_train.lineage import write_text
 from qwen3emb_train.training.health.report import without_nan
 from qwen3emb_train.training.health.vectors import HISTOGRAM_EDGES
 
-# A number, words (for metrics.jsonl alone), or the counts of a histogram, whose name then ends in _histogram.
+# A number, a string (for metrics.jsonl only), or the counts of a histogram, whose name then ends in _histogram.
 Metric = float | int | str | list[float]
 
 
@@ -52,6 +52,13 @@ class Tracker:
     """Writes one JSON object a logged step, shows progress, feeds the backend. Close it.
 
     On a terminal progress is a bar with loss, tokens/s and time left; elsewhere (a SLURM log) a line every few seconds.
+
+    Args:
+        output_dir: of the run.
+        config: which experiment tracker.
+        run_config: the run's settings, as JSON values; for the tracker.
+        steps: of the whole run.
+        first_step: steps done when the run (re)started; recorded lines of later steps are removed.
     """
 
     def __init__(
@@ -73,9 +80,17 @@ class Tracker:
             self._backend.log(step, numbers, histograms_of(metrics))
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Shows how far the run is.
+
+        Args:
+            step: steps done.
+            loss: of the last one.
+            tokens_per_second: over the last few.
+        """
         self._progress.update(step, loss, tokens_per_second)
 
     def say(self, text: str) -> None:
+        """Prints a line without breaking the progress bar."""
         self._progress.say(text)
 
     def close(self) -> None:
@@ -143,7 +158,7 @@ class _Lines:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drops lines of steps that will be done again, and a line torn by a kill."""
+    """Drops lines of steps that will be repeated, and a line that a kill left incomplete."""
     if not path.is_file():
         return
     kept = []

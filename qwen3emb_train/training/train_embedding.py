@@ -11,7 +11,7 @@ from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_t
 from qwen3emb_train.losses.by_task import loss_of_task
 from qwen3emb_train.models.loading import load_encoder
 from qwen3emb_train.models.text_model import Encoder
-from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # also found here
+from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # re-exported
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.objectives import EmbeddingObjective
 from qwen3emb_train.training.retrieval_validation import ValidationSet, open_validation_set

@@ -7,7 +7,7 @@ from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_reranking_data
 from qwen3emb_train.models.loading import load_reranker
 from qwen3emb_train.models.reranker import YesNoReranker
-from qwen3emb_train.training.config import TrainRerankerConfig as TrainRerankerConfig  # also found here
+from qwen3emb_train.training.config import TrainRerankerConfig as TrainRerankerConfig  # re-exported
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.reranking_objective import RerankingObjective
 from qwen3emb_train.training.stage import Stage, run_stage

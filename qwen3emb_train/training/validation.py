@@ -1,7 +1,7 @@
 """Validation during training: held-out rows, and retrieval sets.
 
-Held-out rows give the loss, and how often the right document comes first among the batch's: batches of fixed rows, so
-metrics of different steps compare. Retrieval sets give nDCG on a whole corpus (``retrieval_validation.py``). Both run
+Held-out rows give the loss, and MRR and accuracy@1 among the batch's documents; batches have fixed rows, so metrics of
+different steps compare. Retrieval sets give nDCG on a whole corpus (``retrieval_validation.py``). Both run
 through the training engine and need no other program.
 """
 
@@ -29,13 +29,13 @@ class BestBy(str, Enum):
 
     @property
     def metric(self) -> str:
-        """Its name among the validation's metrics."""
+        """Name of the metric among those of the validation."""
         return f"validation/{NDCG if self is BestBy.ndcg else self.value}"
 
 
 @dataclass
 class ValidationConfig:
-    """When held-out rows and retrieval sets are looked at, and what for.
+    """When held-out rows and retrieval sets are evaluated, and which metric chooses the best checkpoint.
 
     Attributes:
         every: steps between validations; the last step always has one. null = only then.
@@ -69,9 +69,9 @@ class Validation:
     Attributes:
         sources: the batches, by name.
         objective: of the training run.
-        config: see there.
+        config: its settings.
         sets: the retrieval sets, by name.
-        tokens_per_chunk: of theirs that are encoded at once.
+        tokens_per_chunk: tokens of a retrieval set that are encoded at once.
     """
 
     sources: Mapping[str, TrainingData[Any]]
