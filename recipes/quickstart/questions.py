@@ -25,7 +25,7 @@ _KNOWN_VERBS = """
     monitor move multiply normalize obtain open optimize override pack parse pause perform place play pop
     populate post prepare pretty-print print process produce prompt pull push put query quote raise read
     rebuild recalculate receive recompute reconfigure record redirect reduce refactor register release
-    reload remember remove rename render repeat replace report embeddings_by_role request reschedule reset resize
+    reload remember remove rename render repeat replace report represent request reschedule reset resize
     resolve restore resume retrieve return reverse rotate round run save scale scan schedule scroll search
     seek select send separate serialize serve set setup shift show shuffle shutdown skip sleep sort spawn
     split start step stop store strip submit subtract suspend swap switch take terminate test toggle trace
