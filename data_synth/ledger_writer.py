@@ -2,8 +2,7 @@
 
 import asyncio
 
-from data_synth.ledger import Ledger
-from data_synth.ledger_file import End, RecordedCall
+from data_synth.ledger import End, Ledger, RecordedCall
 from data_synth.work import WorkItem
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from data_synth.ledger_file import OK, REJECTED, End
+from data_synth.ledger import OK, REJECTED, End
 from data_synth.work import Accepted, Outcome, Rejected
 from qwen3emb_train.data.records import TrainingExample
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_synth.ledger import Ledger
-from data_synth.ledger_file import FAILED
+from data_synth.ledger import FAILED, Ledger
 from data_synth.outcomes import from_record
 from data_synth.work import Accepted, Outcome, Task, WorkItem
 from qwen3emb_train.data.records import TrainingExample

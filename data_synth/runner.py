@@ -16,8 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_synth.ledger import Ledger, process_of
-from data_synth.ledger_file import FAILED, End, RecordedCall
+from data_synth.ledger import FAILED, End, Ledger, RecordedCall, process_of
 from data_synth.ledger_writer import LedgerWriter
 from data_synth.outcomes import LONGEST_DETAIL, checked, to_record
 from data_synth.progress import Progress

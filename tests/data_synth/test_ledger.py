@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_synth import ledger_file
-from data_synth.ledger import Ledger, item_key, process_of
-from data_synth.ledger_file import FAILED, OK, REJECTED, End, LedgerFile, RecordedCall
+from data_synth import ledger as ledger_module
+from data_synth.ledger import FAILED, OK, REJECTED, End, Ledger, RecordedCall, item_key, process_of
 from data_synth.ledger_writer import LedgerWriter
 from data_synth.work import Reply, WorkItem
 
@@ -39,7 +38,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.write([(ITEMS[0], each) for each in calls], [(ITEMS[1], end)])
         ledger.write([(item, call("many")) for item in ITEMS[2:]], [(item, End(REJECTED, {})) for item in ITEMS[2:]])
-    assert [path.name for path in path_of(tmp_path).parent.iterdir() if "lock" not in path.name] == [NAME]
+    assert [path.name for path in path_of(tmp_path).parent.iterdir()] == [NAME]
     for index in (None, 0):
         with opened(tmp_path, index) as ledger:
             assert ledger.calls(ITEMS[0]) == calls
@@ -59,20 +58,33 @@ def test_a_log_cut_at_any_place_keeps_every_batch_before_the_cut(tmp_path: Path)
         database, log = path_of(tmp_path / "whole").read_bytes(), wal.read_bytes()
     assert lengths[-1] == len(log)
     edges = {length + delta for length in lengths for delta in (-1, 0, 1) if length + delta <= len(log)}
-    cut_path = tmp_path / NAME
+    cut_path = path_of(tmp_path)
+    cut_path.parent.mkdir(parents=True)
     for cut in sorted(edges | set(range(lengths[0] - 300, len(log), 101))):
         cut_path.write_bytes(database)
         cut_path.with_name(f"{NAME}-wal").write_bytes(log[:cut])
-        file = LedgerFile(cut_path, is_writable=True)
         num_whole = sum(length <= cut for length in lengths)
-        assert [file.has_ended(key) for key in KEYS[:3]] == [number < num_whole for number in range(3)], cut
-        assert [len(file.calls(key)) for key in KEYS[:3]] == [int(number < num_whole) for number in range(3)]
-        file.write([], [(KEYS[7], End(OK, {}))])
-        file.close()
-        assert LedgerFile.is_closed(cut_path)
-        reader = LedgerFile(cut_path, is_writable=False)
-        assert reader.has_ended(KEYS[7])
-        reader.close()
+        with opened(tmp_path) as ledger:
+            assert [ledger.has_ended(item) for item in ITEMS[:3]] == [number < num_whole for number in range(3)], cut
+            assert [len(ledger.calls(item)) for item in ITEMS[:3]] == [int(number < num_whole) for number in range(3)]
+            ledger.write([], [(ITEMS[7], End(OK, {}))])
+        assert [path.name for path in cut_path.parent.iterdir()] == [NAME]
+        with opened(tmp_path, None) as reader:
+            assert reader.has_ended(ITEMS[7])
+
+
+def test_a_crashed_database_is_recovered_by_a_reader_and_by_another_division(tmp_path: Path) -> None:
+    with opened(tmp_path / "whole") as ledger:
+        ledger.write([(ITEMS[0], call("bought"))], [(ITEMS[0], End(OK, {}))])
+        for name in ("reader", "writer"):  # what a kill at this moment would leave
+            path_of(tmp_path / name).parent.mkdir(parents=True)
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{path_of(tmp_path / 'whole')}{suffix}", f"{path_of(tmp_path / name)}{suffix}")
+    for name, index, count in (("reader", None, 1), ("writer", process_of(ITEMS[0], 3), 3)):
+        with opened(tmp_path / name, index, count) as ledger:
+            assert ledger.has_ended(ITEMS[0])
+            assert ledger.calls(ITEMS[0]) == [call("bought")]
+        assert not path_of(tmp_path / name).with_name(f"{NAME}-wal").exists()
 
 
 def test_an_item_ends_once(tmp_path: Path) -> None:
@@ -95,8 +107,9 @@ def test_one_transaction_serves_many_items_and_is_durable_when_they_return(
         writer.record_call(ITEMS[0], call("first"))
         await asyncio.gather(*(writer.record_end(item, End(OK, {})) for item in ITEMS[:100]))
         assert writes == [100]
+        path_of(tmp_path / "copy").parent.mkdir(parents=True)
         for suffix in ("", "-wal"):  # what a kill at this moment would leave
-            shutil.copy(path_of(tmp_path / "a").with_name(NAME + suffix), tmp_path / f"{NAME}{suffix}")
+            shutil.copy(f"{path_of(tmp_path / 'a')}{suffix}", f"{path_of(tmp_path / 'copy')}{suffix}")
         writer.record_call(ITEMS[100], call("last"))
         await writer.close()
         assert writes == [100, 0]
@@ -108,10 +121,24 @@ def test_one_transaction_serves_many_items_and_is_durable_when_they_return(
         assert execute("PRAGMA journal_mode").fetchone() == (b"wal",)
         asyncio.run(check(ledger))
         assert ledger.calls(ITEMS[100]) == [call("last")]
-    copy = LedgerFile(tmp_path / NAME, is_writable=True)
-    assert all(copy.has_ended(key) for key in KEYS[:100])
-    assert copy.calls(KEYS[0]) == [call("first")]
-    copy.close()
+    with opened(tmp_path / "copy") as copy:
+        assert all(copy.has_ended(item) for item in ITEMS[:100])
+        assert copy.calls(ITEMS[0]) == [call("first")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+def test_memory_does_not_grow_with_the_number_of_batch_sizes(tmp_path: Path) -> None:
+    """A statement that SQLite keeps prepared keeps its last values: all sizes would hold 64 * 32 * 16 kB = 33 MB."""
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    with opened(tmp_path) as ledger:
+        for size in [64, 64, *range(1, 65)]:
+            ledger.write([(item, call(str(size) * 8000)) for item in ITEMS[:size]], [])
+            if size == 1:
+                before = resident_mb()
+        assert resident_mb() - before < 12
 
 
 def test_a_full_disk_stops_the_run_and_harms_no_record(tmp_path: Path) -> None:
@@ -166,7 +193,7 @@ def test_a_share_is_written_by_one_process_and_the_other_is_named(tmp_path: Path
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
         for index, count in ((0, 2), (2, 3), (None, 1)):
-            with pytest.raises(ValueError, match=rf"process {other.pid} on .* is at work"):
+            with pytest.raises(ValueError, match=rf"process {other.pid} on .* different process_index"):
                 opened(tmp_path, index, count)
         opened(tmp_path, 1, 2).close()
         other.kill()  # the lock goes with the process
@@ -217,7 +244,7 @@ def test_a_damaged_file_is_named_and_refused_before_any_work(tmp_path: Path, dam
 
 def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path).close()
-    monkeypatch.setattr(ledger_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(ledger_module, "SCHEMA_VERSION", 2)
     for index in (0, None):
         with pytest.raises(ValueError, match=f"{NAME}: schema version 1, and this program knows version 2"):
             opened(tmp_path, index)

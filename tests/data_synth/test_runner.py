@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from data_synth.ledger import process_of
-from data_synth.ledger_file import FAILED
+from data_synth.ledger import FAILED, process_of
 from data_synth.publish import publish
 from data_synth.run_summary import RunSummary
 from data_synth.runner import run
