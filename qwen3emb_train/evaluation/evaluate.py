@@ -26,7 +26,7 @@ from qwen3emb_train.evaluation.tasks.task import SymmetricTask
 from qwen3emb_train.index.bm25 import rank_with_bm25
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.index.rerankers import TextReranker, require_yes_no_reranker
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 __all__ = ["BM25", "EvaluateConfig", "ResultRow", "SetConfig", "evaluate", "format_table"]
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from qwen3emb_train.index.embedders import Embedder
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 _INSTALL = "evaluate_mteb needs mteb: pip install 'qwen3emb-train[eval]'."
 

@@ -13,7 +13,7 @@ from qwen3emb_train.evaluation.bootstrap import Mean
 from qwen3emb_train.evaluation.stored_vectors import StoredAs, stored
 from qwen3emb_train.evaluation.tasks.task import TaskScores
 from qwen3emb_train.index.nearest import top_k_documents
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from qwen3emb_train.evaluation.reranking import rerank, score_candidates
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.index.rerankers import TextReranker
-from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 
 @dataclass

@@ -23,7 +23,7 @@ from qwen3emb_train.export.samples import REAL_TEXTS
 from qwen3emb_train.export.verify_vectors import least_cosine
 from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.loading import quiet_transformers
-from qwen3emb_train.models.pooling import pool_last_token_padded, truncate_and_normalize
+from qwen3emb_train.models.text_model import pool_last_token_padded, truncate_and_normalize
 
 PROGRAM = "export_onnx"
 MODEL_FILE = "model.onnx"

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int8
 
 from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.index.vector_bytes import quantize_binary, restore_binary
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 _LEVELS = 127
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qwen3emb_train.export.backbone import backbone_names, read_json
 from qwen3emb_train.export.checks import BrokenPromiseError, Finding, NotApplicableError
-from qwen3emb_train.models.pooling import pool_last_token_padded, truncate_and_normalize
 from qwen3emb_train.models.precision import resolve_device
+from qwen3emb_train.models.text_model import pool_last_token_padded, truncate_and_normalize
 from qwen3emb_train.models.weights import StoredWeights
 
 SAME_WEIGHTS = 0.99999

@@ -17,9 +17,8 @@ from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.index.processes import ModelProcesses
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
-from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
-from qwen3emb_train.models.text_model import Encoder
+from qwen3emb_train.models.text_model import Encoder, truncate_and_normalize
 
 # More exceeds a CPU core's cache and mixes lengths in a grid; half as many tokens per second at 8192.
 _CPU_TOKENS = 2048

@@ -29,7 +29,7 @@ from qwen3emb_train.index.vector_store import (
     shard_directory,
 )
 from qwen3emb_train.lineage import atomic_directory, file_digest, write_text
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 _TEXTS_AT_ONCE = 4096  # tokenised and sorted together; a worker can be stopped between two such groups
 

@@ -1,15 +1,42 @@
-"""TextModel: a Hugging Face decoder that reads packed texts; Encoder: its state at the EOS token."""
+"""TextModel: a Hugging Face decoder on packed texts; Encoder: its state at the EOS token; last-token pooling."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.packing import PACKED, PackedLayout
-from qwen3emb_train.models.pooling import pool_last_token, pool_last_token_padded
+
+
+def pool_last_token(
+    states: Float[Tensor, "tokens dim"], cu_seqlens: Int[Tensor, " texts_and_one"]
+) -> Float[Tensor, "texts dim"]:
+    """The state at each packed text's EOS token."""
+    return states[cu_seqlens[1:] - 1]
+
+
+def pool_last_token_padded(
+    states: Float[Tensor, "texts longest dim"], attention_mask: Int[Tensor, "texts longest"]
+) -> Float[Tensor, "texts dim"]:
+    """The same for texts padded on either side: the last position that the mask keeps."""
+    longest = attention_mask.shape[1]
+    last = longest - 1 - attention_mask.flip(1).argmax(1)
+    return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+def truncate_and_normalize(vectors: Float[Tensor, "texts dim"], dim: int | None = None) -> Float[Tensor, "texts kept"]:
+    """Matryoshka: the first ``dim`` components, *then* the L2 norm, as in the released models' usage code.
+
+    Raises:
+        ValueError: ``dim`` is outside 1..the vectors' dimension.
+    """
+    if dim is not None and not 0 < dim <= vectors.shape[1]:
+        raise ValueError(f"dim {dim} is not within 1..{vectors.shape[1]}, the model's dimension.")
+    return F.normalize(vectors[:, :dim], dim=-1)
 
 
 class TextModel(nn.Module):

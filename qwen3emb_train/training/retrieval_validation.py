@@ -29,7 +29,7 @@ from qwen3emb_train.distributed import (
     world_size,
 )
 from qwen3emb_train.index.nearest import top_k_documents
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.signals import StopSignal
 

@@ -22,8 +22,8 @@ from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.index.vector_bytes import VectorType, from_stored, to_stored
 from qwen3emb_train.index.vector_shards import ShardTask, cut_shards
 from qwen3emb_train.index.vector_store import VectorStore
-from qwen3emb_train.models.pooling import truncate_and_normalize
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import truncate_and_normalize
 from tests.index.store_setup import contents, make_texts
 
 TEXTS = make_texts(23)

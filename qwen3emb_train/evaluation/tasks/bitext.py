@@ -18,7 +18,7 @@ from qwen3emb_train.evaluation.bootstrap import Mean
 from qwen3emb_train.evaluation.tasks.pairs import TextPairs, read_pairs
 from qwen3emb_train.evaluation.tasks.task import TaskScores
 from qwen3emb_train.index.nearest import top_k_documents
-from qwen3emb_train.models.pooling import truncate_and_normalize
+from qwen3emb_train.models.text_model import truncate_and_normalize
 
 
 @dataclass(frozen=True, eq=False)
