@@ -7,7 +7,7 @@
 Both sides have the same weights, texts (ids ready-made: tokenisation is not timed), global batch, precision and loss:
 InfoNCE over all positives and hard negatives of the batch, temperature 0.05. Loss and gradient norm are compared
 first. sentence-transformers (CachedMultipleNegativesRankingLoss) runs with mini-batches of 32 texts and of 4,096
-tokens, and each round counts its faster one; ours runs with every chunk replayed (its memory: a chunk) and with all
+tokens (--peer-texts, --peer-tokens: others), and each round counts its fastest; ours runs with every chunk replayed (its memory: a chunk) and with all
 graphs kept. Rounds are interleaved in one process, the order turning. Ratios are the peer's seconds over ours: above 1
 we are faster.
 
@@ -18,6 +18,7 @@ Without the data sets, or with --smoke, made-up texts of mixed lengths stand in.
 """
 
 import argparse
+import inspect
 import os
 import resource
 import subprocess
@@ -45,7 +46,6 @@ INSTRUCTION = "Given a question, retrieve the passage that answers it"
 TEMPERATURE = 0.05
 MIXES = ("tldr", "medquad", "code", "long")
 NEGATIVES = {"tldr": 0, "medquad": 7, "code": 3, "long": 1}
-PEERS = {"st 32 texts": {"mini_batch_size": 32}, "st 4096 tokens": {"mini_batch_num_tokens": 4096}}
 OURS = {"ours replayed": 0, "ours kept": 10**9}
 
 
@@ -69,7 +69,7 @@ def main() -> None:
             return
         results = {mix: compare(base, mix, arguments) for mix in arguments.mixes}
     everything = {f"{mix} {name}": ratio for mix, ratios in results.items() for name, ratio in ratios.items()}
-    worst = {kind: min(r[kind] for r in results.values()) for kind in OURS}
+    worst = {kind: min((r[kind] for r in results.values() if kind in r), default=None) for kind in OURS}
     print_result(
         "contrastive_step", worst["ours kept"], least_replayed=worst["ours replayed"], ratios=everything,
         device=arguments.device, precision=arguments.precision, queries=arguments.queries, rounds=arguments.rounds,
@@ -87,6 +87,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tokens-per-chunk", type=int, default=4096)
+    parser.add_argument("--peer-texts", type=int, nargs="*", default=[32], help="mini-batches of the peer, in texts")
+    parser.add_argument("--peer-tokens", type=int, nargs="*", default=[4096], help="and in tokens")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument("--cpu-seconds", action="store_true", help="the process's own, for a machine that is in use")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, a process for each variant")
@@ -118,13 +120,27 @@ def read_pairs(mix: str, arguments: argparse.Namespace) -> list[tuple[str, str]]
     return pairs
 
 
+def peers(arguments: argparse.Namespace) -> dict[str, dict[str, int]]:
+    """The peer's settings by name; in tokens where its release has that."""
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    found = {f"st {count} texts": {"mini_batch_size": count} for count in arguments.peer_texts}
+    if "mini_batch_num_tokens" in inspect.signature(CachedMultipleNegativesRankingLoss).parameters:
+        found |= {f"st {count} tokens": {"mini_batch_num_tokens": count} for count in arguments.peer_tokens}
+    return found
+
+
 def compare(base: Path, mix: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Prints the table; returns the ratios of ours that fit into the device's memory."""
     texts = texts_of(mix, arguments)
-    steps = {name: build_peer(base, texts, settings, arguments) for name, settings in PEERS.items()}
+    theirs = peers(arguments)
+    steps = {name: build_peer(base, texts, settings, arguments) for name, settings in theirs.items()}
     tokens = 0
     for name, kept in OURS.items():
         steps[name], tokens = build_ours(base, texts, kept, arguments)
-    found = {name: step() for name, step in steps.items()}  # first steps: the same weights everywhere
+    found = first_steps(steps)
+    if "ours replayed" not in found or not found.keys() & theirs.keys():
+        sys.exit(f"{mix}: out of memory; lower --queries or --layers")
     reference = found["ours replayed"]
     limit = 1e-4 if arguments.precision == "fp32" else 2e-2
     for name, (loss, norm) in found.items():
@@ -133,14 +149,26 @@ def compare(base: Path, mix: str, arguments: argparse.Namespace) -> dict[str, fl
                 f"{mix}: {name} has loss {loss:.6f} and gradient norm {norm:.4f}, ours {reference}: not comparable"
             )
     clock = time.process_time if arguments.cpu_seconds else time.perf_counter
-    seconds = interleaved(steps, arguments.rounds, warm_up=0, clock=clock)
-    best = [min(round_) for round_ in zip(*(seconds[name] for name in PEERS), strict=True)]
+    seconds = interleaved({name: steps[name] for name in found}, arguments.rounds, warm_up=0, clock=clock)
+    best = [min(round_) for round_ in zip(*(seconds[name] for name in theirs if name in found), strict=True)]
     print(f"\n{mix}: {tokens:,} tokens a step, loss {reference[0]:.5f}, gradient norm {reference[1]:.4f}")
     ratios = print_table(seconds, best, tokens, "tokens")
     if arguments.memory:
         for name in steps:
             print(f"  {name:<16}{peak_memory(base, mix, name, arguments):8.2f} GB peak beyond loading")
-    return {name: ratios[name] for name in OURS}
+    return {name: ratios[name] for name in OURS if name in found}
+
+
+def first_steps(steps: dict[str, Callable[[], tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """Loss and gradient norm of each, from the same weights; what does not fit is left out."""
+    found = {}
+    for name, step in steps.items():
+        try:
+            found[name] = step()
+        except torch.cuda.OutOfMemoryError:
+            print(f"{name}: out of memory", flush=True)
+            torch.cuda.empty_cache()
+    return found
 
 
 def build_peer(
@@ -230,10 +258,10 @@ def run_once(base: Path, arguments: argparse.Namespace) -> None:
     """Two steps in this process alone; prints the growth of peak memory in GB (the device's, on a GPU)."""
     mix, name = arguments.only.split("/")
     texts = texts_of(mix, arguments)
-    is_peer = name in PEERS
+    theirs = peers(arguments)
     step = (
-        build_peer(base, texts, PEERS[name], arguments)
-        if is_peer
+        build_peer(base, texts, theirs[name], arguments)
+        if name in theirs
         else build_ours(base, texts, OURS[name], arguments)[0]
     )
     on_gpu = arguments.device.startswith("cuda")

@@ -78,35 +78,18 @@ def run(model: str, queries: int, length: int, arguments: argparse.Namespace) ->
 
 
 def measure(queries: int, length: int, arguments: argparse.Namespace) -> None:
-    from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
     from qwen3emb_train.losses.infonce import InfoNCE
-    from qwen3emb_train.models.loading import ModelConfig, load_encoder
     from qwen3emb_train.models.precision import Precision
     from qwen3emb_train.training.engines.engine import SingleEngine
     from qwen3emb_train.training.objectives import EmbeddingObjective
+    from scripts.bench.random_steps import load_on, random_batch, whole_step
 
     device = torch.device(arguments.device)
-    encoder = load_encoder(ModelConfig(path=arguments.model)).to(device)
-    vocabulary = int(encoder.config.vocab_size)
+    encoder = load_on(Path(arguments.model), device)
     engine = SingleEngine(encoder, torch.optim.AdamW(encoder.parameters(), fused=True), Precision.fp32, device)
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.arange(queries)
-    starts = torch.arange(2 * queries) * length
-    batch = EmbeddingBatch(
-        texts=PackedTokens.gather(
-            torch.randint(1, vocabulary, (2 * queries * length,), generator=generator), starts,
-            torch.full((2 * queries,), length),
-        ),
-        query_idx=numbers, positive_idx=numbers + queries, positive_query_idx=numbers,
-        negative_idx=numbers[:0], negative_query_idx=numbers[:0], text_hash=torch.arange(2 * queries),
-    )  # fmt: skip
+    batch = random_batch(torch.full((2 * queries,), length), int(encoder.config.vocab_size))
     objective = EmbeddingObjective(engine, InfoNCE(hard_negatives=False), (), arguments.tokens_per_chunk, 0)
-
-    def step() -> None:
-        objective.forward_backward(batch)
-        engine.finish_backward(1.0)
-        engine.update(1e-6)
-
+    step = whole_step(objective, engine, batch)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else peak()
     step()
     synchronise()

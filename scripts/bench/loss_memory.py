@@ -2,6 +2,7 @@
 
     python scripts/bench/loss_memory.py                        # 1k - 64k queries = columns, dim 128
     python scripts/bench/loss_memory.py --device cuda --dim 1024 --limit-gb 120
+    python scripts/bench/loss_memory.py --queries 1024 --sizes 65536 --dim 1024     # one rank's rows of many
     python scripts/bench/loss_memory.py --sizes --prefixes 1024 512 256 128 64 --shape 4096 4096
 
 Query-document InfoNCE with in-batch negatives, forward and backward; the losses are printed side by side. Each size
@@ -38,6 +39,7 @@ TEMPERATURE = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1024, 4096, 16384, 32768, 65536])
+    parser.add_argument("--queries", type=int, help="of each size; default: as many as columns")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -95,6 +97,7 @@ def run(side: str, size: int, arguments: argparse.Namespace) -> dict[str, float]
     """A child's figures, or why it failed."""
     command = [sys.executable, __file__, "--run", side, str(size), "--dim", str(arguments.dim)]
     command += ["--device", arguments.device, "--limit-gb", str(arguments.limit_gb)]
+    command += [] if arguments.queries is None else ["--queries", str(arguments.queries)]
     command += ["--cpu-seconds"] * arguments.cpu_seconds
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode:
@@ -111,14 +114,15 @@ def measure(side: str, size: int, arguments: argparse.Namespace) -> None:
     queries = torch.randn(size, arguments.dim, generator=generator)
     documents = queries + 2 * torch.randn(size, arguments.dim, generator=generator)
     queries, documents = (x.to(device).requires_grad_() for x in (queries, documents))
-    loss_of(side, queries[:64], documents[:64]).backward()  # warm up
+    rows = size if arguments.queries is None else arguments.queries
+    loss_of(side, queries[:64], documents[:64], min(rows, 64)).backward()  # warm up
     queries.grad = documents.grad = None
     limit_memory(device, arguments.limit_gb)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else peak()
     synchronise()
     clock = clock_of(arguments)
     started = clock()
-    loss = loss_of(side, queries, documents)
+    loss = loss_of(side, queries, documents, rows)
     loss.backward()
     synchronise()
     seconds = clock() - started
@@ -141,21 +145,33 @@ def limit_memory(device: torch.device, gigabytes: float) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def loss_of(side: str, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+def loss_of(side: str, queries: torch.Tensor, documents: torch.Tensor, rows: int) -> torch.Tensor:
+    """
+    Args:
+        side: dense, memeff, ours, or "all terms": ours with everything that Eq. 1 has beside q-d.
+        queries, documents: of all ranks, equally many.
+        rows: how many queries have their loss taken here.
+    """
     if side == "dense":
-        logits = F.normalize(queries, dim=-1) @ F.normalize(documents, dim=-1).T / TEMPERATURE
-        return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+        logits = F.normalize(queries[:rows], dim=-1) @ F.normalize(documents, dim=-1).T / TEMPERATURE
+        return F.cross_entropy(logits, torch.arange(rows, device=queries.device))
     if side == "memeff":
         from memeff import infonce
 
+        if rows != len(queries):
+            raise ValueError("memeff takes as many queries as columns")
         return infonce(F.normalize(queries, dim=-1), F.normalize(documents, dim=-1), temperature=TEMPERATURE)
     from qwen3emb_train.losses.infonce import InfoNCE
 
+    is_whole = side == "all terms"
     loss = InfoNCE(
-        temperature=TEMPERATURE, hard_negatives=False, query_query=False, document_document=False,
-        false_negative_margin=None,
+        temperature=TEMPERATURE, hard_negatives=False, query_query=is_whole, document_document=is_whole,
+        false_negative_margin=0.1 if is_whole else None,
     )  # fmt: skip
-    return loss(representations(queries, documents)).loss
+    everything = representations(queries, documents)
+    if rows == len(queries):
+        return loss(everything).loss
+    return loss(representations(queries[:rows], documents[:rows]), everything).loss
 
 
 def representations(queries: torch.Tensor, documents: torch.Tensor) -> Any:
@@ -164,7 +180,7 @@ def representations(queries: torch.Tensor, documents: torch.Tensor) -> Any:
 
     numbers = torch.arange(len(queries), device=queries.device)
     none = numbers[:0]
-    return Embeddings(queries, documents, documents[:0], numbers, none, numbers, numbers + len(numbers), none)
+    return Embeddings(queries, documents, documents[:0], numbers, none, numbers, numbers + 2**40, none)
 
 
 def peak() -> int:

@@ -1,6 +1,7 @@
 """Model FLOPs utilisation of whole training steps at Qwen3-0.6B's shape (random weights). For GPUs.
 
     python scripts/bench/mfu.py                          # H100/H200: 28 layers, bf16, texts of 64 - 512 tokens
+    python scripts/bench/mfu.py --size 8B --layers 4
     python scripts/bench/mfu.py --smoke                  # does it run? a tiny shape on whatever device there is
 
 MFU = 6 N T / (seconds x peak FLOP/s): N counts the weights of the layers' matrices (no embedding: a lookup multiplies
@@ -13,7 +14,9 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -22,14 +25,27 @@ import torch  # noqa: E402
 
 from scripts.bench.rounds import print_result, synchronise  # noqa: E402
 
-SHAPE = {
-    "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
-    "head_dim": 128, "vocab_size": 151_936, "max_position_embeddings": 32_768,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Load:
+    """What is measured.
+
+    Attributes:
+        mean_length: tokens of a text.
+        tokens_per_chunk: as in training.
+        steps: timed, after one that is not.
+        peak_tflops: dense bf16 figure of the card; None: no utilisation is computed.
+    """
+
+    mean_length: int = 256
+    tokens_per_chunk: int = 16_384
+    steps: int = 3
+    peak_tflops: float | None = 989.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("0.6B", "4B", "8B"), default="0.6B")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--queries", type=int, nargs="+", default=[256, 1024, 4096])
     parser.add_argument("--mean-length", type=int, default=256)
@@ -42,89 +58,72 @@ def main() -> None:
         print("no CUDA device: utilisation of a GPU cannot be measured here (--smoke runs the script itself)")
         print_result("mfu", None, skipped="no CUDA device")
         return
+    from scripts.bench.random_steps import qwen3_shape, small_shape, write_random_model
+
     if arguments.smoke:
-        arguments.layers, arguments.queries, arguments.steps, arguments.mean_length = 2, [8], 1, 16
+        arguments.queries, arguments.steps, arguments.mean_length = [8], 1, 16
+    load = Load(arguments.mean_length, arguments.tokens_per_chunk, arguments.steps, arguments.peak_tflops)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = small_shape() if arguments.smoke else qwen3_shape(arguments.size, arguments.layers)
     with tempfile.TemporaryDirectory() as work:
-        model = make_model(Path(work), arguments)
-        rows = []
-        for queries in arguments.queries:
-            for kept in (False, True):
-                try:
-                    rows.append(measure(model, queries, kept, device, arguments))
-                except torch.cuda.OutOfMemoryError:
-                    print(f"{queries:>7,} queries, graphs {'kept' if kept else 'replayed'}: out of memory")
-                    torch.cuda.empty_cache()
-    best = max((row["mfu"] for row in rows), default=None)
+        rows = measure(write_random_model(Path(work), shape, device), arguments.queries, device, load)
+    best = max((row["mfu"] for row in rows if "mfu" in row), default=None)
     print_result("mfu", best, rows=rows, device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
 
 
-def make_model(work: Path, arguments: argparse.Namespace) -> Path:
-    from transformers import Qwen3Config, Qwen3Model
+def measure(model: Path, queries: list[int], device: torch.device, load: Load) -> list[dict[str, Any]]:
+    """A row for each number of queries, graphs replayed and kept; one that does not fit is marked.
 
-    shape = dict(SHAPE)
-    if arguments.smoke:
-        shape |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-        shape |= {"head_dim": 16, "vocab_size": 512}
-    model = Qwen3Model(Qwen3Config(**shape, num_hidden_layers=arguments.layers))
-    model.save_pretrained(work)
-    return work
-
-
-def measure(
-    model: Path, queries: int, kept: bool, device: torch.device, arguments: argparse.Namespace
-) -> dict[str, float]:
-    from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-    from qwen3emb_train.losses.infonce import InfoNCE
-    from qwen3emb_train.models.loading import ModelConfig, load_encoder
+    Args:
+        model: directory; random weights do.
+        queries: of a step, with one positive each.
+        device: where it runs.
+        load: lengths, chunks, steps.
+    """
     from qwen3emb_train.models.precision import Precision, resolve_precision
     from qwen3emb_train.training.engines.engine import SingleEngine
+    from scripts.bench.random_steps import load_on
+
+    encoder = load_on(model, device)
+    optimizer = torch.optim.AdamW(encoder.parameters(), fused=True)
+    engine = SingleEngine(encoder, optimizer, resolve_precision(Precision.auto, device), device)
+    rows = []
+    for count in queries:
+        for kept in (False, True):
+            try:
+                rows.append(_timed(engine, count, kept, load))
+            except torch.cuda.OutOfMemoryError:
+                rows.append({"queries": count, "kept": kept, "out_of_memory": True})
+                engine.discard()
+                torch.cuda.empty_cache()
+            print(f"{count:>7,} queries, graphs {'kept' if kept else 'replayed'}: {rows[-1]}", flush=True)
+    return rows
+
+
+def _timed(engine: Any, queries: int, kept: bool, load: Load) -> dict[str, Any]:
+    from qwen3emb_train.losses.infonce import InfoNCE
     from qwen3emb_train.training.objectives import EmbeddingObjective
+    from scripts.bench.random_steps import log_normal_lengths, random_batch, whole_step
 
-    encoder = load_encoder(ModelConfig(path=str(model))).to(device)
+    encoder, is_cuda = engine.model, engine.device.type == "cuda"
     weights = sum(p.numel() for name, p in encoder.named_parameters() if p.ndim == 2 and "embed" not in name)
-    engine = SingleEngine(
-        encoder, torch.optim.AdamW(encoder.parameters(), fused=True), resolve_precision(Precision.auto, device), device
-    )
-    generator = torch.Generator().manual_seed(0)
-    mean = float(arguments.mean_length)
-    drawn = torch.empty(2 * queries).log_normal_(torch.tensor(mean).log().item() - 0.18, 0.6, generator=generator)
-    lengths = drawn.long().clamp(4, 4 * arguments.mean_length)
-    ids = torch.randint(1, int(encoder.config.vocab_size), (int(lengths.sum()),), generator=generator)
-    numbers = torch.arange(queries)
-    batch = EmbeddingBatch(
-        texts=PackedTokens.gather(ids, lengths.cumsum(0) - lengths, lengths),
-        query_idx=numbers, positive_idx=numbers + queries, positive_query_idx=numbers,
-        negative_idx=numbers[:0], negative_query_idx=numbers[:0], text_hash=torch.arange(2 * queries),
-    )  # fmt: skip
-    objective = EmbeddingObjective(engine, InfoNCE(), (), arguments.tokens_per_chunk, int(lengths.sum()) if kept else 0)
-
-    def step() -> None:
-        objective.forward_backward(batch)
-        engine.finish_backward(1.0)
-        engine.update(1e-6)
-
+    lengths = log_normal_lengths(2 * queries, load.mean_length)
+    batch, tokens = random_batch(lengths, int(encoder.config.vocab_size)), int(lengths.sum())
+    objective = EmbeddingObjective(engine, InfoNCE(), (), load.tokens_per_chunk, tokens if kept else 0)
+    step = whole_step(objective, engine, batch)
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats()
     step()
     synchronise()
     started = time.perf_counter()
-    for _ in range(arguments.steps):
+    for _ in range(load.steps):
         step()
     synchronise()
-    seconds = (time.perf_counter() - started) / arguments.steps
-    tokens = int(lengths.sum())
-    mfu = 6 * weights * tokens / seconds / (arguments.peak_tflops * 1e12)
-    memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    print(
-        f"{queries:>7,} queries, {tokens:>10,} tokens, graphs {'kept' if kept else 'replayed':<9}"
-        f"{tokens / seconds:12,.0f} tokens/s   MFU {mfu:6.1%}   peak {memory:.1f} GB",
-        flush=True,
-    )
-    return {
-        "queries": queries, "kept": kept, "tokens_per_second": round(tokens / seconds), "mfu": round(mfu, 4),
-        "peak_gb": round(memory, 2),
-    }  # fmt: skip
+    seconds = (time.perf_counter() - started) / load.steps
+    row = {"queries": queries, "kept": kept, "tokens": tokens, "tokens_per_second": round(tokens / seconds)}
+    if load.peak_tflops is not None:
+        row["mfu"] = round(6 * weights * tokens / seconds / (load.peak_tflops * 1e12), 4)
+    return row | ({"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if is_cuda else {})
 
 
 if __name__ == "__main__":
