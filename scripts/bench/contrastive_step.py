@@ -7,9 +7,9 @@
 Both sides have the same weights, texts (ids ready-made: tokenisation is not timed), global batch, precision and loss:
 InfoNCE over all positives and hard negatives of the batch, temperature 0.05. Loss and gradient norm are compared
 first. sentence-transformers (CachedMultipleNegativesRankingLoss) runs with mini-batches of 32 texts and of 4,096
-tokens (--peer-texts, --peer-tokens: others), and each round counts its fastest; ours runs with every chunk replayed (its memory: a chunk) and with all
-graphs kept. Rounds are interleaved in one process, the order turning. Ratios are the peer's seconds over ours: above 1
-we are faster.
+tokens (--peer-texts, --peer-tokens: others), and each round counts its fastest; ours runs with every chunk replayed
+(its memory: a chunk) and with all graphs kept. Rounds are interleaved in one process, the order turning. Ratios are the
+peer's seconds over ours: above 1 we are faster.
 
 Mixes, each with the instruction in every query: tldr (short pairs), medquad (question -> passage, 7 hard negatives),
 code (docstring -> function, 3), long (medquad passages joined to some 1,500 tokens). Texts are cut at 512 tokens (long:

@@ -64,9 +64,14 @@ def print_result(benchmark: str, headline: float | None, **figures: Any) -> None
     print(json.dumps({"benchmark": benchmark, "headline": headline, **figures}))
 
 
+def training_file(name: str) -> Path:
+    """Of a public data set under QWEN3EMB_DATA; it need not exist."""
+    return Path(os.environ.get("QWEN3EMB_DATA", "")) / name / "train.jsonl"
+
+
 def training_pairs(name: str, count: int, made_up: bool = False) -> list[tuple[str, str]]:
     """(query, positive) of a public data set under QWEN3EMB_DATA; made-up texts of mixed lengths where it is absent."""
-    path = Path(os.environ.get("QWEN3EMB_DATA", "")) / name / "train.jsonl"
+    path = training_file(name)
     if made_up or not path.is_file():
         rng = random.Random(1)
         words = [f"word{n}" for n in range(300)]

@@ -1,0 +1,1 @@
+"""The parts. Each file has ``measure(setup) -> list[Row]`` and runs alone in a process."""
