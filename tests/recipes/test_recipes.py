@@ -1,6 +1,8 @@
 """Configurations: every file composes into its program's dataclass; without a file, its defaults are composed."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,28 @@ def test_run_sh_names_every_stage_once_at_least_and_in_order(script: Path) -> No
     named = re.findall(r"\b(\d_[a-z]+)\b(?!/)", re.sub(r"(?m)^\s*#.*$", "", script.read_text()))
     stages = [path.stem for path in sorted(script.parent.glob("[0-9]_*.yaml"))]
     assert list(dict.fromkeys(named)) == stages
+
+
+def test_open_small_with_all_layers_composes_at_every_stage(tmp_path: Path) -> None:
+    """Its commands, as a shell script in the interpreter's place sees them."""
+    recorder, log = tmp_path / "python", tmp_path / "commands"
+    recorder.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >> {log}\necho >> {log}\n')
+    recorder.chmod(0o755)
+    environment = os.environ | {"ALL_LAYERS": "1", "PYTHON": str(recorder), "DATA": str(tmp_path)}
+    subprocess.run([str(ROOT / "recipes" / "open-small" / "run.sh")], env=environment, check=True, capture_output=True)
+    composed: dict[str, Any] = {}
+    for line in log.read_text().splitlines():
+        _, _, program, *rest = line.rstrip("\x1f").split("\x1f")
+        if rest[0] == "--config-dir":
+            recipe = ROOT / rest[1] / f"{rest[3]}.yaml"
+            composed[recipe.stem] = compose_object(program, rest[4:], recipe)[0]
+    assert [*composed] == [path.stem for path in sorted((ROOT / "recipes" / "open-small").glob("[0-9]_*.yaml"))]
+    assert composed["1_pretrain"].model.num_layers is None
+    assert composed["6_evaluate"].num_layers == {"backbone": 30}
+    finetune = composed["3_finetune"]
+    steps = [int(re.findall(r"step_(\d+)", model)[0]) for model in composed["4_merge"].models]
+    assert steps == [finetune.save_every, finetune.steps], "what is merged are checkpoints that stage 2 writes"
+    assert finetune.keep_last is None or finetune.keep_last >= 2
 
 
 def test_every_number_of_the_reports_recipe_carries_its_origin() -> None:
