@@ -1,6 +1,5 @@
-"""The data factory: it makes examples out of documents, by rules or by a language model, and hands them over as files.
+"""Data synthesis: a language model writes training examples from documents; the output is a directory of files.
 
-It knows of the training package only the line format, the run records and the judges of texts
-(``qwen3emb_train.data.records``, ``lineage``, ``data.words``, ``data.overlap``, ``data.languages``); nothing
-there imports it.
+Of the training package it imports only the line format, the run records, the command line and the text utilities
+(``qwen3emb_train.data.records``, ``lineage``, ``configuration``, ``texts``, ``pages``); nothing there imports it.
 """

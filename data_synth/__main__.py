@@ -1,4 +1,4 @@
-"""python -m data_synth key=value ...   Nothing heavy is imported before a run: ``--help`` answers at once."""
+"""python -m data_synth key=value ...   Heavy imports are deferred to the run, so ``--help`` is fast."""
 
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the synthesis.
 
     Returns:
-        0 done, 1 some items are left to do (failed, or stopped by a signal), 2 bad input.
+        0 done, 1 items remain (stopped by a signal), 2 bad input.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:

@@ -1,7 +1,7 @@
-"""Cutting a document into passages: at section and sentence ends, code at its definitions.
+"""Splitting a document into passages: at section and sentence ends, code at its definitions.
 
 A passage is filled with whole sentences up to a number of tokens. Tokens are estimated by a plain rule, the same on
-every machine, or counted by a tokenizer that the user names.
+every machine, or counted by a tokenizer of the user's choice.
 """
 
 import re
@@ -33,11 +33,11 @@ _BRACED_DEFINITION = re.compile(
     r"(?:[\w<>\[\],.*&:]+[ \t]+)+[*&]?[\w:~]+[ \t]*\([^;]*\)[^;={]*$"
 )
 _MAX_DEFINITION_LINE = 400
-_ATTACHED = ("@", "#", "//", "/*", "*", "--", "template")  # stands above a definition and belongs to it
+_ATTACHED = ("@", "#", "//", "/*", "*", "--", "template")  # lines above a definition that belong to it
 
 
 def estimate_tokens(text: str) -> int:
-    """A deterministic guess of a text's tokens: each word a token per six UTF-8 bytes begun, each sign one."""
+    """A deterministic estimate of the number of tokens: one per six bytes of a word, rounded up, one per other sign."""
     return sum(-(-len(piece.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN) for piece in _PIECE.findall(text))
 
 
@@ -60,11 +60,16 @@ def load_token_counter(directory: str | None) -> TokenCounter:
 
 
 def chunk_text(text: str, max_tokens: int, min_tokens: int, count: TokenCounter = estimate_tokens) -> list[str]:
-    """Passages of prose of at most ``max_tokens`` each.
+    """Splits prose into passages at section and sentence ends.
 
-    A section begins a new passage unless what stands before it is shorter than ``min_tokens``. The tokens of a passage
-    are the sum of its sentences' tokens, which the estimate makes exact. Only a last passage may be shorter than
-    ``min_tokens``.
+    A section begins a new passage unless the text before it is shorter than ``min_tokens``. The tokens of a passage
+    are the sum of its sentences' tokens, which is exact for the estimate.
+
+    Args:
+        text: of a document.
+        max_tokens: of a passage at most.
+        min_tokens: of a passage at least; only the last one may be shorter.
+        count: number of tokens of a text.
     """
     chunks: list[str] = []
     current: list[str] = []
@@ -88,9 +93,13 @@ def chunk_text(text: str, max_tokens: int, min_tokens: int, count: TokenCounter 
 
 
 def chunk_code(text: str, max_tokens: int, min_tokens: int, count: TokenCounter = estimate_tokens) -> list[str]:
-    """Passages of program code: one per definition with the comments above it, cut at blank lines where too long.
+    """Splits program code into passages: one per definition with the comments above it.
 
-    Definitions shorter than ``min_tokens`` join the next one.
+    Args:
+        text: of a source file.
+        max_tokens: of a passage at most; a longer definition is split at blank lines.
+        min_tokens: a shorter definition is joined to the next one.
+        count: number of tokens of a text.
     """
     chunks: list[str] = []
     current, size = "", 0
@@ -140,7 +149,7 @@ def _split_keeping(separator: re.Pattern[str], text: str) -> Iterator[str]:
 
 
 def _cut(sentence: str, max_tokens: int, count: TokenCounter) -> Iterator[str]:
-    """A sentence that is longer than a passage may be, at white space; without white space, in the middle."""
+    """Splits a sentence longer than a passage at white space, or in the middle if it has none."""
     pending = [sentence]
     while pending:
         part = pending.pop()

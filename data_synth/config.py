@@ -1,4 +1,4 @@
-"""The settings of a synthesis. Those of its parts are documented in the classes of the parts."""
+"""The settings of a synthesis. Those of its parts are documented in their classes."""
 
 from dataclasses import dataclass, field
 
@@ -20,11 +20,11 @@ TASKS = ("instructions", "retrieval", "code", "bitext", "sts", "classification")
 
 @dataclass
 class DryRunConfig:
-    """What ``dry_run=true`` assumes.
+    """Settings of ``dry_run=true``.
 
     Attributes:
-        num_items: items of each task whose prompts are rendered; the rest is counted and takes their mean.
-        completion_tokens: tokens of a reply.
+        num_items: items of each task whose prompts are rendered; the rest are counted and estimated by their mean.
+        completion_tokens: assumed tokens of a reply.
     """
 
     num_items: int = 200
@@ -32,7 +32,7 @@ class DryRunConfig:
 
     def __post_init__(self) -> None:
         if self.num_items < 1 or self.completion_tokens < 1:
-            raise ValueError("estimate.num_items and estimate.completion_tokens count: give at least 1.")
+            raise ValueError("estimate.num_items and estimate.completion_tokens: give at least 1.")
 
 
 @dataclass
@@ -40,31 +40,30 @@ class SynthesisConfig:
     """Settings of ``python -m data_synth``.
 
     Attributes:
-        output_dir: gets TASK/examples/ (what trains), TASK/provenance/, TASK/rejected/, stats.json, report.html and
-            run.json; ledger/ and passages/ are the memory of a run that was stopped.
+        output_dir: gets TASK/examples/ (training data), TASK/provenance/, TASK/rejected/, stats.json, report.html and
+            run.json; ledger/ and passages/ are the state for restarts.
         documents: sources by name: documents.handbook.path=docs/ adds one.
         teacher: OpenAI-compatible servers with one model: vLLM, SGLang, llama.cpp, TGI, a vendor's.
-        tasks: what is made of the passages: any of instructions, retrieval, code, bitext, sts, classification.
-        personas: candidates for who would ask about a passage.
+        tasks: any of instructions, retrieval, code, bitext, sts, classification.
+        personas: candidates for the person who asks about a passage.
         retrieval: passage -> persona, type, difficulty -> query.
         code: function -> question.
         bitext: sentences -> translation.
         sts: sentence -> sentences of graded similarity, with scores.
         classification: subject -> text, label, confusable labels.
-        instructions: some passages of a source -> the sentence that its retrieval and code rows carry.
+        instructions: sample passages of a source -> the instruction of its retrieval and code rows.
         judge: the teacher rates its rows in a further call.
-        filters: which rows are set aside, when results are published: change them and start again, no request is
-            repeated.
-        prices: what the teacher costs, in any currency; 0 for a server of one's own.
-        window: items in progress at once.
+        filters: which rows are rejected at publication; changing them needs no new requests.
+        prices: of the teacher, in any currency; 0 for your own server.
+        window: maximum number of items in progress.
         process_index: which of num_processes this process is, from 0.
-        num_processes: processes that share the work. Shares publish nothing; a last start with num_processes=1 does
-            what is left and publishes.
+        num_processes: processes that share the work. They do not publish; a last start with num_processes=1 does the
+            remaining items and publishes.
         retry_failed: try items again that the teacher gave up on in an earlier run.
-        partial: publish what there is though items are left, in a run that was stopped.
-        rows_per_file: lines of a file of examples.
-        dry_run: render prompts and count tokens and costs; ask nobody.
-        estimate: what a dry run renders and assumes.
+        partial: publish although some items have not ended, after a run that was stopped.
+        rows_per_file: lines per file of examples.
+        dry_run: render prompts and estimate tokens and costs; no requests.
+        estimate: settings of the dry run.
     """
 
     output_dir: str
@@ -99,7 +98,7 @@ class SynthesisConfig:
             raise ValueError("documents: there is no source. Name one: documents.handbook.path=docs/.")
         if not self.dry_run and not (self.teacher.model and self.teacher.base_urls):
             raise ValueError(
-                "teacher.model and teacher.base_urls say who is asked; set both, e.g. "
+                "teacher.model and teacher.base_urls are required; set both, e.g. "
                 "teacher.base_urls=[http://localhost:8000/v1] teacher.model=Qwen/Qwen3-32B (or dry_run=true)."
             )
         if self.rows_per_file < 1:

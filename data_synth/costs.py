@@ -1,7 +1,7 @@
-"""What a run will cost, before it costs anything: prompts are rendered, nothing is sent.
+"""Cost estimate of a run: prompts are rendered, no request is sent.
 
-Later calls of an item need the replies of earlier ones; a made-up reply stands in, the plainest that its schema allows,
-so the prompts have about their true length. Prompt tokens are estimated from characters, reply tokens are assumed.
+Later calls of an item need the replies of earlier ones; a placeholder reply that fits the schema is used, so the
+prompts have about their true length. Prompt tokens are estimated from bytes, completion tokens are assumed.
 """
 
 import json
@@ -21,13 +21,14 @@ _FILLER = "What does this explain about the subject?"
 
 @dataclass
 class Estimate:
-    """Of one task.
+    """The estimate for one task.
 
     Attributes:
         num_items: of the whole run.
         num_rendered: items whose prompts were rendered; tokens and calls are of these.
         calls: by prompt.
-        prompt_tokens, ceiling: of the rendered items; the ceiling is every reply at its limit.
+        prompt_tokens: of the rendered items.
+        ceiling: completion tokens of the rendered items if every reply has its maximum length.
         examples: one rendered request for each prompt.
     """
 
@@ -39,7 +40,7 @@ class Estimate:
     examples: dict[str, Request] = field(default_factory=dict)
 
     def scaled(self, prices: PricesConfig, completion_tokens: int) -> dict[str, Any]:
-        """The whole run's calls, tokens and money, at so many tokens a reply, and with every reply at its limit."""
+        """Calls, tokens and costs of the whole run, at ``completion_tokens`` per reply, and at most."""
         factor = self.num_items / self.num_rendered if self.num_rendered else 0.0
         calls = self.calls.total() * factor
         prompt, completion = round(self.prompt_tokens * factor), round(calls * completion_tokens)
@@ -70,7 +71,7 @@ def estimate(task: Task, num_rendered: int) -> Estimate:
 
 
 def tokens_of(request: Request) -> int:
-    """About how many tokens a request has."""
+    """Estimated prompt tokens of a request."""
     characters = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     return round(characters / _BYTES_PER_TOKEN) + 4 * len(request.messages)
 
@@ -81,20 +82,20 @@ def _requests(task: Task, item: WorkItem) -> Iterator[Request]:
         request = next(steps)
         for _ in range(_MAX_CALLS):
             yield request
-            request = steps.send(Reply(made_up_reply(request)))
+            request = steps.send(Reply(placeholder_reply(request)))
     except StopIteration:
         return
     finally:
         steps.close()
 
 
-def made_up_reply(request: Request) -> str:
-    """The plainest text that fits the request's schema."""
+def placeholder_reply(request: Request) -> str:
+    """A short text that fits the request's schema."""
     return _FILLER if request.schema is None else json.dumps(_instance(request.schema, count(1)))
 
 
 def _instance(schema: Mapping[str, Any], numbers: "count[int]") -> Any:
-    """An instance of the words that schemas.py knows; texts are told apart by a number."""
+    """An instance of a schema; its texts are numbered, so that they differ."""
     if "enum" in schema:
         return schema["enum"][0]
     if schema["type"] == "object":

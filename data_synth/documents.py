@@ -1,7 +1,7 @@
-"""From anybody's files to passages: streamed, in a fixed order, every bad file reported with its reason.
+"""From files to passages: streamed, in a fixed order, every bad file reported with its reason.
 
-A passage's id is a digest of its text, so whatever a document calls itself (``../../x``, a name of 4,000 letters) never
-names a file here.
+A passage's id is a digest of its text, so a document's own name (``../../x``, 4,000 letters) is never used as a file
+name.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ class DocumentsConfig:
     """One source of documents.
 
     Attributes:
-        path: a .jsonl, .jsonl.gz or .parquet file, a single document, or a folder of such (names that begin with a dot
-            are not read, links are reported).
-        language: code of documents that name none ("en"); "" = the detector decides.
-        text_column: column of a table that holds the text. A column "programming_language" marks code.
-        title_column: column that holds the title; may be absent.
-        language_column: column that holds the language; may be absent.
-        tokenizer: directory with tokenizer.json to count tokens with; null = they are estimated.
+        path: a .jsonl, .jsonl.gz or .parquet file, a single document, or a folder of these (names that begin with a dot
+            are skipped, symbolic links are rejected).
+        language: code for documents without one ("en"); "" = detected.
+        text_column: column of a table with the text. A column "programming_language" marks code.
+        title_column: column with the title; may be absent.
+        language_column: column with the language; may be absent.
+        tokenizer: directory with tokenizer.json for counting tokens; null = an estimate.
         max_tokens: longest passage.
-        min_tokens: shortest; what is shorter is joined to its neighbour, or reported where there is none.
+        min_tokens: shortest passage; a shorter one is joined to its neighbour, or rejected if there is none.
         with_title: each passage of a document begins with the document's title.
-        max_passages_per_document: the first so many; null = all.
-        max_documents: stop after so many; null = all.
-        max_file_bytes: longest file that holds one document, longest line of a table.
-        max_document_characters: longest document; it would be cut into passages of one topic only.
-        deduplicate: leave out passages seen before (about 60 bytes of memory each).
+        max_passages_per_document: only the first ones are used; null = all.
+        max_documents: only the first ones are used; null = all.
+        max_file_bytes: largest file with one document, longest line of a table.
+        max_document_characters: longer documents are rejected.
+        deduplicate: skip passages that occurred before (about 60 bytes of memory each).
     """
 
     path: str = ""
@@ -74,13 +74,13 @@ class Passage:
 
     Attributes:
         id: digest of the text, 32 hex digits.
-        text: what a query shall find.
-        language: code of its natural language; "" where unknown, and for code.
+        text: that a query shall retrieve.
+        language: code of its natural language; "" if unknown, and for code.
         source: name of the source in the configuration.
         title: the document's.
         code: its programming language; "" for prose.
-        document: where it stood (file and line), for readers.
-        personas: candidates for who would ask about it, nearest first.
+        document: its origin (file and line), for readers.
+        personas: candidates for the person who asks about it, nearest first.
     """
 
     id: str
@@ -93,22 +93,24 @@ class Passage:
     personas: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
         return {**asdict(self), "personas": list(self.personas)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Passage":
+        """The passage that ``to_json`` received."""
         return cls(**{**row, "personas": tuple(row["personas"])})
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedDocument:
-    """A file, row or passage that was not taken.
+    """A file, row or passage that was rejected.
 
     Attributes:
         source: name of the source.
-        document: file (and line) within it; bytes that are no UTF-8 are escaped.
+        document: file (and line) within it; bytes that are not UTF-8 are escaped.
         reason: a short, countable name.
-        detail: what is wrong and how to mend it.
+        detail: what is wrong and how to fix it.
     """
 
     source: str
@@ -133,10 +135,10 @@ def read_passages(
 
     Args:
         name: of the source.
-        config: where it is and how it is cut.
-        on_rejected: told of everything that is left out.
-        detect_language: text -> code ("" where it is unsure), asked for prose whose language is unknown.
-        seen: digests of the passages of sources read before; those of this one are added.
+        config: of the source.
+        on_rejected: called for each rejected file, row or passage.
+        detect_language: text -> code ("" if unsure), used for prose whose language is unknown.
+        seen: digests of the passages of earlier sources; those of this one are added.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -176,7 +178,7 @@ class _Document:
 
 
 def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | UnreadableError]]:
-    """Documents with their places; an error where there should be one."""
+    """Documents with their origins; an error in place of an unreadable one."""
     root = Path(config.path)
     if not config.path or not root.exists():
         raise FileNotFoundError(f"documents path {config.path!r}: no such file or folder.")
@@ -199,7 +201,7 @@ def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | Unrea
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, by name."""
+    """All files and links below a folder, sorted by name."""
     for directory, folders, files in os.walk(root):
         links = [name for name in folders if (Path(directory) / name).is_symlink()]
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
@@ -242,7 +244,7 @@ def _checked(extract: Extract, language: str, code: str, config: DocumentsConfig
 def _passage_texts(document: _Document, config: DocumentsConfig, count: TokenCounter) -> Iterator[str]:
     heading = document.title if config.with_title and not document.code else ""
     room = config.max_tokens - count(heading)
-    if room < config.max_tokens // 2:  # a title as long as a passage says nothing about it
+    if room < config.max_tokens // 2:  # a title this long does not help
         heading, room = "", config.max_tokens
     cut = chunk_code if document.code else chunk_text
     num_passages = 0

@@ -1,6 +1,6 @@
-"""The last look at each outcome, in the order of the items: filters, then near-duplicates.
+"""Filtering at publication, in the order of the items: filters, then near-duplicates.
 
-It runs when results are published, not when they are bought, so other filter settings cost a minute and no request.
+It runs when results are published, not when replies arrive, so changed filter settings need no new requests.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicat
 from data_synth.work import Outcome, Rejected, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 
-# Whose rows ask for what the sentence of a source says; translations and graded pairs ask for something else.
+# Tasks whose rows carry their source's instruction; translations and graded pairs need other ones.
 _INSTRUCTED = ("retrieval", "code")
 
 
 class Examination:
-    """Turns an accepted item into a rejected one where a filter says so. Remembers queries: one for each task.
+    """Rejects accepted items by the filters. Stateful (near-duplicate queries): create one per task.
 
     Args:
-        filters: each row alone.
-        near_duplicates: rows among themselves.
-        instructions: source -> sentence; rows of these sources carry it.
+        filters: applied to each row.
+        near_duplicates: settings of the comparison between rows.
+        instructions: source -> instruction of its rows.
     """
 
     def __init__(

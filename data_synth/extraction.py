@@ -1,6 +1,6 @@
-"""Text out of files: what is read, and why a file is not.
+"""Text extraction from files.
 
-Nothing here decides by a file's content what to run: the suffix names the reader, the reader gives text or a reason.
+The suffix, never the content, selects the reader; the reader returns text or raises with the reason.
 """
 
 import re
@@ -32,11 +32,11 @@ _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b
 
 
 class UnreadableError(ValueError):
-    """A file or row that gives no text.
+    """A file or row without usable text.
 
     Attributes:
         reason: a short, countable name.
-        detail: what is wrong and how to mend it.
+        detail: what is wrong and how to fix it.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -45,31 +45,31 @@ class UnreadableError(ValueError):
 
 
 class Extract(NamedTuple):
-    """What a file holds: its title ("" where it has none) and its text."""
+    """The title of a file ("" if it has none) and its text."""
 
     title: str
     text: str
 
 
 def clean_text(text: str) -> str:
-    """Line ends as ``\\n``; control characters, which no reader sees and some servers refuse, are left out.
+    """Normalises line ends to ``\\n`` and removes control characters, which some servers refuse.
 
     Raises:
-        UnreadableError: the text holds half a surrogate pair, which no UTF-8 can carry.
+        UnreadableError: the text has an unpaired surrogate, which UTF-8 cannot represent.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        detail = f"character {error.start} is half a surrogate pair. Write the character itself, in UTF-8."
+        detail = f"character {error.start} is an unpaired surrogate. Write the character itself, in UTF-8."
         raise UnreadableError("not_unicode", detail) from None
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def extract_file(path: Path, max_bytes: int) -> Extract:
-    """Title and text of a file that holds one document.
+    """Title and text of a file with one document.
 
     Raises:
-        UnreadableError: says why there is none.
+        UnreadableError: unknown suffix, too large, damaged or not text.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -109,9 +109,9 @@ def _pdf(path: Path) -> Extract:
     try:
         pages = PdfReader(path).pages
         text = "\n\n".join(page.extract_text() for page in pages)
-    except Exception as error:  # a broken file makes pypdf raise nearly anything
+    except Exception as error:  # pypdf raises many types for a broken file
         raise UnreadableError("broken_pdf", f"{type(error).__name__}: {error}"[:300]) from None
-    # Surrogates come out of broken font tables: the rest of the file is still good.
+    # Broken font tables give surrogates; the rest of the file is still usable.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
     return Extract("", clean_text(re.sub(r"(?<=\w)-\n(?=[a-z])", "", text)))
 
@@ -119,16 +119,16 @@ def _pdf(path: Path) -> Extract:
 def _decode(raw: bytes) -> str:
     encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if raw.startswith(mark)), "utf-8")
     if encoding != "utf-16" and b"\0" in raw:
-        raise UnreadableError("binary", f"a NUL byte at {raw.index(0)}: this is no text file.")
+        raise UnreadableError("binary", f"a NUL byte at {raw.index(0)}: not a text file.")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        detail = f"byte {error.start} is no {encoding}. Convert the file to UTF-8."
+        detail = f"byte {error.start} is not {encoding}. Convert the file to UTF-8."
         raise UnreadableError("not_unicode", detail) from None
 
 
 class _TextParser(HTMLParser):
-    """Visible text, block elements on lines of their own, headings marked so that chunks begin there."""
+    """Visible text, block elements on separate lines, headings marked so that passages begin there."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -146,7 +146,7 @@ class _TextParser(HTMLParser):
             if tag[0] == "h" and tag[1:].isdigit():
                 self.parts.append("#" * int(tag[1:]) + " ")
         elif tag == "body":
-            self._skipped.clear()  # a head that is never closed must not swallow the page
+            self._skipped.clear()  # an unclosed head must not hide the page
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":

@@ -1,7 +1,7 @@
-"""An optional second opinion: the teacher itself rates each row, and weak rows are rejected.
+"""An optional judge: the teacher itself rates each row, and rows with a low rating are rejected.
 
-The judge's call is one more step of the same item, so it is bought once and recorded like the others. The rating is
-kept as a fact of the row; how much is enough is decided when results are published, so it may change for nothing.
+The judge's call is one more step of the same item, so it is paid for once and recorded like the others. The rating is
+a fact of the row; the threshold is applied when results are published, so changing it costs no request.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class JudgeConfig:
     """The rating call.
 
     Attributes:
-        enabled: off costs nothing.
+        enabled: whether rows are rated.
         min_rating: from 1 (nothing to do with the query) to 5 (answers it fully); lower rows are rejected.
-        tasks: whose rows are rated. Translations and graded pairs have no query to answer.
+        tasks: tasks whose rows are rated. Translations and graded pairs have no query to answer.
         max_tokens: of the rating's reply.
     """
 
@@ -43,7 +43,13 @@ class JudgeConfig:
 
 
 class JudgedTask:
-    """A task whose accepted items are rated before they count."""
+    """A task whose accepted items are rated in a further call.
+
+    Args:
+        task: the task to wrap.
+        config: of the rating.
+        prompts: directory of templates; None for the shipped ones.
+    """
 
     def __init__(self, task: Task, config: JudgeConfig, prompts: str | None = None) -> None:
         self.name = task.name
@@ -51,7 +57,7 @@ class JudgedTask:
         self._prompt = load_prompt(_PROMPT, prompts)
 
     def items(self) -> Iterator[WorkItem]:
-        """The task's items under keys of their own: rated work is other work."""
+        """The task's items with keys that depend on the rating prompt, too."""
         rating = f"{self._prompt.label} {self._config.max_tokens}"
         for item in self._task.items():
             yield replace(item, key=hashlib.sha256(f"{item.key} {rating}".encode()).hexdigest())
@@ -80,7 +86,7 @@ class JudgedTask:
 
 
 class RatingFilter:
-    """Rows that were rated, and too low."""
+    """Rejects rows whose rating is below ``min_rating``."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self._least = config.min_rating
@@ -93,5 +99,11 @@ class RatingFilter:
 
 
 def judged(task: Task, config: JudgeConfig, prompts: str | None = None) -> Task:
-    """The task, rated where the configuration says so."""
+    """The task, wrapped in ``JudgedTask`` if the configuration includes it.
+
+    Args:
+        task: the task.
+        config: of the rating.
+        prompts: directory of templates; None for the shipped ones.
+    """
     return JudgedTask(task, config, prompts) if config.enabled and task.name in config.tasks else task

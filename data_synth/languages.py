@@ -1,4 +1,4 @@
-"""Languages as prompts name them, and lengths as their writers count them."""
+"""Names of languages and units of length for prompts."""
 
 LANGUAGES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani", "be": "Belarusian",
@@ -22,17 +22,17 @@ LANGUAGES = {
     "yue": "Cantonese", "zh": "Chinese", "zh-hans": "Simplified Chinese", "zh-hant": "Traditional Chinese",
     "zu": "Zulu",
 }  # fmt: skip
-"""Language code -> English name, as the report's prompts name languages in English."""
+"""Language code -> English name, as in the report's prompts."""
 
 _UNSPACED = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
-_CHARACTERS_PER_WORD = 2  # of the scripts above, near enough for a length that a model is asked to keep
+_CHARACTERS_PER_WORD = 2  # of the scripts above, roughly
 
 
 def check_languages(codes: object, key: str) -> None:
-    """Refuses language codes that prompts could not name.
+    """Checks that all language codes are known.
 
     Raises:
-        ValueError: names the key and the code.
+        ValueError: one is not; names the key and the code.
     """
     unknown = [code for code in codes if code not in LANGUAGES]  # type: ignore[attr-defined]
     if unknown:
@@ -40,7 +40,7 @@ def check_languages(codes: object, key: str) -> None:
 
 
 def language_name(code: str) -> str:
-    """The name a prompt uses; "the language of the passage" where the code is unknown ("")."""
+    """The English name; "the language of the passage" if the code is unknown ("")."""
     normal = code.lower().replace("_", "-")
     return LANGUAGES.get(normal) or LANGUAGES.get(primary_language(code)) or "the language of the passage"
 
@@ -51,7 +51,7 @@ def primary_language(code: str) -> str:
 
 
 def length_phrase(bucket: str, language: str) -> str:
-    """How long a text should be, in what its language counts: for "5-10", "5 to 10 words" or "10 to 20 characters"."""
+    """A length for prompts in the unit of the language: for "5-10", "5 to 10 words" or "10 to 20 characters"."""
     low, high = bucket_bounds(bucket, "length")
     if primary_language(language) in _UNSPACED:
         return f"{low * _CHARACTERS_PER_WORD} to {high * _CHARACTERS_PER_WORD} characters"
@@ -62,10 +62,10 @@ def bucket_bounds(bucket: str, key: str) -> tuple[int, int]:
     """Smallest and largest number of words of a bucket.
 
     Raises:
-        ValueError: names the key where the bucket does not read "5-10".
+        ValueError: the bucket is not of the form "5-10"; names the key.
     """
     low, dash, high = bucket.partition("-")
     is_range = dash and low.isascii() and low.isdigit() and high.isascii() and high.isdigit()
     if not is_range or not 1 <= int(low) <= int(high):
-        raise ValueError(f'{key}: {bucket!r} is no range of words. Write for instance "5-10".')
+        raise ValueError(f'{key}: {bucket!r} is not a range of words. Write for instance "5-10".')
     return int(low), int(high)

@@ -1,4 +1,4 @@
-"""Group commits: what many items record within some milliseconds is written by one transaction, with one fsync."""
+"""Group commits: the records of many items within some milliseconds are one transaction with one fsync."""
 
 import asyncio
 
@@ -11,8 +11,7 @@ class LedgerWriter:
 
     Args:
         ledger: opened for writing.
-        commit_seconds: how long a batch collects records. An item waits that long for its end to be on the disk, nobody
-            else does.
+        commit_seconds: how long a batch collects records; only the items that end wait for it.
     """
 
     def __init__(self, ledger: Ledger, *, commit_seconds: float = 0.02) -> None:
@@ -20,7 +19,7 @@ class LedgerWriter:
         self._commit_seconds = commit_seconds
         self._calls: list[tuple[WorkItem, RecordedCall]] = []
         self._ends: list[tuple[WorkItem, End]] = []
-        self._committed: asyncio.Future[None] | None = None  # of the batch that is being collected
+        self._committed: asyncio.Future[None] | None = None  # of the batch being collected
         self._committing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
@@ -34,7 +33,7 @@ class LedgerWriter:
         self._batch()
 
     async def record_end(self, item: WorkItem, end: End) -> None:
-        """Returns when the item's end is on the disk, and with it the calls recorded before.
+        """Returns when the item's end and the calls recorded before are on disk.
 
         Raises:
             OSError: it could not be written (the disk is full, ...).
@@ -43,7 +42,7 @@ class LedgerWriter:
         await asyncio.shield(self._batch())
 
     async def close(self) -> None:
-        """Writes what is left. The ledger stays open."""
+        """Writes the remaining records. The ledger stays open."""
         self._commit_seconds = 0.0
         while self._committing is not None:
             await asyncio.shield(self._committing)
@@ -53,7 +52,7 @@ class LedgerWriter:
             raise self._failure
         if self._committed is None:
             self._committed = asyncio.get_running_loop().create_future()
-            # Retrieved here, as a batch of calls alone has nobody who waits for it.
+            # Retrieved here, as nothing awaits a batch without ends.
             self._committed.add_done_callback(lambda future: future.exception())
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_batches())

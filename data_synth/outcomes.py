@@ -1,4 +1,4 @@
-"""An item's outcome on its way into the ledger and out of it."""
+"""Conversion of an item's outcome to a ledger record and back."""
 
 from dataclasses import replace
 
@@ -10,21 +10,21 @@ LONGEST_DETAIL = 2_000  # characters
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """The outcome, or a rejection where its rows could not be read back.
+    """The outcome, or a rejection if its rows could not be read back.
 
     Raises:
-        ValueError: facts that do not match the rows, a mistake of the task.
+        ValueError: the number of facts differs from that of the rows (a bug in the task).
     """
     try:
         for row in outcome.rows:
             TrainingExample.from_json(row.to_json())
     except ValueError as problem:
-        # Without the rows: what cannot be read back is not written.
+        # Without the rows, as they could not be read back.
         if isinstance(outcome, Rejected):
             return replace(outcome, rows=())
         return Rejected("invalid_example", str(problem)[:LONGEST_DETAIL])
     if isinstance(outcome, Accepted) and outcome.facts and len(outcome.facts) != len(outcome.rows):
-        raise ValueError(f"{len(outcome.rows)} rows came with {len(outcome.facts)} facts. Give one a row, or none.")
+        raise ValueError(f"{len(outcome.rows)} rows with {len(outcome.facts)} facts. Give one per row, or none.")
     if isinstance(outcome, Accepted) and not outcome.rows:
         return Rejected("no_rows", "accepted, but without a row")
     return outcome

@@ -1,8 +1,8 @@
-"""From a reply's text to the object that was asked for, or the reason why there is none.
+"""From a reply's text to the requested JSON object, or the reason why there is none.
 
-Tolerant of how models wrap JSON (fences, prose around it, trailing commas, a thought before it), strict about what it
-says: whatever is found must fit the schema, with no key more, and there must be one such object, not two that differ. A
-reply that the server cut off is never mended: half a query would look like a whole one.
+Tolerant of the way models wrap JSON (code fences, prose around it, trailing commas, reasoning before it), strict about
+the content: the object must fit the schema, without extra keys, and there must be exactly one, not two that differ. A
+truncated reply is never repaired: half a query would look like a whole one.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any
 from data_synth.schemas import fit_choices, schema_problem
 from data_synth.work import Rejected, Reply
 
-_MAX_REPLY = 100_000  # characters; nothing that is asked for is as long
+_MAX_REPLY = 100_000  # characters; more than any requested object needs
 _MAX_TEXT = 8_000  # characters of one text in it
-_MAX_STARTS = 50  # opening braces tried, so that a page of them takes no time
+_MAX_STARTS = 50  # opening braces tried, to bound the time
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|>")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)```", re.DOTALL)
@@ -25,15 +25,15 @@ _SHOWN = 200  # characters of a bad reply in a rejection
 
 
 def parse_reply(reply: Reply, schema: Mapping[str, Any], max_characters: int = _MAX_TEXT) -> dict[str, Any] | Rejected:
-    """The object of a reply.
+    """Parses a reply.
 
     Args:
         reply: the teacher's.
-        schema: what it should fit (see schemas.py).
+        schema: of the object (see schemas.py).
         max_characters: longest text anywhere in the object.
 
     Returns:
-        The object, its texts without white space around them; or ``Rejected`` with reason "reply_cut",
+        The object, its texts stripped of white space; or ``Rejected`` with reason "reply_cut",
         "content_filter", "reply_too_long", "not_json", "several_objects", "schema", "text_too_long",
         "control_character" or "not_unicode".
     """
@@ -45,7 +45,7 @@ def parse_reply(reply: Reply, schema: Mapping[str, Any], max_characters: int = _
         return Rejected("reply_too_long", f"{len(reply.text)} characters: {_shown(reply.text)}")
     found: list[Any] = []
     problem = ""
-    for written in _objects(_without_thought(reply.text)):
+    for written in _objects(_without_reasoning(reply.text)):
         value = fit_choices(written, schema)
         reason = schema_problem(value, schema)
         if reason is None:
@@ -62,8 +62,8 @@ def parse_reply(reply: Reply, schema: Mapping[str, Any], max_characters: int = _
     return _checked_texts(_stripped(found[0]), max_characters)
 
 
-def _without_thought(text: str) -> str:
-    """The reply proper; a chat template may have written the opening tag, so that only the EOS is seen."""
+def _without_reasoning(text: str) -> str:
+    """The reply after the reasoning; its opening tag may be part of the chat template, so the closing tag suffices."""
     if text.lstrip().startswith(("{", "`")):
         return text
     thought, tag, answer = text.partition("</think>")
@@ -73,25 +73,25 @@ def _without_thought(text: str) -> str:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """All outermost JSON objects of a text, repaired only where no object reads as it stands."""
+    """All outermost JSON objects of a text; repaired only if none is valid."""
     strict = list(_strict_objects(text))
     if strict:
         yield from strict
         return
     for part in _FENCE.findall(text) or [text]:
         start, end = part.find("{"), part.rfind("}")
-        if 0 <= start < end:  # without a closing brace the reply is torn, and mending would invent its end
+        if 0 <= start < end:  # without a closing brace the reply is truncated, and a repair would invent its end
             yield from _repaired(part[start : end + 1])
 
 
 def _strict_objects(text: str) -> Iterator[dict[str, Any]]:
-    decoder = json.JSONDecoder(object_pairs_hook=_without_twins, parse_constant=_refuse_constant, strict=False)
+    decoder = json.JSONDecoder(object_pairs_hook=_without_duplicate_keys, parse_constant=_refuse_constant, strict=False)
     at = outermost = text.find("{")
     for _ in range(_MAX_STARTS):
         if at < 0:
             return
         end = at + 1
-        # What stands inside an object that does not read is a part of it, perhaps of one of its texts: no answer.
+        # An object inside an invalid one is part of it, perhaps of one of its texts: not an answer.
         if text.count("{", outermost, at) == text.count("}", outermost, at):
             try:
                 value, end = decoder.raw_decode(text, at)
@@ -103,20 +103,22 @@ def _strict_objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _repaired(text: str) -> Iterator[dict[str, Any]]:
-    """The object after repair, where repair mended punctuation alone."""
+    """The repaired object, if the repair changed punctuation only."""
     from json_repair import repair_json
 
     try:
         value = repair_json(text, return_objects=True, skip_json_loads=True)
     except (ValueError, RecursionError):
         return
-    if isinstance(value, dict) and _is_all_there(text, value):
+    if isinstance(value, dict) and _is_complete(text, value):
         yield value
 
 
-def _is_all_there(text: str, value: dict[str, Any]) -> bool:
-    """Whether each key and text of a repaired object stands whole in the reply, between quotes of its own, and nothing
-    else does: repair also closes torn texts, drops twins and takes bare words for texts."""
+def _is_complete(text: str, value: dict[str, Any]) -> bool:
+    """Whether each key and text of a repaired object occurs in the reply, quoted, and nothing else does.
+
+    Repair also closes truncated texts, drops duplicate keys and accepts unquoted words.
+    """
     rest = text
     for piece in _pieces(value):
         spellings = (piece, *(json.dumps(piece, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)))
@@ -140,7 +142,7 @@ def _pieces(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a key occurs twice")
@@ -148,7 +150,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _stripped(value: Any) -> Any:
@@ -169,10 +171,10 @@ def _checked_texts(value: dict[str, Any], max_characters: int) -> dict[str, Any]
             try:
                 text.encode()
             except UnicodeEncodeError:
-                return Rejected("not_unicode", f"{key}: half a surrogate pair: {_shown(text)}")
+                return Rejected("not_unicode", f"{key}: an unpaired surrogate: {_shown(text)}")
     return value
 
 
 def _shown(text: str) -> str:
-    """The beginning of a text, so that any file can hold it."""
+    """The beginning of a text, encodable as UTF-8."""
     return text[:_SHOWN].encode("utf-8", "backslashreplace").decode()

@@ -1,9 +1,9 @@
-"""Who might ask about a passage: the nearest few of a file of personas, as in the report's appendix A.1.
+"""Personas that might ask about a passage: the nearest few of a file, as in the report's appendix A.1.
 
 The report retrieves five personas per document with a retrieval model from Persona Hub (Ge et al. 2024,
 arXiv:2406.20094). A file of that format is one ``{"persona": "..."}`` a line; ``personas.jsonl`` beside this module is
-a small starter list of our own. Without an embedding model, words decide, with less sense: a passage that shares none
-with any persona (one in another language) gets personas by its hash.
+a small starter list of our own. Without an embedding model, BM25 ranks them, which is less accurate: a passage that
+shares no word with any persona (e.g. in another language) gets personas by its hash.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class PersonasConfig:
             words.
         passage_prompt: put before each passage for a model that takes instructions, e.g.
             "Instruct: Given a text, find who would be interested in it\\nQuery:".
-        max_passage_characters: as much of a passage as is embedded.
+        max_passage_characters: characters of a passage that are embedded.
         passages_per_batch: passages embedded at once.
         device: "cpu", "cuda" ...; null leaves it to the library.
     """
@@ -54,7 +54,7 @@ class PersonasConfig:
 
 @runtime_checkable
 class PersonaSearch(Protocol):
-    """Finds personas."""
+    """Ranks personas for passages."""
 
     def nearest(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         """For each text its personas, nearest first."""
@@ -66,7 +66,7 @@ def load_personas(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names the line that is no persona.
+        ValueError: a line is malformed; names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such persona file. Give one {{"persona": ...}} a line, or path=null.')
@@ -93,7 +93,12 @@ def _persona(line: str, place: str) -> str:
 
 
 def build_persona_search(config: PersonasConfig) -> PersonaSearch:
-    """Loads the personas and what finds them."""
+    """Loads the personas and builds their index.
+
+    Raises:
+        FileNotFoundError: no persona file, or no model directory.
+        ValueError: the file is malformed, or has fewer personas than ``num_personas``.
+    """
     personas = load_personas(Path(config.path) if config.path else STARTER_PERSONAS)
     if len(personas) < config.num_personas:
         raise ValueError(f"num_personas={config.num_personas}, but the file has {len(personas)}.")
@@ -122,7 +127,7 @@ class LexicalPersonas:
         (ids,) = self._tokenize.tokenize([text], update_vocab=False, show_progress=False, return_as="ids")
         scores = self._bm25.get_scores_from_ids(ids) if len(ids) else np.zeros(len(self._personas), np.float32)
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        # Equal scores, all zero above all, are told apart by the text's hash: not the file's first five every time.
+        # Ties (usually scores of zero) are broken by the text's hash, not by the order of the file.
         tie_breaker = np.random.Generator(np.random.PCG64(seed)).permutation(len(scores))
         order = np.lexsort((tie_breaker, -scores))[: self._config.num_personas]
         return tuple(self._personas[index] for index in order)
@@ -166,7 +171,12 @@ def nearest_rows(
 ) -> Int[np.ndarray, "queries num"]:
     """Indices of the ``num`` rows with the largest inner product, best first, block by block.
 
-    Of more equal rows than there is room for, any may stay.
+    Of rows with equal products at the end of the list, any may be kept.
+
+    Args:
+        queries: float32 [queries, dim].
+        rows: float32 [rows, dim].
+        num: rows per query.
     """
     best_scores = np.empty((len(queries), 0), np.float32)
     best = np.empty((len(queries), 0), np.int64)

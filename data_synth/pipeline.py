@@ -1,8 +1,8 @@
-"""From documents to a report: prepare passages, drive each task, filter and publish, count and show.
+"""The whole synthesis: prepare passages, run each task, filter and publish, write the report.
 
-OUTPUT/passages/          passages with their personas; rejected_documents.jsonl says what was not read
-OUTPUT/ledger/            every reply that was bought: a restart asks only for what is missing
-OUTPUT/TASK/examples/     what trains; provenance/ line by line beside it; rejected/ with reasons
+OUTPUT/passages/          passages with their personas; rejected_documents.jsonl lists what could not be used
+OUTPUT/ledger/            every paid reply: a restart requests only what is missing
+OUTPUT/TASK/examples/     training data; provenance/ has the matching lines; rejected/ with reasons
 OUTPUT/stats.json, report.html, run.json
 """
 
@@ -36,19 +36,19 @@ from data_synth.work import Outcome, Task, WorkItem
 from qwen3emb_train.lineage import DirectoryLock, claim, require_apart, require_claimable, write_text
 from qwen3emb_train.texts.languages import LanguageIdentifier
 
-_COUNTABLE = 20_000  # passages up to which counting all items first takes no time worth mentioning
+_COUNTABLE = 20_000  # passages up to which all items are counted first, for the ETA
 
 
 def synthesize(config: SynthesisConfig) -> int:
     """Runs the synthesis, or a dry run.
 
     Returns:
-        0 when every item of this process's share has ended, 1 when it was stopped before: the same command continues.
+        0 if every item of this process's share has ended, 1 if it was stopped before: the same command continues.
     """
     output = Path(config.output_dir)
     prepared = _prepare(config, output)
     counts = prepared.counts
-    print(f"{output / 'passages'}: {counts['passages']:,} passages; {counts['rejected']:,} documents were not taken")
+    print(f"{output / 'passages'}: {counts['passages']:,} passages; {counts['rejected']:,} documents were rejected")
     if config.dry_run:
         _dry_run(config, output, prepared)
         return 0
@@ -66,7 +66,13 @@ def synthesize(config: SynthesisConfig) -> int:
 
 
 def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -> Task:
-    """A task of the configuration by its name, rated by the judge where that is asked for."""
+    """Builds a task, rated by the judge if the configuration asks for it.
+
+    Args:
+        name: of the task.
+        config: of the whole synthesis.
+        passages: that the items are about.
+    """
     tasks: dict[str, Callable[[], Task]] = {
         "instructions": lambda: InstructionsTask(config.instructions, passages),
         "retrieval": lambda: RetrievalTask(config.retrieval, passages),
@@ -79,7 +85,7 @@ def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -
 
 
 def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
-    """One process prepares, the others wait for it and find it done."""
+    """One process prepares the passages; the others wait for it and reuse them."""
     language = config.filters.language
     detect = LanguageIdentifier(language.languages).detect if language.enabled else None
     personas = config.personas if "retrieval" in config.tasks else None
@@ -104,7 +110,7 @@ def _dry_run(config: SynthesisConfig, output: Path, prepared: PreparedPassages) 
         print(f"{name}: {told}")
     write_text(output / "dry_run.json", json.dumps(totals, indent=2) + "\n")
     write_text(output / "dry_run_prompts.txt", "\n".join(prompts).encode("utf-8", "replace").decode())
-    print(f"{output}/dry_run_prompts.txt: one rendered prompt of each kind; nobody was asked anything")
+    print(f"{output}/dry_run_prompts.txt: one rendered prompt of each kind; no request was sent")
 
 
 async def _drive(config: SynthesisConfig, output: Path, prepared: PreparedPassages) -> dict[str, RunSummary]:
@@ -133,7 +139,7 @@ async def _drive(config: SynthesisConfig, output: Path, prepared: PreparedPassag
 def _publish(
     config: SynthesisConfig, output: Path, prepared: PreparedPassages, summaries: Mapping[str, RunSummary]
 ) -> None:
-    """Publishes each task; instructions first, as the rows of others carry them."""
+    """Publishes each task; instructions first, as the rows of the others contain them."""
     filters = FilterChain([RatingFilter(config.judge), build_filters(config.filters, _prompt_directories(config))])
     published: dict[str, PublishSummary] = {}
     written: list[Outcome] = []
@@ -157,6 +163,6 @@ def _publish(
 
 
 def _prompt_directories(config: SynthesisConfig) -> list[Path]:
-    """The shipped templates and the user's own."""
+    """The shipped templates and the user's."""
     parts = (config.retrieval, config.code, config.bitext, config.sts, config.classification, config.instructions)
     return [PROMPTS_DIRECTORY, *(Path(part.prompts) for part in parts if part.prompts)]

@@ -1,10 +1,10 @@
-"""Which item gets which type, length, language: counted out, not drawn, so that a run has exactly the mix asked for.
+"""Which item gets which type, length, language: stratified, so that a run has exactly the configured mix.
 
-After any number of names dealt, ``Quota`` has given each its share rounded up or down, never further off. It is the
-quota method of Balinski and Young ("The quota method of apportionment", American Mathematical Monthly 82, 1975): the
-next seat goes to the party with the largest weight / (seats + 1) among those that it would not lift above their share
-rounded up. A ``Deck`` deals a block of names at a time and shuffles within the block, so that two mixes of one plan do
-not march in step.
+After any number of draws, ``Quota`` has given each name its share, rounded up or down. It is the quota method of
+Balinski and Young ("The quota method of apportionment", American Mathematical Monthly 82, 1975): the next seat goes to
+the party with the largest weight / (seats + 1) among those that it would not lift above their share rounded up.
+``StratifiedSampler`` takes a block of names at a time and shuffles within the block, so that two mixes of one plan are
+not correlated.
 """
 
 import random
@@ -16,17 +16,22 @@ from typing import TypeVar
 from data_synth.languages import primary_language
 
 BLOCK = 16
-"""Passages planned at once. A run is exact at the end of each block and, as the last block is dealt at its true length,
-at its own end; lengthening the input changes the plan of the last block only."""
+"""Passages planned at once. The counts are exact at the end of each block, and at the end of the run, as the last block
+has its true length; a longer input changes the plan of the last block only."""
 
 T = TypeVar("T")
 
 
 def check_weights(weights: Mapping[str, float], key: str, known: Iterable[str] | None = None) -> None:
-    """Refuses a mix that cannot be dealt.
+    """Checks the weights of a mix.
+
+    Args:
+        weights: name -> weight.
+        key: of the configuration, for the message.
+        known: the allowed names; None allows any.
 
     Raises:
-        ValueError: names the key and what is wrong.
+        ValueError: no weight is above 0, one is negative or not finite, or a name is unknown.
     """
     if not weights or not any(weight > 0 for weight in weights.values()):
         raise ValueError(f"{key}: give at least one name with a weight above 0.")
@@ -38,66 +43,79 @@ def check_weights(weights: Mapping[str, float], key: str, known: Iterable[str] |
 
 
 class Quota:
-    """Deals names so that after n of them each count is n times its share, rounded up or down."""
+    """Draws names so that after n draws each count is n times its share, rounded up or down."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        # As written: 0.1 is a tenth here, not the nearest binary fraction, whose ten-fold is a little more than one.
+        # The decimal as written: 0.1 is exactly 1/10, not the nearest binary fraction, ten of which exceed 1.
         shares = {name: Fraction(str(weight)) for name, weight in weights.items() if weight > 0}
         total = sum(shares.values())
         denominator = _common_denominator(share / total for share in shares.values())
         self._weights = {name: int(share / total * denominator) for name, share in shares.items()}
         self._denominator = denominator
-        self._dealt = dict.fromkeys(shares, 0)
-        self._num_dealt = 0
+        self._drawn = dict.fromkeys(shares, 0)
+        self._num_drawn = 0
 
     def next(self) -> str:
-        self._num_dealt += 1
+        """The next name."""
+        self._num_drawn += 1
         chosen, best = "", (0, 1)
         for name, weight in self._weights.items():
-            dealt = self._dealt[name]
-            is_below_quota = dealt * self._denominator < self._num_dealt * weight
-            if is_below_quota and weight * best[1] > best[0] * (dealt + 1):
-                chosen, best = name, (weight, dealt + 1)
-        self._dealt[chosen] += 1
+            drawn = self._drawn[name]
+            is_below_quota = drawn * self._denominator < self._num_drawn * weight
+            if is_below_quota and weight * best[1] > best[0] * (drawn + 1):
+                chosen, best = name, (weight, drawn + 1)
+        self._drawn[chosen] += 1
         return chosen
 
 
-class Deck:
-    """Deals blocks of names whose counts follow the weights exactly, in an order that seed, name and block decide."""
+class StratifiedSampler:
+    """Blocks of names whose counts follow the weights exactly, each shuffled.
+
+    Args:
+        weights: name -> weight.
+        seed, name: with the number of the block, they determine the order within it.
+    """
 
     def __init__(self, weights: Mapping[str, float], seed: int, name: str) -> None:
         self._quota = Quota(weights)
         self._label = f"{seed}/{name}"
         self._block = 0
 
-    def deal(self, num: int) -> list[str]:
+    def next_block(self, num: int) -> list[str]:
+        """The next ``num`` names."""
         names = [self._quota.next() for _ in range(num)]
         random.Random(f"{self._label}/{self._block}").shuffle(names)
         self._block += 1
         return names
 
 
-class Dealer:
-    """Several decks dealt side by side: one mapping mix -> name for each item."""
+class PlanSampler:
+    """Samples several mixes independently: one mapping mix -> name for each item."""
 
     def __init__(self, mixes: Mapping[str, Mapping[str, float]], seed: int) -> None:
-        self._decks = {mix: Deck(weights, seed, mix) for mix, weights in mixes.items()}
+        self._samplers = {mix: StratifiedSampler(weights, seed, mix) for mix, weights in mixes.items()}
 
-    def deal(self, num: int) -> list[dict[str, str]]:
-        columns = {mix: deck.deal(num) for mix, deck in self._decks.items()}
+    def next_block(self, num: int) -> list[dict[str, str]]:
+        """The plans of the next ``num`` items."""
+        columns = {mix: sampler.next_block(num) for mix, sampler in self._samplers.items()}
         return [{mix: names[index] for mix, names in columns.items()} for index in range(num)]
 
 
 def shares(name: str, share: float, otherwise: str) -> dict[str, float]:
-    """A mix of two: ``share`` of ``name``, the rest ``otherwise``."""
+    """Weights of a mix of two names.
+
+    Args:
+        name: gets ``share``.
+        share: in [0, 1].
+        otherwise: gets the rest.
+    """
     return {name: share, otherwise: float(1 - Fraction(str(share)))}
 
 
 class OtherLanguages:
-    """For passages of each language: the other languages, by their weights.
+    """Target languages for cross-lingual items, by their weights.
 
-    A language is never dealt to passages of its own, which would make a cross-lingual item one of a single language;
-    the rest share what it leaves.
+    A passage never gets its own language; the weights of the others are renormalised.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -105,17 +123,18 @@ class OtherLanguages:
         self._quotas: dict[str, Quota] = {}
 
     def next(self, language: str) -> str:
+        """The next target language for a passage in ``language``."""
         own = primary_language(language)
         if own not in self._quotas:
             others = {name: weight for name, weight in self._weights.items() if primary_language(name) != own}
-            # All passages may be in the only language of the mix: then no item of theirs crosses.
+            # The mix may consist of the passage's language only: then the item is monolingual.
             self._quotas[own] = Quota(others or self._weights)
         return self._quotas[own].next()
 
 
-def in_blocks(things: Iterable[T]) -> Iterator[list[T]]:
-    """The things, ``BLOCK`` at a time; the last block holds what is left."""
-    iterator = iter(things)
+def in_blocks(values: Iterable[T]) -> Iterator[list[T]]:
+    """The values, ``BLOCK`` at a time; the last block has the remainder."""
+    iterator = iter(values)
     while block := list(islice(iterator, BLOCK)):
         yield block
 

@@ -1,7 +1,7 @@
-"""Documents and personas -> one file of passages, before the teacher is asked anything.
+"""Documents and personas -> one file of passages, before any request.
 
-Items depend on a passage's personas, and an embedding model gives slightly other scores on other hardware. Written down
-once, they are the same for every process and after every restart, and nothing is chunked or embedded twice.
+Items depend on a passage's personas, and an embedding model's scores differ slightly between machines. Stored once,
+they are the same for every process and after every restart, and nothing is chunked or embedded twice.
 """
 
 import json
@@ -22,10 +22,10 @@ _PROGRAM = "prepare_passages"
 
 @dataclass(frozen=True)
 class PreparedPassages:
-    """The passages of a directory, streamed anew at each iteration.
+    """The passages of a directory, streamed from the file at each iteration.
 
     Attributes:
-        directory: holds passages.jsonl, rejected_documents.jsonl, run.json.
+        directory: contains passages.jsonl, rejected_documents.jsonl, run.json.
     """
 
     directory: Path
@@ -36,7 +36,7 @@ class PreparedPassages:
                 yield Passage.from_json(json.loads(line))
 
     def rejected(self) -> Iterator[RejectedDocument]:
-        """What was not taken."""
+        """The rejected documents."""
         with (self.directory / REJECTED_FILE).open("rb") as file:
             for line in file:
                 yield RejectedDocument(**json.loads(line))
@@ -54,17 +54,17 @@ def prepare_passages(
     directory: Path,
     detect_language: DetectLanguage | None = None,
 ) -> PreparedPassages:
-    """Cuts the documents, finds the personas and writes both, unless they are there already.
+    """Splits the documents, finds the personas and writes both, unless they exist already.
 
     Args:
         documents: sources by name, read in this order.
         personas: None gives passages without personas (not for retrieval).
-        directory: written whole or not at all.
+        directory: written atomically.
         detect_language: see ``read_passages``.
 
     Raises:
         FileNotFoundError: a source does not exist.
-        ValueError: no passage came out of any source.
+        ValueError: no source is named, or the sources give no passage.
     """
     if not documents:
         raise ValueError("documents: there is no source. Name one: documents.handbook.path=docs/.")
@@ -137,4 +137,4 @@ def _nothing_message(directory: Path, num_rejected: int) -> str:
     with (directory / REJECTED_FILE).open(encoding="utf-8") as file:
         first = [RejectedDocument(**json.loads(line)) for line in islice(file, 3)]
     told = " ".join(f"{one.document}: {one.reason}: {one.detail}" for one in first)
-    return f"documents: no passage came out; {num_rejected} files or rows were rejected. {told}"
+    return f"documents: no passages; {num_rejected} files or rows were rejected. {told}"

@@ -1,4 +1,4 @@
-"""What people see while it runs: one live line on a terminal, a plain line now and then in a log file."""
+"""Progress display: one live line on a terminal, a plain line at intervals in a log file."""
 
 import asyncio
 import sys
@@ -10,17 +10,18 @@ from data_synth.run_summary import RunSummary
 
 @dataclass
 class PricesConfig:
-    """What the teacher costs.
+    """Prices of the teacher.
 
     Attributes:
-        prompt: price of a million prompt tokens.
-        completion: price of a million tokens of replies.
+        prompt: per million prompt tokens.
+        completion: per million completion tokens.
     """
 
     prompt: float = 0.0
     completion: float = 0.0
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The price of so many tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
@@ -28,10 +29,10 @@ class Progress:
     """Shows a run's summary on standard error.
 
     Args:
-        name: what is running, e.g. the task.
-        num_items: of this process's share, done before or not; None where nobody counted, then there is no ETA.
-        prices: for the spend estimate.
-        seconds_between_lines: off a terminal.
+        name: of the task.
+        num_items: of this process's share, including those done before; None if unknown, then there is no ETA.
+        prices: for the cost estimate.
+        seconds_between_lines: interval if standard error is not a terminal.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Progress:
         self._seconds_between_lines = seconds_between_lines
 
     async def show(self, summary: RunSummary) -> None:
-        """Shows the summary as it grows, until cancelled; then once more."""
+        """Shows the summary repeatedly until cancelled, and once more at the end."""
         started = time.perf_counter()
         if sys.stderr.isatty():
             await self._show_live(summary, started)

@@ -1,13 +1,13 @@
-"""Prompts: Jinja files that say which variables they need, rendered so that no document can leave its place.
+"""Prompts: Jinja files that declare their variables, rendered so that no document can break out of its fence.
 
-A file ``prompts/TASK/NAME.jinja`` begins with a comment that declares its variables; those under ``documents:`` come
-from outside and are fenced, each text of a list by itself. Lines ``=== system``, ``=== user``, ``=== assistant`` begin
-the turns of the chat; what stands before the first of them (``{% set %}``, macros) is seen by all. The file is cut into
-turns *before* it is rendered, so no text that is filled in can begin a turn.
+A file ``prompts/TASK/NAME.jinja`` begins with a comment that declares its variables; those under ``documents:`` are
+untrusted and fenced, each text of a list separately. Lines ``=== system``, ``=== user``, ``=== assistant`` begin the
+turns of the chat; definitions before the first of them (``{% set %}``, macros) apply to all. The file is split into
+turns *before* it is rendered, so no inserted text can begin a turn.
 
-A fence is a pair of tags with a nonce. The nonce is a digest of the prompt and its values: it cannot be guessed by who
-writes a document, as the document is part of what is digested, and the same request has the same nonce, so requests
-stay content-addressed.
+A fence is a pair of tags with a nonce. The nonce is a digest of the prompt and its values: the author of a document
+cannot guess it, as the document is part of the digest, and the same request has the same nonce, so requests stay
+content-addressed.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ PROMPTS_DIRECTORY = Path(__file__).parent / "prompts"
 _ROLES = ("system", "user", "assistant")
 _TURN = re.compile(rf"^=== ({'|'.join(_ROLES)})[ \t]*\n", re.MULTILINE)
 _HEADER = re.compile(r"\A\{#(?P<header>.*?)#\}\n?", re.DOTALL)
-# What chat templates write between turns: ours, the teacher's and the embedder's. A tokenizer that parses it inside a
+# Control tokens of chat templates: ours, the teacher's and the embedder's. A tokenizer that parses one inside a
 # document would end the user's turn there.
 _CONTROL_TOKEN = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask)>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>|</?think>|</?tool_(?:call|response)>",
     re.IGNORECASE,
 )
-# Letters that models read and people do not see: tag characters, and what reverses the order of others.
+# Invisible characters that models read: tag characters, zero-width and bidirectional controls.
 _HIDDEN = re.compile("[\U000e0000-\U000e007f\u202a-\u202e\u2066-\u2069\u200b\u2060\ufeff]")
 _NONCE_DIGITS = 16
 
 
 class PromptError(ValueError):
-    """A prompt file that cannot be used, or values that do not fit it."""
+    """An invalid prompt file, or values that do not match its variables."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Prompt:
     Attributes:
         name: "retrieval/configure".
         version: first digits of the digest of the file.
-        variables: all that must be given.
-        documents: those of them that are fenced.
+        variables: all declared variables.
+        documents: the fenced ones.
         turns: role and template of each turn.
     """
 
@@ -69,13 +69,13 @@ class Prompt:
         return f"{self.name}@{self.version}"
 
     def render(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
-        """The turns with their values filled in.
+        """The turns with the values inserted.
 
         Args:
-            values: JSON values under exactly the declared names.
+            values: JSON values for exactly the declared variables.
 
         Raises:
-            PromptError: a declared variable is missing, another one is given, or the template fails.
+            PromptError: a declared variable is missing, an undeclared one is given, or the template fails.
         """
         if values.keys() != self.variables:
             missing = ", ".join(sorted(self.variables - values.keys())) or "none"
@@ -97,8 +97,8 @@ class Prompt:
 
 
 def neutralise(text: str) -> str:
-    """The text with chat control tokens pulled apart (``<|im_end|>`` becomes ``< |im_end| >``) and hidden letters left
-    out: as readable, and no longer a token."""
+    """The text with chat control tokens split (``<|im_end|>`` becomes ``< |im_end| >``) and invisible characters
+    removed: as readable, but no longer a token."""
     visible = _HIDDEN.sub("", text)
     return _CONTROL_TOKEN.sub(lambda match: f"{match[0][0]} {match[0][1:-1]} {match[0][-1]}", visible)
 
@@ -121,7 +121,7 @@ def prompt_names(directory: str | None = None) -> list[str]:
 
 @cache
 def load_prompt(name: str, directory: str | None = None) -> Prompt:
-    """Reads a prompt; from the user's directory where one is named, and the shipped one for what that lacks.
+    """Reads a prompt from the user's directory, if given, or else from the shipped one.
 
     Raises:
         PromptError: the file is absent, has no header, or uses other variables than it declares.

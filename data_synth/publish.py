@@ -1,8 +1,8 @@
-"""From the ledger to files that train: in the order of the items, whatever order they ended in.
+"""From the ledger to training files, in the order of the items, not in the order in which they ended.
 
-OUTPUT/examples/000000.jsonl     rows, as the trainer reads them (the directory is a data path)
-OUTPUT/provenance/000000.jsonl   line by line beside them: item, teacher, prompts, and the row's facts
-OUTPUT/rejected/REASON.jsonl     what was not taken, with reason, detail and rows as far as they got
+OUTPUT/examples/000000.jsonl     rows in the trainer's format (the directory is a data path)
+OUTPUT/provenance/000000.jsonl   the matching lines: item, teacher, prompts, and the row's facts
+OUTPUT/rejected/REASON.jsonl     rejected items with reason, detail and rows
 """
 
 import json
@@ -27,14 +27,14 @@ _FAILED_FILE = "failed"
 
 @dataclass
 class PublishSummary:
-    """What was written.
+    """Counts of what was written.
 
     Attributes:
         num_items: distinct items of the task.
-        num_missing: of them without an end (only where ``partial``).
+        num_missing: items without an end (only if ``partial``).
         num_rows: lines in examples/.
-        num_accepted: items they come from.
-        reasons: items not taken, by reason; those that failed are under "failed".
+        num_accepted: items that these rows come from.
+        reasons: rejected items by reason; failed items under "failed".
     """
 
     num_items: int = 0
@@ -54,22 +54,20 @@ def publish(
     partial: bool = False,
     rows_per_file: int = 100_000,
 ) -> PublishSummary:
-    """Writes ``output`` anew, complete or not at all, from the ledgers of all processes.
+    """Writes ``output``, atomically, from the ledgers of all processes.
 
     Args:
-        directory: of the synthesis, as ``run`` had it.
-        task: with the items as they were run.
-        output: directory to write; a former one, if nothing else lies in it, is replaced.
+        directory: of the synthesis, as for ``run``.
+        task: with the same items as for ``run``.
+        output: directory to write; an earlier output is replaced unless it contains other files.
         model: the teacher's ``model``.
-        examine: last look at each outcome, in the order of the items and in one process, so it may remember (queries
-            seen before, ...). It decides what is written, never what is in the ledger, so it may change between two
-            calls and nothing is bought again.
-        partial: publish though items have not ended yet.
-        rows_per_file: lines after which the next file begins.
+        examine: filters each outcome, in the order of the items and in one process, so it may be stateful (queries
+            seen before, ...). It affects the output, not the ledger, so it may change between two calls at no cost.
+        partial: publish although some items have not ended.
+        rows_per_file: lines per file.
 
     Raises:
-        ValueError: items have not ended; says how many. Or ``output`` is where the ledger is, or holds what this
-            function did not write.
+        ValueError: items have not ended; or ``output`` contains the ledger or files that this function did not write.
     """
     require_apart(output, {"ledger": directory / "ledger"})
     summary = PublishSummary()
@@ -118,14 +116,14 @@ def read_published(output: Path) -> Iterator[tuple[TrainingExample, dict[str, An
 
 
 def read_rejected(output: Path) -> Iterator[dict[str, Any]]:
-    """Each item that was not taken."""
+    """Each rejected item."""
     for path in sorted((output / "rejected").glob("*.jsonl")):
         with path.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 
 def _without_repeats(items: Iterable[WorkItem], opened: ExitStack) -> Iterator[WorkItem]:
-    """The first of the items with one key. The keys lie in a temporary file, not in memory."""
+    """The first of the items with each key. The keys are in a temporary file, not in memory."""
     seen = opened.enter_context(closing(sqlite3.connect("", isolation_level=None)))
     seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
     seen.execute("BEGIN")  # never committed: the file goes with the connection
@@ -148,18 +146,18 @@ class _Writer:
     def accept(self, outcome: Accepted, origin: dict[str, Any]) -> None:
         facts = outcome.facts or ({},) * len(outcome.rows)
         for row, row_facts in zip(outcome.rows, facts, strict=True):
-            examples, provenance = self._next_place()
+            examples, provenance = self._next_files()
             _write(examples, row.to_json())
             _write(provenance, {**row_facts, **origin})
 
     def reject(self, reason: str, line: dict[str, Any]) -> None:
-        # A reason is a name out of our own code; should one ever carry a document's text, it names no file.
+        # Reasons are names from our own code; if one ever contains a document's text, it must not name a file.
         name = reason if re.fullmatch(r"[a-z0-9_]{1,64}", reason) else "other"
         if name not in self._rejected:
             self._rejected[name] = self._open(f"rejected/{name}.jsonl")
         _write(self._rejected[name], line)
 
-    def _next_place(self) -> tuple[TextIO, TextIO]:
+    def _next_files(self) -> tuple[TextIO, TextIO]:
         number, place = divmod(self._num_rows, self._rows_per_file)
         self._num_rows += 1
         if self._pair is None or place == 0:
@@ -174,5 +172,5 @@ class _Writer:
 
 def _write(file: TextIO, row: dict[str, Any]) -> None:
     text = json.dumps(row, ensure_ascii=False)
-    # Facts and details are not checked as rows are; half a surrogate pair in them must not end the run.
+    # Facts and details are not validated as rows are; an unpaired surrogate in them must not end the run.
     file.write(text.encode("utf-8", "replace").decode() + "\n")

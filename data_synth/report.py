@@ -1,4 +1,4 @@
-"""The page that a person reads after a run: counts as charts, and rows to read."""
+"""The HTML report of a run: charts of the counts, and sample rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,15 +27,15 @@ def render_report(
     samples: Sequence[Mapping[str, Any]],
     rejected: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
         title: of the page.
         overview: name -> value, for the table at the top.
         funnel: step -> count, in order.
         statistics: as ``Statistics.to_json`` gives them.
-        samples: published rows, with their facts.
-        rejected: reason -> a few rows that were rejected for it.
+        samples: published rows with their facts.
+        rejected: reason -> a few rejected rows.
     """
     charts = {
         "What became of the items": funnel,

@@ -1,4 +1,4 @@
-"""What stands beside the examples after a run: stats.json, report.html, run.json."""
+"""The results of a run beside the examples: stats.json, report.html, run.json."""
 
 import json
 from collections import Counter
@@ -24,13 +24,13 @@ def write_results(
     published: Mapping[str, PublishSummary],
     summaries: Mapping[str, RunSummary],
 ) -> dict[str, Any]:
-    """Counts what was published, writes the three files and says in a few lines what came out.
+    """Counts the published rows, writes the three files and prints a short summary.
 
     Args:
         output: of the run; the tasks' directories are below it.
-        config: for run.json; it holds no secret (keys are named by their variable).
+        config: for run.json; contains no secrets (API keys are given by environment variable).
         prices: of the teacher.
-        published, summaries: by task; summaries are of this start only.
+        published, summaries: by task; summaries of this start only.
     """
     statistics = Statistics()
     for task in published:
@@ -55,7 +55,7 @@ def write_results(
             "Cost": f"{spent['cost']:,.2f}",
             "Train with": _training_command(output, list(published)),
         },
-        {"items": total["items"], "asked to the end": total["items"] - total["missing"] - total["failed"],
+        {"items": total["items"], "completed": total["items"] - total["missing"] - total["failed"],
          "accepted": total["accepted"]},
         counts,
         statistics.samples.values(),
@@ -82,7 +82,7 @@ def _of_items(summary: PublishSummary) -> dict[str, Any]:
 
 
 def _spent(output: Path, prices: PricesConfig) -> dict[str, Any]:
-    """All calls that the ledgers hold, of every task, model, process and start."""
+    """Totals over all calls in the ledgers: every task, model, process and start."""
     totals = Counter(calls=0, prompt_tokens=0, completion_tokens=0)
     for directory in sorted((output / "ledger").iterdir()):
         with Ledger(output, directory.name, model="") as ledger:

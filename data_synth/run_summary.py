@@ -1,4 +1,4 @@
-"""The figures of a run, as they grow."""
+"""The running totals of a run."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -11,15 +11,15 @@ class RunSummary:
 
     Attributes:
         num_done_before: items that had ended in an earlier run.
-        num_repeated: items with the key of an earlier one; they are done once.
+        num_repeated: items with the key of an earlier one, which are skipped.
         num_accepted, num_rejected, num_failed: items that ended in this run.
         num_rows: of accepted items.
-        num_calls: replies asked for and received.
+        num_calls: replies received.
         num_replayed: replies taken from the ledger instead.
-        prompt_tokens, completion_tokens: of ``num_calls``, as the server counted.
+        prompt_tokens, completion_tokens: of ``num_calls``, as reported by the server.
         reasons: items by reason, rejected and failed.
         seconds: wall time.
-        is_interrupted: the run was told to stop; a later start continues it.
+        is_interrupted: whether a signal stopped the run; a later start continues it.
     """
 
     num_done_before: int = 0
@@ -38,7 +38,9 @@ class RunSummary:
 
     @property
     def num_ended(self) -> int:
+        """Items that ended in this run."""
         return self.num_accepted + self.num_rejected + self.num_failed
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
         return asdict(self) | {"reasons": dict(self.reasons)}

@@ -1,7 +1,7 @@
-"""Runs a task's items through a teacher: each to one end, many at a time, none twice.
+"""Runs a task's items through a teacher concurrently, each exactly once.
 
-At most ``window`` items are under way. That bounds memory, and it bounds what a crash can cost: replies are recorded as
-they come, so a restart repeats only the requests that were under way.
+At most ``window`` items are in progress. That bounds memory and the cost of a crash: replies are recorded as they
+arrive, so a restart repeats only the requests in flight.
 """
 
 import asyncio
@@ -45,18 +45,19 @@ async def run(
 ) -> RunSummary:
     """Runs every item of this process's share to its end.
 
-    SIGTERM and SIGINT stop it: no new item is begun, those under way have ``grace_seconds`` to end.
+    SIGTERM and SIGINT stop it: no new item is started, those in progress have ``grace_seconds`` to end.
 
     Args:
-        task: its ``items`` are read in a thread of their own, a few at a time.
-        teacher: who is asked.
+        task: its ``items`` are read in a separate thread, a few at a time.
+        teacher: that answers the requests.
         directory: of the whole synthesis; the ledger is in ``ledger/TASK`` below it.
-        window: most items under way. Well above the number of requests that servers take at once, or they wait for us.
+        window: maximum number of items in progress; well above the number of concurrent requests of the servers, or
+            they idle.
         process_index, num_processes: the share. A group belongs to one process, by its hash.
         retry_failed: whether items that failed earlier are tried again.
-        max_failures_in_a_row: the run ends after this many items without a reply between them, since then the fault
-            is not in the items. None of them counts as failed.
-        grace_seconds: for items under way after a signal.
+        max_failures_in_a_row: the run ends after this many items without a reply in between, since then the cause is
+            not in the items. None of them counts as failed.
+        grace_seconds: for items in progress after a signal.
         on_outcome: receives each outcome before it is recorded and returns the one to record, such as a filter that
             turns ``Accepted`` into ``Rejected``. Pure.
         progress: displays the summary while it grows.
@@ -65,7 +66,7 @@ async def run(
         What this call did.
 
     Raises:
-        TeacherError: the teacher is not available any more. The ledger is intact; a later start continues.
+        TeacherError: the teacher is no longer available. The ledger is intact; a later start continues.
         ValueError: the share does not exist, another process works on it, or the ledger is damaged.
         OSError: the ledger cannot be written (the disk is full, ...).
     """
@@ -104,7 +105,7 @@ async def _work(runner: "_ItemRunner", window: int, grace_seconds: float) -> Non
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             runner.summary.is_interrupted = True
-            log.warning("stopping: items under way have %g s to end", grace_seconds)
+            log.warning("stopping: items in progress have %g s to end", grace_seconds)
             await asyncio.wait({working}, timeout=grace_seconds)
         if working.done():
             working.result()
@@ -159,13 +160,13 @@ class _ItemRunner:
                 raise
 
     async def settle(self) -> None:
-        """At the end: items that were given up after the last reply have failed, if there ever was a reply."""
+        """At the end: items that were given up after the last reply have failed, unless there never was a reply."""
         if self._given_up and not self.summary.num_calls and not self.summary.num_done_before:
             raise self._given_up[0][1]
         await self._record_given_up()
 
     async def close(self) -> None:
-        """Waits until all that was recorded is on the disk."""
+        """Waits until all records are on disk."""
         await self._writer.close()
 
     async def _next(self) -> _OpenItem | None:
@@ -183,7 +184,7 @@ class _ItemRunner:
                 return
             if not self.is_mine(item):
                 continue
-            # In this order: an item leaves the set only after its end was recorded.
+            # The order of these checks matters: an item leaves the set only after its end was recorded.
             if item.key in self._under_way:
                 self.summary.num_repeated += 1
             elif self._ledger.has_ended(item):
@@ -234,7 +235,7 @@ class _ItemRunner:
         if recorded and recorded[0].request == request_digest:
             self.summary.num_replayed += 1
             return recorded.popleft().reply
-        recorded.clear()  # the steps ask something else than when these replies were bought
+        recorded.clear()  # the steps differ from those that these replies were recorded for
         if not request.affinity and item.group:
             request = replace(request, affinity=item.group)
         reply = await self._teacher.complete(request)
@@ -247,7 +248,7 @@ class _ItemRunner:
         return reply
 
     async def _record_given_up(self) -> None:
-        """The teacher answers, so the fault is in the items that got no reply: they have failed."""
+        """The teacher responds, so the items without a reply are at fault: they have failed."""
         given_up, self._given_up = self._given_up, []
         for item, error in given_up:
             reason = "refused" if isinstance(error, TeacherRefusal) else "unavailable"
@@ -262,7 +263,7 @@ class _ItemRunner:
 
 @contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first signal asks to stop; a second one has its ordinary effect."""
+    """The first signal requests a stop; a second one has its default effect."""
     loop = asyncio.get_running_loop()
     installed: list[signal.Signals] = []
 
@@ -274,7 +275,7 @@ def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
             loop.add_signal_handler(number, ask)
-        except (ValueError, RuntimeError):  # not the main thread: whoever owns it decides
+        except (ValueError, RuntimeError):  # not the main thread
             break
         installed.append(number)
     try:

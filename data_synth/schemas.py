@@ -1,7 +1,8 @@
 """The JSON schemas that replies must fit: what is sent to the server is what is checked here.
 
-A server may ignore the schema it is sent, so nothing is believed. The few words of JSON Schema below are all that is
-used; bounds on the length of texts are not sent, because some servers expand them into grammars that they then refuse.
+A server may ignore the schema it is sent, so every reply is checked. Only the keywords of JSON Schema below are
+supported; bounds on the length of texts are not sent, because some servers expand them into grammars that they then
+refuse.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ _KNOWN = frozenset({"type", "properties", "required", "additionalProperties", "e
 
 
 def object_schema(**properties: Schema) -> dict[str, Any]:
-    """An object with exactly these keys, in this order: the order of a model's reasoning."""
+    """An object with exactly these keys, in the order in which the model shall generate them."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -22,19 +23,22 @@ def object_schema(**properties: Schema) -> dict[str, Any]:
 
 
 def text() -> dict[str, Any]:
+    """A text that is not empty."""
     return {"type": "string"}
 
 
 def one_of(names: Sequence[str]) -> dict[str, Any]:
+    """One of the names."""
     return {"type": "string", "enum": list(names)}
 
 
 def texts(num: int) -> dict[str, Any]:
+    """A list of ``num`` texts."""
     return {"type": "array", "items": text(), "minItems": num, "maxItems": num}
 
 
 def fit_choices(value: Any, schema: Schema) -> Any:
-    """An object whose choices are spelt as the schema spells them: 2 for "2", "Yes or no" for "yes_or_no"."""
+    """The object with its enum values normalised to the schema's spelling: 2 to "2", "Yes or no" to "yes_or_no"."""
     if not isinstance(value, dict):
         return value
     return {key: _choice(child, schema.get("properties", {}).get(key, {})) for key, child in value.items()}
@@ -52,13 +56,20 @@ def _spelling(name: str) -> str:
 
 
 def schema_problem(value: Any, schema: Schema, place: str = "reply") -> str | None:
-    """What is wrong with a value, naming the place; None where it fits.
+    """What is wrong with a value, with its place; None if it fits.
+
+    Args:
+        value: a JSON value.
+        schema: to check it against.
+        place: of the value, for the message.
 
     Raises:
-        ValueError: the schema uses a word that is not checked here.
+        ValueError: the schema uses a keyword that is not supported here.
     """
     if unknown := schema.keys() - _KNOWN:
-        raise ValueError(f"schema word {sorted(unknown)[0]!r} is not checked. Known are {', '.join(sorted(_KNOWN))}.")
+        raise ValueError(
+            f"schema keyword {sorted(unknown)[0]!r} is not supported. Known are {', '.join(sorted(_KNOWN))}."
+        )
     match schema["type"]:
         case "string":
             return _string_problem(value, schema, place)
@@ -66,7 +77,7 @@ def schema_problem(value: Any, schema: Schema, place: str = "reply") -> str | No
             return _array_problem(value, schema, place)
         case "object":
             return _object_problem(value, schema, place)
-    raise ValueError(f"schema type {schema['type']!r} is not checked.")
+    raise ValueError(f"schema type {schema['type']!r} is not supported.")
 
 
 def _string_problem(value: Any, schema: Schema, place: str) -> str | None:

@@ -12,7 +12,7 @@ from qwen3emb_train.texts.words import hash64, words
 
 _MAX_VALUES = 60  # a fact with more values is a text, not a category
 _LONGEST_VALUE = 60
-# Facts that say where a row came from; in a small run they have few values too.
+# Identifiers, which are not counted; in a small run they have few values, too.
 _ORIGINS = frozenset({"item", "group", "passage", "document", "persona"})
 NUM_SAMPLES = 20
 _REJECTED_SAMPLES = 3
@@ -20,12 +20,13 @@ _REJECTED_SAMPLES = 3
 
 @dataclass
 class Sample:
-    """Keeps the n lines with the smallest hash: a random sample that does not depend on their order."""
+    """Keeps the n values with the smallest hash: a random sample that does not depend on their order."""
 
     size: int
     _kept: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, value: Mapping[str, Any]) -> None:
+        """Considers a value for the sample."""
         line = json.dumps(value, ensure_ascii=False, sort_keys=True)
         entry = (-hash64(line), line)
         if len(self._kept) < self.size:
@@ -34,6 +35,7 @@ class Sample:
             heapq.heapreplace(self._kept, entry)
 
     def values(self) -> list[dict[str, Any]]:
+        """The sample, smallest hash first."""
         return [json.loads(line) for _, line in sorted(self._kept, reverse=True)]
 
 
@@ -65,7 +67,14 @@ class Statistics:
         self.samples.add({**row.to_json(), "facts": dict(facts)})
 
     def add_rejected(self, task: str, reason: str, detail: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Counts rejected rows."""
+        """Counts a rejected item.
+
+        Args:
+            task: of the item.
+            reason: name of the reason.
+            detail: for a reader.
+            rows: of the item as JSON values; the first is a candidate for the samples.
+        """
         self.reasons[task][reason] += 1
         self.rejected_samples[reason].add({"task": task, "detail": detail, "rows": list(rows)[:1]})
 

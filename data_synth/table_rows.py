@@ -1,4 +1,4 @@
-"""Rows of JSON Lines and Parquet files, streamed; a bad row is an error in its place, and the next one is read."""
+"""Rows of JSON Lines and Parquet files, streamed; a bad row is returned as an error, and reading continues."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def _open(path: Path) -> BufferedIOBase:
 
 
 def _lines(file: BufferedIOBase, max_bytes: int) -> Iterator[tuple[int, bytes | UnreadableError]]:
-    """Lines, none of which is held whole where it is longer than allowed."""
+    """Lines; one that is longer than allowed is skipped without being held in memory."""
     number = 0
     while raw := file.readline(max_bytes + 1):
         number += 1
@@ -55,7 +55,7 @@ def _object(raw: bytes) -> Row:
     try:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return UnreadableError("not_unicode", f"byte {error.start} of the line is no UTF-8. Convert the file.")
+        return UnreadableError("not_unicode", f"byte {error.start} of the line is not UTF-8. Convert the file.")
     except (ValueError, RecursionError) as error:
         return UnreadableError("not_json", f"{error}. Write one JSON object per line.")
     if not isinstance(row, dict):

@@ -1,8 +1,8 @@
-"""The contract between the method (what is asked) and the runner (how it is asked, once, and never lost).
+"""The interface between the tasks (what is requested) and the runner (which executes each request once).
 
-A *work item* is one unit that ends in exactly one terminal record. Its *steps* are a plain generator: it yields
-requests, receives the teacher's replies, and returns an outcome. It knows nothing of servers, concurrency or files, so
-the same generator runs against a real server, from a ledger of earlier replies after a crash, and dry.
+A *work item* is one unit that ends in exactly one terminal record. Its *steps* are a generator: it yields requests,
+receives the teacher's replies, and returns an outcome. It is independent of servers, concurrency and files, so the same
+generator runs against a real server, on recorded replies after a crash, and in a dry run.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -26,8 +26,8 @@ class Sampling:
 
     Attributes:
         temperature, top_p: as servers take them.
-        max_tokens: ceiling of the reply; a reply cut there is a failure of its own, never parsed.
-        seed: sent to servers that take one.
+        max_tokens: limit of the reply; a truncated reply is rejected and never parsed.
+        seed: sent if not None.
     """
 
     temperature: float = 0.7
@@ -38,15 +38,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One call. Its content, not its place in the run, decides whether it was made before.
+    """One call, identified by its content, not by its position in the run.
 
     Attributes:
         messages: rendered, system turn first (a server's prefix cache starts there).
-        schema: JSON schema of the reply; None where plain text is wanted.
+        schema: JSON schema of the reply; None for plain text.
         sampling: see ``Sampling``.
         prompt: name and version of the prompt, e.g. "retrieval/configure@3f2a91c0" (digest of its template files).
-        affinity: requests that begin alike; of several servers, one and the same gets them, for its prefix cache. No
-            part of the request's identity; the runner fills in the item's group.
+        affinity: requests with a common prefix share it and go to one server, for its prefix cache. Not part of the
+            request's identity; the runner fills in the item's group.
     """
 
     messages: tuple[Message, ...]
@@ -58,12 +58,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back.
+    """The teacher's reply.
 
     Attributes:
         text: the reply's text, unparsed.
         finish_reason: "stop", "length", ...
-        prompt_tokens, completion_tokens: as the server counted; 0 where it did not.
+        prompt_tokens, completion_tokens: as reported by the server; 0 if it reports none.
     """
 
     text: str
@@ -74,12 +74,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The item became training rows.
+    """The item gave training rows.
 
     Attributes:
         rows: at least one.
-        facts: one mapping a row of what statistics count beyond the row itself (question type, difficulty, length
-            bucket, persona, passage language, ...): JSON values.
+        facts: one mapping per row of further properties for the statistics (question type, difficulty, length bucket,
+            persona, passage language, ...): JSON values.
     """
 
     rows: tuple[TrainingExample, ...]
@@ -88,12 +88,12 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The item gave nothing usable; kept with its reason, never deleted.
+    """The item gave nothing usable; it is kept with its reason.
 
     Attributes:
         reason: a short, countable name ("not_json", "copies_passage", "wrong_language", ...).
-        detail: what exactly was wrong, for a reader.
-        rows: what would have been written, where it got so far.
+        detail: for a reader.
+        rows: the rejected rows, if there are any.
     """
 
     reason: str
@@ -110,12 +110,12 @@ class WorkItem:
     """One unit of work.
 
     Attributes:
-        key: content digest (hex) of everything that decides the item's requests: task, texts, plan entry, prompt
-            version, sampling. Equal key = same work, whatever its number.
+        key: content digest (hex) of everything that the item's requests depend on: task, texts, plan entry, prompt
+            version, sampling. Equal keys mean the same work.
         task: retrieval, bitext, sts, classification, code, ...
         payload: what ``steps`` needs; JSON values only.
-        group: items of one document share it and belong to one process; the runner sends them back to back, for prefix
-            caches. Equal keys come with equal groups.
+        group: items of one document share it and belong to one process; the runner sends them consecutively, for prefix
+            caches. Items with equal keys have equal groups.
     """
 
     key: str
@@ -131,7 +131,7 @@ class Task(Protocol):
     name: str
 
     def items(self) -> Iterator[WorkItem]:
-        """All items in a fixed order, streamed: the same configuration and input give the same items."""
+        """All items, streamed in an order that depends on the configuration and the input only."""
         ...
 
     def steps(self, item: WorkItem) -> Steps:

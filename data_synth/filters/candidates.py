@@ -1,4 +1,4 @@
-"""What a filter sees and what it answers."""
+"""Input and output of a filter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from qwen3emb_train.data.records import TrainingExample
 
 
 class Reason(NamedTuple):
-    """Why a row is set aside: a short, countable name, and what exactly was wrong, for a reader."""
+    """Why a row is rejected: a short, countable name, and a detail for a reader."""
 
     name: str
     detail: str = ""
@@ -21,12 +21,12 @@ Verdict = Literal[True] | Reason
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that the teacher's replies gave, with where it came from.
+    """A row made of the teacher's replies, with its item.
 
     Attributes:
-        item: the work item; its payload holds the texts that the teacher was given.
-        row: what would be written.
-        facts: what the task noted beside the row (question type, languages, ...).
+        item: the work item; its payload contains the texts that the teacher was given.
+        row: to be written.
+        facts: of the row (question type, languages, ...).
     """
 
     item: WorkItem
@@ -35,22 +35,22 @@ class Candidate:
 
     @cached_property
     def given(self) -> frozenset[str]:
-        """Every text of the payload, at any depth."""
+        """All texts of the payload, at any depth."""
         return frozenset(_texts_in(self.item.payload))
 
     @cached_property
     def written(self) -> tuple[str, ...]:
-        """The row's texts that the teacher wrote: those that it was not given."""
+        """The row's texts that the teacher wrote: those that are not in ``given``."""
         row = self.row
         return tuple(text for text in (row.query, *row.positives, *row.negatives) if text not in self.given)
 
 
 @runtime_checkable
 class Filter(Protocol):
-    """One idea of what makes a row bad."""
+    """A check of one property of a row."""
 
     def __call__(self, candidate: Candidate) -> Verdict:
-        """True, or the reason to set the row aside."""
+        """True, or the reason for rejecting the row."""
         ...
 
 
@@ -65,6 +65,6 @@ def _texts_in(value: Any) -> list[str]:
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """A text for a detail: one line, cut."""
+    """The text on one line, truncated, for a detail."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""All filters of a run, in the order of what they cost: the first reason counts."""
+"""All filters of a run, cheapest first; the first reason counts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ from qwen3emb_train.texts.languages import LanguageConfig
 
 @dataclass
 class FilterConfig:
-    """Which rows are set aside.
+    """Which rows are rejected.
 
     Attributes:
         lengths, copying, relevance, language: see their classes.
         refusals: rows in which the teacher declines.
-        echoes: rows that repeat the prompt, or speak of "the passage".
+        echoes: rows that repeat the prompt, or refer to "the passage".
         links: rows with addresses that are not in the source.
-        near_duplicates: rows whose query was nearly there before.
+        near_duplicates: rows whose query is a near-duplicate of an earlier one.
         decontamination: rows with texts of evaluation sets.
     """
 
@@ -48,17 +48,17 @@ class FilterChain:
         self.filters = tuple(filters)
 
     def __call__(self, candidate: Candidate) -> Verdict:
-        for judge in self.filters:
-            verdict = judge(candidate)
+        for apply in self.filters:
+            verdict = apply(candidate)
             if verdict is not True:
                 return verdict
         return True
 
 
 def build_filters(config: FilterConfig, prompts: Iterable[Path]) -> FilterChain:
-    """The pure filters: each judges a row by itself, so their order among rows does not matter.
+    """The pure filters, which check each row independently of the others.
 
-    ``prompts`` are the directories of templates that a reply could echo. Near-duplicates are not among the filters (see
+    ``prompts`` are the directories of templates that a reply could echo. Near-duplicates are not included (see
     near_duplicates.py).
     """
     filters: list[Filter] = []

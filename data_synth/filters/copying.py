@@ -1,4 +1,4 @@
-"""A query cut out of its passage teaches string matching; a translation equal to its source teaches nothing."""
+"""Rejects copied texts: a query copied from its passage teaches string matching only."""
 
 from dataclasses import dataclass, field
 
@@ -8,13 +8,13 @@ from qwen3emb_train.texts.words import ngrams, words
 
 @dataclass
 class CopyConfig:
-    """How much of a written text may stand word for word in another text of its row.
+    """How much of a written text may occur verbatim in another text of its row.
 
     Attributes:
-        enabled: off keeps all but rows with two equal texts, which no training can use.
-        tasks: where overlap counts; elsewhere (translations, graded sentence pairs) only equality does.
-        ngram: length of the compared runs, in words.
-        max_share: greatest share of a text's runs that may occur in the other text.
+        enabled: if false, only rows with two equal texts are rejected.
+        tasks: where overlap is checked; in others (translations, graded sentence pairs) only equality is.
+        ngram: length of the compared n-grams, in words.
+        max_share: largest share of a text's n-grams that may occur in the other text.
         min_words: shorter texts are keyword queries, whose words should come from the passage.
     """
 
@@ -26,7 +26,7 @@ class CopyConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_share <= 1:
-            raise ValueError(f"max_share={self.max_share}: is a share. Give a number in (0, 1]; 1 keeps all.")
+            raise ValueError(f"max_share={self.max_share}: not a share. Give a number in (0, 1]; 1 keeps all.")
         if self.ngram < 1 or self.min_words < self.ngram:
             raise ValueError(f"ngram={self.ngram}, min_words={self.min_words}: give 1 <= ngram <= min_words.")
 

@@ -1,10 +1,10 @@
-"""No evaluation text in the training data: equal, sharing a run of 13 words, or nearly the same.
+"""Rejects rows with evaluation texts: equal, sharing a 13-gram of words, or near-duplicates.
 
 Reads the BEIR layout (``corpus.jsonl``, ``queries.jsonl``). Three rules for every text of a row, given or written:
 
 1. equal to a test text after normalisation (case, width, punctuation, white space);
-2. a run of 13 words that occurs in a test text (GPT-3's rule, arXiv 2005.14165, appendix C; runs that more than
-   ``max_texts_with_run`` test texts share are boilerplate and count for nothing);
+2. a 13-gram of words that occurs in a test text (GPT-3's rule, arXiv 2005.14165, appendix C; n-grams that more than
+   ``max_texts_with_run`` test texts share are boilerplate and ignored);
 3. a near-duplicate of a test query or of a short test document.
 """
 
@@ -19,14 +19,14 @@ from qwen3emb_train.texts.overlap import ComparedText, HeldOutTexts, OverlapRule
 
 @dataclass
 class DecontaminationConfig:
-    """Evaluation sets to keep out.
+    """Evaluation sets to exclude.
 
     Attributes:
         sets: directories in BEIR layout.
-        documents: also keep out the sets' documents. Off only where training and evaluation share one corpus on
-            purpose (adapting to a collection); queries are kept out always.
-        ngram: length of the run, in words.
-        max_texts_with_run: a run in more test texts than this is boilerplate.
+        documents: also exclude the sets' documents. Set it to false only if training and evaluation share one corpus on
+            purpose (adapting to a collection); queries are always excluded.
+        ngram: words per n-gram.
+        max_texts_with_run: an n-gram in more test texts than this is boilerplate.
         threshold: Jaccard similarity of character 4-grams from which a text is a near-duplicate.
     """
 
@@ -38,13 +38,15 @@ class DecontaminationConfig:
 
     def __post_init__(self) -> None:
         if self.ngram < 4:
-            raise ValueError(f"ngram={self.ngram}: so short a run occurs everywhere. Give at least 4 (13 is usual).")
+            raise ValueError(
+                f"ngram={self.ngram}: so short an n-gram occurs everywhere. Give at least 4 (13 is usual)."
+            )
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold}: is a similarity. Give a number in (0, 1].")
+            raise ValueError(f"threshold={self.threshold}: not a similarity. Give a number in (0, 1].")
 
 
 class DecontaminationFilter:
-    """Holds 8 bytes for every run of the test texts, and an index of the short ones."""
+    """Needs 8 bytes per n-gram of the test texts, and an index of the short texts."""
 
     def __init__(self, config: DecontaminationConfig) -> None:
         self.config = config
@@ -92,4 +94,4 @@ def _texts_of(path: Path) -> Iterator[str]:
                 try:
                     yield str(json.loads(line)["text"])
                 except (ValueError, KeyError, TypeError) as problem:
-                    raise ValueError(f"{path}, line {number}: no JSON object with a text ({problem}).") from None
+                    raise ValueError(f"{path}, line {number}: not a JSON object with a text ({problem}).") from None

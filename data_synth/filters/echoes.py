@@ -1,7 +1,7 @@
-"""The prompt seeps into the reply: its wording, an example's answer, the character, a label, or "the passage".
+"""Rejects texts that repeat the prompt: its wording, an example's answer, the persona, a label, or "the passage".
 
-A weak teacher repeats the examples it was shown; a strong one still says "according to the passage", and a query that
-points at a document nobody has is not a query.
+A weak teacher repeats the examples of the prompt; a strong one still writes "according to the passage", which no user
+of a search engine would write.
 """
 
 import re
@@ -35,7 +35,7 @@ _POINTS_AT_PASSAGE = re.compile(
 
 
 class EchoFilter:
-    """Knows the words of all prompts.
+    """Compares written texts with all prompts.
 
     Args:
         prompts: texts of the prompt templates.
@@ -68,11 +68,11 @@ class EchoFilter:
 
 
 def _share_in(found: list[str], other: list[str]) -> float:
-    """Share of the three-word runs of a text that stand in another."""
+    """Share of the word trigrams of a text that occur in another."""
     runs = set(ngrams(found, 3))
     return len(runs.intersection(ngrams(other, 3))) / len(runs) if runs else 0.0
 
 
 def prompt_texts(directory: Path) -> list[str]:
-    """All prompt templates below a directory, as they are written."""
+    """The source of all prompt templates below a directory."""
     return [path.read_text(encoding="utf-8") for path in sorted(directory.rglob("*.jinja"))]

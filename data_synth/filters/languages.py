@@ -1,4 +1,4 @@
-"""The teacher was asked for one language and wrote another."""
+"""Rejects texts in another language than the requested one."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ _FENCED = ("code",)  # tasks whose texts are program code: only the query is pro
 
 
 class LanguageFilter:
-    """Compares each written text with the language that its row or its facts name.
+    """Compares the detected language of each written text with the expected one.
 
-    ``facts["languages"]`` may map a text's place ("query", "positive", "negative") to its language; otherwise the
-    row's language counts for the query alone.
+    ``facts["languages"]`` may map a text's role ("query", "positive", "negative") to its language; otherwise the row's
+    language is expected of the query only.
     """
 
     def __init__(self, config: LanguageConfig) -> None:

@@ -1,4 +1,4 @@
-"""Too short to ask anything, too long to be a query, or one phrase over and over."""
+"""Rejects texts that are too short, too long, or repeat themselves."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ _MIN_WORDS_FOR_REPETITION = 12
 
 @dataclass
 class LengthConfig:
-    """Bounds of every text that the teacher wrote.
+    """Bounds for each text that the teacher wrote.
 
     Attributes:
-        enabled: off keeps all.
+        enabled: whether the filter is applied.
         min_letters: letters and digits in a text; a label or a CJK query may have two.
-        max_words: words in a query; a character counts as one where a script has no spaces.
+        max_words: words in a query; in scripts without spaces, characters.
         max_document_words: words in a positive or negative that the teacher wrote.
-        max_repetition: greatest share of a text's three-word runs that repeat an earlier one (weak teachers loop).
+        max_repetition: largest share of a text's word trigrams that repeat an earlier one (weak teachers loop).
     """
 
     enabled: bool = True
@@ -28,13 +28,15 @@ class LengthConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_repetition <= 1:
-            raise ValueError(f"max_repetition={self.max_repetition}: is a share. Give a number in (0, 1]; 1 keeps all.")
+            raise ValueError(
+                f"max_repetition={self.max_repetition}: not a share. Give a number in (0, 1]; 1 keeps all."
+            )
         if self.max_words < 1 or self.max_document_words < 1 or self.min_letters < 0:
-            raise ValueError("max_words, max_document_words and min_letters count: give whole numbers of at least 1.")
+            raise ValueError("max_words and max_document_words: give at least 1; min_letters: at least 0.")
 
 
 class LengthFilter:
-    """Judges each written text alone."""
+    """Checks each written text separately."""
 
     def __init__(self, config: LengthConfig) -> None:
         self.config = config
@@ -51,5 +53,5 @@ class LengthFilter:
                 runs = list(ngrams(found, 3))
                 share = 1 - len(set(runs)) / len(runs)
                 if share > self.config.max_repetition:
-                    return Reason("repeats_itself", f"{share:.0%} of its three-word runs: {shorten(text)}")
+                    return Reason("repeats_itself", f"{share:.0%} of its word trigrams: {shorten(text)}")
         return True

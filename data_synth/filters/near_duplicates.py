@@ -1,6 +1,6 @@
-"""Near-duplicate queries: of those that nearly say the same, the first in input order stays.
+"""Rejects near-duplicate queries; the first one in input order is kept.
 
-Order matters here, so this filter runs once, over the published order (see ``publish``).
+The result depends on the order, so this filter runs once, in the published order (see ``publish``).
 """
 
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
 from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex
 
-_QUERY_DECIDES = ("retrieval", "code")  # elsewhere one sentence may stand in several pairs
+_QUERIES_ONLY = ("retrieval", "code")  # in other tasks one sentence may occur in several pairs
 
 
 @dataclass
 class NearDuplicateConfig:
-    """Similarity of queries.
+    """Settings of the near-duplicate filter.
 
     Attributes:
-        enabled: off keeps all.
-        threshold: Jaccard similarity of shingles (character 4-grams of the normalised text) from which two are one.
+        enabled: whether the filter is applied.
+        threshold: Jaccard similarity of character 4-grams of the normalised texts, from which they are near-duplicates.
     """
 
     enabled: bool = True
@@ -25,11 +25,11 @@ class NearDuplicateConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold}: is a similarity. Give a number in (0, 1].")
+            raise ValueError(f"threshold={self.threshold}: not a similarity. Give a number in (0, 1].")
 
 
 class NearDuplicateFilter:
-    """Stateful: each kept query is remembered."""
+    """Stateful: stores each kept query."""
 
     def __init__(self, config: NearDuplicateConfig) -> None:
         self._index = NearDuplicateIndex(config.threshold)
@@ -37,7 +37,7 @@ class NearDuplicateFilter:
 
     def __call__(self, candidate: Candidate) -> Verdict:
         row = candidate.row
-        text = row.query if candidate.item.task in _QUERY_DECIDES else f"{row.query}\n{row.positives[0]}"
+        text = row.query if candidate.item.task in _QUERIES_ONLY else f"{row.query}\n{row.positives[0]}"
         compared = ComparedText(text)
         for number, similarity in self._index.near(compared):
             return Reason("near_duplicate", f"{similarity:.2f} to {self._texts[number]!r}: {shorten(row.query)}")

@@ -1,10 +1,10 @@
-"""The teacher declined, or spoke about itself, instead of doing what was asked."""
+"""Rejects texts in which the teacher declines or writes about itself."""
 
 import re
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
 
-# Where a reply begins: a query about apologies or about what somebody cannot do is a good query.
+# At the beginning of a text only: a query about apologies or inability is a good query.
 _OPENINGS = (
     r"i(?:['’]m| am) (?:very |really |so )?(?:sorry|afraid),? (?:but )?(?:i |as an? )",
     r"(?:sorry|apologies),? (?:but )?i (?:can(?:no|['’])t|am (?:not|un)able|won['’]t)",
@@ -26,7 +26,7 @@ _OPENINGS = (
     r"申し訳(?:ありません|ございません)", r"(?:죄송합니다|죄송하지만)", r"(?:عذر[اً]+|آسف|أعتذر)[،,]? (?:ولكن|لكن|لا)",
     r"(?:क्षमा करें|माफ़ कीजिए|मुझे खेद है)", r"ขออภัย",
 )  # fmt: skip
-# Anywhere: nobody but a model says this of itself.
+# Anywhere: only a model writes this about itself.
 _ANYWHERE = (
     r"\bas an? (?:ai|artificial intelligence|large language|language model|ai language)\b",
     r"\bi am (?:just )?an? (?:ai|language model)\b", r"\bals (?:ki|ai|ein)[- ](?:sprach)?modell\b",

@@ -1,6 +1,6 @@
-"""A query that shares no word with its passage asks about something else: the check that a weak teacher needs.
+"""Rejects queries that share no word with their passage: for weak teachers, whose queries may be off topic.
 
-Off by default: a good teacher paraphrases, and a cross-lingual query shares no word at all.
+Off by default: a good teacher paraphrases. Cross-lingual queries are exempt.
 """
 
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
 from qwen3emb_train.texts.words import words
 
-_STEM = 5  # letters that two forms of one word share
-_MIN_LETTERS = 4  # shorter words are mostly grammar
-# Words of questions, not of subjects.
-_EMPTY = frozenset(
+_STEM = 5  # prefix length at which inflected forms of a word are compared
+_MIN_LETTERS = 4  # shorter words are mostly function words
+# Function words of questions.
+_STOP_WORDS = frozenset(
     ["about", "does", "from", "have", "into", "should", "that", "this", "used", "using", "what", "when", "where",
      "which", "with", "work", "works", "would", "your"]
 )  # fmt: skip
@@ -19,11 +19,11 @@ _EMPTY = frozenset(
 
 @dataclass
 class RelevanceConfig:
-    """Words that a query must share with its passage, or with another text of its row.
+    """How many words a query must share with its passage.
 
     Attributes:
-        min_shared_words: 0 keeps all.
-        tasks: where queries are written for a passage.
+        min_shared_words: 0 disables the filter.
+        tasks: where the filter applies.
     """
 
     min_shared_words: int = 0
@@ -31,7 +31,7 @@ class RelevanceConfig:
 
 
 class RelevanceFilter:
-    """Compares beginnings of words, so that "indexes" meets "index"."""
+    """Compares prefixes of words, so that "indexes" matches "index"."""
 
     def __init__(self, config: RelevanceConfig) -> None:
         self.config = config
@@ -47,4 +47,4 @@ class RelevanceFilter:
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:_STEM] for word in words(text) if len(word) >= _MIN_LETTERS and word not in _EMPTY}
+    return {word[:_STEM] for word in words(text) if len(word) >= _MIN_LETTERS and word not in _STOP_WORDS}

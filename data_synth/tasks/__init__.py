@@ -1,1 +1,1 @@
-"""The families of synthetic data: what is asked of the teacher and how its answers become training rows."""
+"""The families of synthetic data: what the teacher is asked, and how its answers become training rows."""

@@ -1,7 +1,7 @@
-"""Sentences -> their translation: pairs for bitext mining.
+"""Sentences -> translation: pairs for bitext mining.
 
-The sentences are taken from passages as they stand; the plan decides how many words and into which language. Half of
-the rows have the translation as query, so that both directions are learnt.
+The sentences are taken from passages verbatim; the plan determines the number of words and the target language. Half
+of the rows have the translation as query, so that both directions are learned.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name
 from data_synth.parsing import parse_reply
-from data_synth.plans import Dealer, OtherLanguages, check_weights, in_blocks, shares
+from data_synth.plans import OtherLanguages, PlanSampler, check_weights, in_blocks, shares
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
 from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt, pick
@@ -21,15 +21,15 @@ from qwen3emb_train.data.records import TrainingExample
 
 @dataclass
 class BitextConfig:
-    """What is translated into what.
+    """Settings of the bitext task.
 
     Attributes:
-        languages: weights of the target languages; a passage's own is left out for it.
-        lengths: weights of ranges of words of what is translated. A passage without sentences of the range that it was
-            dealt takes another of these, one that fits none is rejected.
+        languages: weights of the target languages; a passage's own language is excluded.
+        lengths: weights of ranges of words of the translated text. A passage without sentences in its planned range
+            uses another range; one that fits none is rejected.
         reverse_share: share of rows whose query is the translation.
         num_translations: per passage, each of other sentences or into another language.
-        instruction: instruction of rows whose source has none; "{language}" stands for the language of the positive.
+        instruction: of rows whose source has none; "{language}" stands for the language of the positive.
         sampling: how the teacher samples.
         seed: seed of the plan.
         prompts: directory of own templates; null = the shipped ones.
@@ -56,7 +56,7 @@ class BitextConfig:
         for bucket in self.lengths:
             bucket_bounds(bucket, "lengths")
         if not 0 <= self.reverse_share <= 1:
-            raise ValueError(f"reverse_share={self.reverse_share}: is a share. Give a number in [0, 1].")
+            raise ValueError(f"reverse_share={self.reverse_share}: not a share. Give a number in [0, 1].")
         if self.num_translations < 1:
             raise ValueError(f"num_translations={self.num_translations}: give at least 1.")
 
@@ -69,7 +69,12 @@ class BitextTask:
     def __init__(
         self, config: BitextConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
     ) -> None:
-        """Takes passages that can be iterated anew."""
+        """
+        Args:
+            config: of the task.
+            passages: an iterable that can be iterated repeatedly; passages of prose are used.
+            instructions: source -> instruction of its rows, in place of the configured one.
+        """
         self.config = config
         self._passages = passages
         self._instructions = dict(instructions or {})
@@ -79,11 +84,11 @@ class BitextTask:
         """An item for each translation of each passage."""
         config = self.config
         mixes = {"length": config.lengths, "direction": shares("reverse", config.reverse_share, "forward")}
-        dealer = Dealer(mixes, config.seed)
+        sampler = PlanSampler(mixes, config.seed)
         others = OtherLanguages(config.languages)
         settings = {"sampling": vars(config.sampling)}
         for block in in_blocks(passage for passage in self._passages if not passage.code):
-            for number, entry in enumerate(dealer.deal(len(block) * config.num_translations)):
+            for number, entry in enumerate(sampler.next_block(len(block) * config.num_translations)):
                 passage, turn = block[number // config.num_translations], number % config.num_translations
                 choice = pick(config.seed, passage.id) + turn
                 length, chosen = fitting_excerpt(passage.text, entry["length"], config.lengths, choice)

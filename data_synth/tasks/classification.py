@@ -1,8 +1,8 @@
-"""Passage -> a text and its label, told from labels it could be mistaken for.
+"""Passage -> a text and its label, with confusable labels as hard negatives.
 
-The passage only gives the subject matter. The teacher names a classification problem of the kind that the plan dealt,
-writes a text that poses it, and says which label is right and which are tempting; the row's query is the text, its
-positive the label, its hard negatives the tempting labels.
+The passage gives the subject only. The teacher states a classification problem of the planned kind, writes a text for
+it, and names the right label and confusable ones; the row's query is the text, its positive the label, its hard
+negatives the confusable labels.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import Dealer, check_weights, in_blocks
+from data_synth.plans import PlanSampler, check_weights, in_blocks
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request
@@ -25,7 +25,7 @@ _MAX_LABEL = 120  # characters
 
 @dataclass
 class ClassificationConfig:
-    """Which problems are posed.
+    """Settings of the classification task.
 
     Attributes:
         kinds: weights of what is classified.
@@ -71,7 +71,12 @@ class ClassificationTask:
         *,
         instructions: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes passages that can be iterated anew. A source's own sentence replaces the one the teacher writes."""
+        """
+        Args:
+            config: of the task.
+            passages: an iterable that can be iterated repeatedly; passages of prose are used.
+            instructions: source -> instruction of its rows, in place of the one that the teacher writes.
+        """
         self.config = config
         self._passages = passages
         self._instructions = dict(instructions or {})
@@ -80,10 +85,10 @@ class ClassificationTask:
     def items(self) -> Iterator[WorkItem]:
         """An item for each text of each passage."""
         config = self.config
-        dealer = Dealer({"kind": config.kinds, "length": config.lengths}, config.seed)
+        sampler = PlanSampler({"kind": config.kinds, "length": config.lengths}, config.seed)
         settings = {"sampling": vars(config.sampling), "num_confusable": config.num_confusable}
         for block in in_blocks(passage for passage in self._passages if not passage.code):
-            for number, entry in enumerate(dealer.deal(len(block) * config.num_texts)):
+            for number, entry in enumerate(sampler.next_block(len(block) * config.num_texts)):
                 plan = {**entry, "turn": number % config.num_texts}
                 yield build_item(self.name, block[number // config.num_texts], plan, settings, (self._prompt,))
 

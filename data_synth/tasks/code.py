@@ -1,7 +1,7 @@
 """Function -> the question that it answers: pairs for code search.
 
-One call. The plan decides how the question is put (how to do it, what does it, keywords, the problem it solves), how
-long it is and in which natural language.
+One call. The plan determines the form of the question (how-to, description, keywords, problem), its length and its
+natural language.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import Dealer, check_weights, in_blocks
+from data_synth.plans import PlanSampler, check_weights, in_blocks
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
 from data_synth.tasks.hard_negatives import HardNegatives
@@ -24,14 +24,14 @@ CODE_QUESTION_TYPES = ("how_to", "description", "keywords", "problem")
 
 @dataclass
 class CodeConfig:
-    """What is asked about a function.
+    """Settings of the code task.
 
     Attributes:
-        question_types: weights of how the question is put.
+        question_types: weights of the forms of the question.
         lengths: weights of the question's length, in ranges of words.
         languages: weights of the questions' natural languages.
         num_queries: questions per function.
-        num_hard_negatives: functions that look alike and do something else, written in a further call.
+        num_hard_negatives: similar functions that do something else, written in a further call.
         instruction: instruction of rows whose source has none.
         sampling: how the teacher samples.
         seed: seed of the plan.
@@ -72,7 +72,12 @@ class CodeTask:
     def __init__(
         self, config: CodeConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
     ) -> None:
-        """Takes passages that can be iterated anew; those without a programming language are left out."""
+        """
+        Args:
+            config: of the task.
+            passages: an iterable that can be iterated repeatedly; passages of code are used.
+            instructions: source -> instruction of its rows, in place of the configured one.
+        """
         self.config = config
         self._passages = passages
         self._instructions = dict(instructions or {})
@@ -83,16 +88,16 @@ class CodeTask:
         """An item for each question of each function."""
         config = self.config
         mixes = {"question_type": config.question_types, "length": config.lengths, "language": config.languages}
-        dealer = Dealer(mixes, config.seed)
+        sampler = PlanSampler(mixes, config.seed)
         settings = {"sampling": vars(config.sampling), **self._hard_negatives.settings}
         prompts = (self._prompt, *self._hard_negatives.prompts)
         for block in in_blocks(passage for passage in self._passages if passage.code):
-            for number, entry in enumerate(dealer.deal(len(block) * config.num_queries)):
+            for number, entry in enumerate(sampler.next_block(len(block) * config.num_queries)):
                 plan = {**entry, "turn": number % config.num_queries}
                 yield build_item(self.name, block[number // config.num_queries], plan, settings, prompts)
 
     def steps(self, item: WorkItem) -> Steps:
-        """The question, and hard negatives where they are asked for."""
+        """The question, and hard negatives if configured."""
         passage, plan = Passage.from_json(item.payload["passage"]), item.payload["plan"]
         schema = object_schema(Query=text())
         values = {

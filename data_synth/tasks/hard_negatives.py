@@ -1,7 +1,6 @@
-"""Documents that look relevant to a query and do not answer it, written by the teacher: a further call of other tasks.
+"""Documents that look relevant to a query and do not answer it, written by the teacher in a further call.
 
-The query is good without them: where this call gives nothing usable, the row is kept without negatives and its facts
-say why.
+They are optional: if this call gives nothing usable, the row is kept without negatives and its facts record the reason.
 """
 
 from collections.abc import Generator
@@ -17,28 +16,40 @@ from data_synth.work import Rejected, Reply, Request, WorkItem
 
 
 class HardNegatives:
-    """The call, or nothing where ``num`` is 0."""
+    """The call; none if ``num`` is 0.
+
+    Args:
+        num: negatives per query.
+        sampling: of the call.
+        directory: of templates; None for the shipped ones.
+    """
 
     def __init__(self, num: int, sampling: SamplingConfig, directory: str | None) -> None:
-        """``directory`` holds own templates."""
         self._num = num
         self._sampling = sampling
         self._prompt = load_prompt("hard_negatives/generate", directory)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """What an item's key depends on."""
+        """Prompts that are part of an item's key."""
         return (self._prompt,) if self._num else ()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Likewise."""
+        """Settings that are part of an item's key."""
         return {"num_hard_negatives": self._num}
 
     def write(
         self, item: WorkItem, passage: Passage, query: str, facts: dict[str, Any]
     ) -> Generator[Request, Reply, tuple[str, ...]]:
-        """Asks for the negatives of a query; notes their number, or the reason for none, in ``facts``."""
+        """Requests the negatives of a query.
+
+        Args:
+            item: that the call belongs to.
+            passage: the positive.
+            query: written for it.
+            facts: of the row; the number of negatives, or the reason for none, is added.
+        """
         if not self._num:
             return ()
         schema = object_schema(Hard_Negatives=texts(self._num))

@@ -1,7 +1,7 @@
-"""Some passages of a source -> one sentence that says what its queries ask for.
+"""Sample passages of a source -> one sentence that describes what its queries ask for.
 
-The sentence becomes the instruction of the source's rows in the other tasks, so this task runs before them. The model
-is trained on the instruction that its users will write: one that fits the source is worth more than a general one.
+The sentence becomes the instruction of the source's rows in the retrieval and code tasks. An instruction that fits the
+source is closer to what users of the model will write than a general one.
 """
 
 import heapq
@@ -23,7 +23,7 @@ _SHOWN_CHARACTERS = 1200  # of each sample passage
 
 @dataclass
 class InstructionsConfig:
-    """How an instruction is asked for.
+    """Settings of the instructions task.
 
     Attributes:
         num_passages: passages of a source that the teacher sees.
@@ -45,18 +45,18 @@ class InstructionsConfig:
 
 
 class InstructionsTask:
-    """One item per source. Its rows carry the sentence and are no training data."""
+    """One item per source. Its rows contain the sentence and are not training data."""
 
     name = "instructions"
 
     def __init__(self, config: InstructionsConfig, passages: Iterable[Passage]) -> None:
-        """Takes passages that can be iterated anew."""
+        """``passages`` can be iterated repeatedly."""
         self.config = config
         self._passages = passages
         self._prompt = load_prompt("instructions/generate", config.prompts)
 
     def items(self) -> Iterator[WorkItem]:
-        """Goes through all passages once and keeps a few of each source, whichever a hash says."""
+        """Reads all passages once and keeps a few of each source, chosen by hash."""
         settings = {"sampling": vars(self.config.sampling), "max_words": self.config.max_words}
         samples: dict[str, list[tuple[int, str, Passage]]] = defaultdict(list)
         for passage in self._passages:
@@ -90,6 +90,6 @@ class InstructionsTask:
 
 
 def instructions_of(outcomes: Iterable[Outcome]) -> Mapping[str, str]:
-    """Source -> sentence, of the sources that got one."""
+    """Source -> sentence, of the sources that have one."""
     facts = (fact for outcome in outcomes if isinstance(outcome, Accepted) for fact in outcome.facts)
     return {fact["source"]: fact["instruction"] for fact in facts}

@@ -13,7 +13,7 @@ from data_synth.work import Request, Sampling, WorkItem
 from qwen3emb_train.lineage import value_digest
 from qwen3emb_train.texts.words import words
 
-_UNASKED = ("id", "source", "title", "document")  # of a passage: no request shows them
+_NOT_IN_REQUESTS = ("id", "source", "title", "document")  # fields of a passage
 
 
 @dataclass
@@ -21,9 +21,9 @@ class SamplingConfig:
     """How the teacher samples.
 
     Attributes:
-        temperature: the default is that of Qwen3's model card for answers without thinking.
-        top_p: nucleus sampling; the default is the model card's, too.
-        max_tokens: ceiling of a reply; one that is cut there is rejected.
+        temperature: default from Qwen3's model card, non-thinking mode.
+        top_p: nucleus sampling; default from the same card.
+        max_tokens: limit of a reply; a truncated reply is rejected.
     """
 
     temperature: float = 0.7
@@ -46,12 +46,12 @@ def build_item(
     Args:
         task: its name.
         passage: kept in the payload.
-        plan: what was dealt to this item; with "turn" where a passage has several.
-        settings: what else of the configuration decides the requests.
+        plan: of this item; with "turn" if a passage has several.
+        settings: other parts of the configuration that the requests depend on.
         prompts: used by the item's steps.
     """
     shown = passage.to_json()
-    decisive = {name: value for name, value in shown.items() if name not in _UNASKED}
+    decisive = {name: value for name, value in shown.items() if name not in _NOT_IN_REQUESTS}
     described = {
         "task": task, "passage": decisive, "plan": plan, "settings": settings,
         "prompts": [prompt.label for prompt in prompts],
@@ -62,7 +62,15 @@ def build_item(
 def build_request(
     prompt: Prompt, values: Mapping[str, Any], schema: Mapping[str, Any], sampling: SamplingConfig, item: WorkItem
 ) -> Request:
-    """A call of an item; its sampling seed comes from the item's key, so that two items with one text differ."""
+    """A call of an item. Its sampling seed comes from the item's key, so that two items with one text differ.
+
+    Args:
+        prompt: template.
+        values: of the template's variables.
+        schema: of the reply.
+        sampling: of the reply.
+        item: that the call belongs to.
+    """
     return Request(
         messages=prompt.render(values),
         schema=schema,
@@ -72,14 +80,23 @@ def build_request(
 
 
 def pick(seed: int, *parts: object) -> int:
-    """A large number that only the arguments decide."""
+    """A 64-bit hash of the arguments, the same in every process."""
     text = "/".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def fitting_excerpt(text: str, bucket: str, buckets: Iterable[str], choice: int) -> tuple[str, str]:
-    """The bucket and an excerpt of that length; of the first other bucket that the text can fill where it cannot fill
-    the one dealt, so that a short passage is not lost; "" where it fills none."""
+    """A bucket and an excerpt of that length.
+
+    It is the planned bucket, or else the first other one that the text can fill, so that a short passage is not lost;
+    the excerpt is "" if it fills none.
+
+    Args:
+        text: a passage.
+        bucket: the planned one, e.g. "5-25" words.
+        buckets: the others, in order of preference.
+        choice: selects among the possible excerpts.
+    """
     for tried in (bucket, *buckets):
         if found := excerpt(text, tried, choice):
             return tried, found
@@ -87,12 +104,12 @@ def fitting_excerpt(text: str, bucket: str, buckets: Iterable[str], choice: int)
 
 
 def excerpt(text: str, bucket: str, choice: int) -> str:
-    """Consecutive sentences with a number of words within the bucket; "" where the text has none.
+    """Consecutive sentences with a number of words within the bucket; "" if the text has none.
 
     Args:
         text: a passage.
         bucket: "5-25" words; a character counts as one in scripts without spaces.
-        choice: any number; it decides which of the possible excerpts.
+        choice: any number; selects among the possible excerpts.
     """
     low, high = bucket_bounds(bucket, "lengths")
     found = [sentence for sentence in sentences(text) if not sentence.startswith("#")]  # headings are no sentences

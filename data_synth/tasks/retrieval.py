@@ -1,12 +1,12 @@
 """Passage -> query: the report's method (appendix A.1).
 
-Two calls. (a) *configure*: the teacher picks, of the personas nearest to the passage, the character that would want it,
-then the question type, then the difficulty. (b) *generate*: it writes that character's query, of a given type,
-difficulty, length and language. Or both in one call, which costs half and binds the teacher less.
+Two calls. (a) *configure*: the teacher picks, of the personas nearest to the passage, the character that would be
+interested in it, then the question type, then the difficulty. (b) *generate*: it writes that character's query, of a
+given type, difficulty, length and language. Or both in one call, which costs half and constrains the teacher less.
 
-The report lets the teacher pick type and difficulty; then their mix is whatever the teacher likes. ``choice=plan``
-offers it exactly one of each, dealt so that the run has the mix of the configuration; it still picks the character.
-``choice=teacher`` is the report's way: all types and difficulties with a weight above 0 are offered.
+In the report the teacher picks type and difficulty, so their mix is not controlled. ``choice=plan`` offers it exactly
+one of each, so that the run has the configured mix; it still picks the character. ``choice=teacher`` is the report's
+method: all types and difficulties with a weight above 0 are offered.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from typing import Any
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import Dealer, OtherLanguages, check_weights, in_blocks, shares
+from data_synth.plans import OtherLanguages, PlanSampler, check_weights, in_blocks, shares
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, one_of, text
 from data_synth.tasks.hard_negatives import HardNegatives
@@ -29,10 +29,10 @@ from qwen3emb_train.data.records import TrainingExample
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 DIFFICULTIES = ("high_school", "university", "phd")
 
-# A part of ``steps``: it yields requests and returns the keys of the answer, or why there is none.
+# A part of ``steps``: it yields requests and returns the answer's fields, or a rejection.
 Calls = Generator[Request, Reply, dict[str, Any] | Rejected]
 
-_SHORTEST = "keywords"  # the type that takes the shortest lengths dealt
+_SHORTEST = "keywords"  # the type that gets the shortest lengths of a block
 
 
 class Choice(str, Enum):
@@ -44,19 +44,19 @@ class Choice(str, Enum):
 
 @dataclass
 class RetrievalConfig:
-    """What is asked about a passage. The report gives no mixes; the defaults are ours.
+    """Settings of the retrieval task. The report gives no mixes; the defaults are ours.
 
     Attributes:
-        question_types: weights of the kinds of questions; realised exactly under ``choice=plan``.
-        difficulties: weights of the education that a question presumes; realised exactly under ``choice=plan``.
+        question_types: weights of the kinds of questions; exact with ``choice=plan``.
+        difficulties: weights of the education levels; exact with ``choice=plan``.
         lengths: weights of the query's length, in ranges of words. The shortest of a block of items go to keyword
             queries.
         cross_lingual_share: share of queries in another language than their passage.
-        languages: weights of those languages; a passage's own is left out for it.
-        choice: who decides type and difficulty.
-        one_call: configuration and query in one reply: half the price.
+        languages: weights of those languages; a passage's own language is excluded.
+        choice: whether the plan or the teacher selects type and difficulty.
+        one_call: configuration and query in one reply, at half the cost.
         num_queries: queries per passage.
-        num_hard_negatives: passages that look relevant and are not, written by the teacher in a further call.
+        num_hard_negatives: passages that look relevant but are not, written by the teacher in a further call.
         instruction: instruction of rows whose source has none.
         sampling: how the teacher samples.
         seed: seed of the plan.
@@ -93,7 +93,7 @@ class RetrievalConfig:
         for bucket in self.lengths:
             bucket_bounds(bucket, "lengths")
         if not 0 <= self.cross_lingual_share <= 1:
-            raise ValueError(f"cross_lingual_share={self.cross_lingual_share}: is a share. Give a number in [0, 1].")
+            raise ValueError(f"cross_lingual_share={self.cross_lingual_share}: not a share. Give a number in [0, 1].")
         if self.cross_lingual_share:
             check_weights(self.languages, "languages")
             check_languages(list(self.languages), "languages")
@@ -105,14 +105,20 @@ class RetrievalConfig:
 
 
 class RetrievalTask:
-    """Queries for passages of prose; passages of code are left to ``CodeTask``."""
+    """Queries for passages of prose; ``CodeTask`` is for passages of code."""
 
     name = "retrieval"
 
     def __init__(
         self, config: RetrievalConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
     ) -> None:
-        """Takes passages that can be iterated anew; their personas are the candidates for the character."""
+        """
+        Args:
+            config: of the task.
+            passages: an iterable that can be iterated repeatedly; passages of prose are used. Their personas are the
+                candidates for the character.
+            instructions: source -> instruction of its rows, in place of the configured one.
+        """
         self.config = config
         self._passages = passages
         self._instructions = dict(instructions or {})
@@ -123,12 +129,12 @@ class RetrievalTask:
         self._prompts = (self._one_call,) if config.one_call else (self._configure, self._generate)
 
     def items(self) -> Iterator[WorkItem]:
-        """An item for each query of each passage, those of a passage one after another."""
+        """An item for each query of each passage, grouped by passage."""
         config = self.config
         mixes = {"length": config.lengths, "crossing": shares("cross", config.cross_lingual_share, "same")}
         if config.choice is Choice.plan:
             mixes |= {"question_type": config.question_types, "difficulty": config.difficulties}
-        dealer = Dealer(mixes, config.seed)
+        sampler = PlanSampler(mixes, config.seed)
         others = OtherLanguages(config.languages)
         settings = {
             "sampling": vars(config.sampling), "offered": None if config.choice is Choice.plan else self._all_offered(),
@@ -136,7 +142,7 @@ class RetrievalTask:
         }  # fmt: skip
         prompts = (*self._prompts, *self._hard_negatives.prompts)
         for block in in_blocks(passage for passage in self._passages if not passage.code):
-            entries = dealer.deal(len(block) * config.num_queries)
+            entries = sampler.next_block(len(block) * config.num_queries)
             _shortest_to_keywords(entries)
             for number, entry in enumerate(entries):
                 passage, turn = block[number // config.num_queries], number % config.num_queries
@@ -150,7 +156,7 @@ class RetrievalTask:
                 yield build_item(self.name, passage, plan, settings, prompts)
 
     def steps(self, item: WorkItem) -> Steps:
-        """Configuration, query, and hard negatives where they are asked for."""
+        """Configuration, query, and hard negatives if configured."""
         passage, plan = Passage.from_json(item.payload["passage"]), item.payload["plan"]
         if not passage.personas:
             return Rejected("no_personas", "the passage has no candidates for a character. Set personas.")
@@ -220,7 +226,7 @@ class RetrievalTask:
         }
 
     def _order(self, passage: Passage, turn: int) -> list[int]:
-        """In which order the candidates are shown: small models like the first, and several queries should differ."""
+        """The order of the candidates: small models prefer the first, and a passage's queries should differ."""
         ranks = {rank: pick(self.config.seed, passage.id, turn, rank) for rank in range(len(passage.personas))}
         return sorted(ranks, key=lambda rank: ranks[rank])
 
@@ -230,7 +236,7 @@ class RetrievalTask:
 
 
 def _choices_schema(characters: list[str], offered: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """The character by its number: repeating it word for word would cost tokens and let the teacher rewrite it."""
+    """The character is referred to by number: to repeat its text would cost tokens and invite changes."""
     return {
         "Character": one_of([str(number) for number in range(1, len(characters) + 1)]),
         "Question_Type": one_of(offered["question_types"]),
@@ -239,7 +245,7 @@ def _choices_schema(characters: list[str], offered: Mapping[str, list[str]]) -> 
 
 
 def _shortest_to_keywords(entries: list[dict[str, str]]) -> None:
-    """Swaps lengths within a block so that keyword queries have its shortest; the counts stay."""
+    """Swaps lengths within a block so that keyword queries have the shortest; the counts do not change."""
     keywords = [entry for entry in entries if entry.get("question_type") == _SHORTEST]
     for entry in keywords:
         rest = [other for other in entries if other.get("question_type") != _SHORTEST]

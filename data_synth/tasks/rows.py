@@ -1,4 +1,4 @@
-"""From answers to rows: checked as a reader of training data would check them."""
+"""From answers to rows, checked as the reader of training data checks them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from qwen3emb_train.data.records import TrainingExample
 
 
 def accept(row: TrainingExample, facts: Mapping[str, Any]) -> Outcome:
-    """The row with its facts, or why no reader would take it."""
+    """The row with its facts, or a rejection if the row is not valid."""
     documents = [*row.positives, *row.negatives]
     normal = [" ".join(text.split()).casefold() for text in [row.query, *documents]]
     if len(set(normal)) < len(normal):
@@ -23,17 +23,24 @@ def accept(row: TrainingExample, facts: Mapping[str, Any]) -> Outcome:
 
 
 def at(prompt: Prompt, rejected: Rejected) -> Rejected:
-    """The rejection with the name of the call where it came about."""
+    """The rejection with the name of the call in its detail."""
     return replace(rejected, detail=f"{prompt.name}: {rejected.detail}")
 
 
 def source_of(passage: Passage) -> str:
-    """What a row names as its source: the source of its passage and which passage it was."""
+    """The ``source`` of a row: its passage's source and id."""
     return f"{passage.source}/{passage.id}" if passage.source else passage.id
 
 
 def facts_of(passage: Passage, plan: Mapping[str, Any], prompt: Prompt, **more: Any) -> dict[str, Any]:
-    """What statistics count of a row: the plan, the passage's language, the prompt's version, ``more``."""
+    """The facts of a row, which the statistics count.
+
+    Args:
+        passage: the row's.
+        plan: of the item.
+        prompt: of the call that wrote the query.
+        more: further facts.
+    """
     planned = {name: value for name, value in plan.items() if name not in ("turn", "order")}
     return {
         "passage": passage.id, "document": passage.document, "passage_language": passage.language,

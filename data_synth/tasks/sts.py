@@ -1,8 +1,8 @@
 """A sentence -> sentences of graded similarity to it.
 
-The grades are those of the STS shared tasks, 0 (unrelated) to 5 (same meaning). A graded pair by itself is no training
-row, as a pair of grade 1 would be pulled together; so an item asks for several at once: the one with the high grade is
-the positive, the others are hard negatives, and ``scores`` keeps each grade / 5 for losses that read them.
+The grades are those of the STS shared tasks, 0 (unrelated) to 5 (same meaning). A single pair of a low grade would be
+a false positive, so an item has several sentences: the one with the high grade is the positive, the others are hard
+negatives, and ``scores`` has each grade / 5 for losses that use them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, language_name
 from data_synth.parsing import parse_reply
-from data_synth.plans import Dealer, check_weights, in_blocks
+from data_synth.plans import PlanSampler, check_weights, in_blocks
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt, pick
@@ -25,14 +25,14 @@ _GRADES = tuple(map(str, range(_HIGHEST + 1)))
 
 @dataclass
 class StsConfig:
-    """Which grades are asked for.
+    """Settings of the STS task.
 
     Attributes:
         positive_grades: weights of the positive's grade.
-        negative_grades: weights of the negatives' grades, each below all of the positive's.
+        negative_grades: weights of the negatives' grades, all below the positives'.
         num_negatives: graded sentences besides the positive.
-        lengths: weights of ranges of words of the sentence that is compared with; a passage without one takes another
-            range, or is rejected.
+        lengths: weights of ranges of words of the query sentence; a passage without one uses another range, or is
+            rejected.
         num_sentences: sentences per passage.
         instruction: instruction of rows whose source has none.
         sampling: how the teacher samples.
@@ -60,8 +60,8 @@ class StsConfig:
         highest = max(grade for grade, weight in self.negative_grades.items() if weight)
         if highest >= lowest:
             raise ValueError(
-                f"negative_grades has {highest}, positive_grades {lowest}: a negative would be as near as a positive. "
-                "Give negatives lower grades."
+                f"negative_grades has {highest}, positive_grades {lowest}: a negative could be as similar as a "
+                "positive. Give negatives lower grades."
             )
         if self.num_negatives < 1 or self.num_sentences < 1:
             raise ValueError(
@@ -77,7 +77,12 @@ class StsTask:
     def __init__(
         self, config: StsConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
     ) -> None:
-        """Takes passages that can be iterated anew."""
+        """
+        Args:
+            config: of the task.
+            passages: an iterable that can be iterated repeatedly; passages of prose are used.
+            instructions: source -> instruction of its rows, in place of the configured one.
+        """
         self.config = config
         self._passages = passages
         self._instructions = dict(instructions or {})
@@ -86,13 +91,13 @@ class StsTask:
     def items(self) -> Iterator[WorkItem]:
         """An item for each sentence of each passage."""
         config = self.config
-        dealer = Dealer({"length": config.lengths, "positive": config.positive_grades}, config.seed)
-        negatives = Dealer({"negative": config.negative_grades}, config.seed)
+        sampler = PlanSampler({"length": config.lengths, "positive": config.positive_grades}, config.seed)
+        negatives = PlanSampler({"negative": config.negative_grades}, config.seed)
         settings = {"sampling": vars(config.sampling)}
         for block in in_blocks(passage for passage in self._passages if not passage.code):
             num = len(block) * config.num_sentences
-            lower = [entry["negative"] for entry in negatives.deal(num * config.num_negatives)]
-            for number, entry in enumerate(dealer.deal(num)):
+            lower = [entry["negative"] for entry in negatives.next_block(num * config.num_negatives)]
+            for number, entry in enumerate(sampler.next_block(num)):
                 passage, turn = block[number // config.num_sentences], number % config.num_sentences
                 own = sorted(lower[number * config.num_negatives : (number + 1) * config.num_negatives], reverse=True)
                 choice = pick(config.seed, passage.id) + turn

@@ -1,1 +1,1 @@
-"""Teachers: the language models that are asked, and everything that can go wrong between them and us."""
+"""Teachers: clients of the language models that write the data, with retries and back-off."""

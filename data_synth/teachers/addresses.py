@@ -1,18 +1,18 @@
-"""Which addresses may be asked: http and https anywhere but at the machine's own metadata services."""
+"""Which server addresses are allowed: http and https, except link-local and cloud metadata addresses."""
 
 import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-# Credentials of cloud machines lie at link-local addresses and at these two (AWS over IPv6, Alibaba).
+# Cloud metadata services serve credentials at link-local addresses and at these two (AWS over IPv6, Alibaba).
 _METADATA = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
 
 
 def check_base_url(url: str) -> str:
-    """Returns the URL without a closing slash.
+    """Returns the URL without a trailing slash.
 
-    A host is resolved first, so another spelling of a forbidden address (decimal, mapped to IPv6, a name) is found too.
-    One that cannot be resolved yet passes: the server may start later.
+    The host is resolved first, so other forms of a forbidden address (decimal, IPv6-mapped, a name) are found, too. A
+    host that cannot be resolved yet is allowed: the server may start later.
 
     Raises:
         ValueError: another scheme, no host, credentials within, or a link-local or metadata address.
@@ -32,6 +32,7 @@ def check_base_url(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine."""
     return any(address.is_loopback for address in _addresses(urlsplit(url).hostname or ""))
 
 

@@ -1,7 +1,7 @@
-"""How many requests a server takes at once: found out by asking, never configured right.
+"""Adaptive limit of the requests in flight per server.
 
 Additive increase, multiplicative decrease, as in TCP congestion control (Chiu and Jain 1989): the limit doubles per
-round trip until the server first says "too many", then halves, and from there grows by one per round trip.
+round trip until the server first reports an overload, then halves, and from there grows by one per round trip.
 """
 
 
@@ -9,7 +9,7 @@ class AdaptiveConcurrency:
     """The limit of one server.
 
     Attributes:
-        limit: requests allowed in flight; its whole part counts.
+        limit: requests allowed in flight, rounded down.
         in_flight: requests under way.
     """
 
@@ -26,14 +26,14 @@ class AdaptiveConcurrency:
 
     def succeeded(self) -> None:
         """A request that is still counted in ``in_flight`` was answered."""
-        # A limit that nothing presses against proves nothing, so it does not grow.
+        # A limit that is not reached is not confirmed by a success, so it does not grow.
         if self.in_flight >= int(self.limit):
             self.limit = min(self.limit + (1.0 if self._is_starting else 1.0 / self.limit), float(self._maximum))
 
     def overloaded(self, started: float, now: float) -> bool:
-        """A request sent at ``started`` was turned away; returns whether the limit was halved for it.
+        """A request sent at ``started`` was refused; returns whether the limit was halved for it.
 
-        One burst counts once: requests sent before the last decrease met the old limit.
+        A burst counts once: requests sent before the last decrease were subject to the old limit.
         """
         if started < self._last_decrease:
             return False
@@ -43,6 +43,6 @@ class AdaptiveConcurrency:
         return True
 
     def restart(self) -> None:
-        """The server was away: it gets one request first."""
+        """The server was ejected: it starts with one request."""
         self.limit = 1.0
         self._is_starting = True

@@ -1,8 +1,8 @@
-"""Several servers with one model: who is asked next, who is left alone for a while, who is gone and comes back.
+"""A pool of servers with one model: routing, back-off, and ejection of failed servers until they recover.
 
-A server is *busy* (it said 429 or 503: fewer requests, after the pause it asked for), or *away* (several failures in a
-row: no requests until a probe is answered). Requests wait in line, first come, first served, so that a document's
-requests stay back to back.
+A server is *busy* (it answered 429 or 503: fewer requests, after the pause it asked for), or *away* (several failures
+in a row: no requests until a probe succeeds). Waiting requests are served first come, first served, so that a
+document's requests stay together.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Endpoint:
     """One server.
 
     Attributes:
-        refused_schemas, proven_schemas: prompts whose schema this server refused, or has kept to once.
+        refused_schemas, proven_schemas: prompts whose schema this server refused, or has followed once.
         paused_until: loop time before which it gets no request.
         num_overloads, num_failures: in a row.
     """
@@ -47,12 +47,12 @@ class Endpoint:
 
 
 class EndpointPool:
-    """Hands out servers and learns from what became of each request.
+    """Assigns requests to servers and adapts to their outcomes.
 
     Args:
         endpoints: the servers.
         config: routing, waiting times.
-        probe: whether a server answers at all.
+        probe: returns whether a server responds.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EndpointPool:
         self._gone: TeacherGone | None = None
 
     async def acquire(self, affinity: str) -> Endpoint:
-        """A server with room, which ``release`` gives back.
+        """Waits for a server with capacity; the caller passes it to ``release`` afterwards.
 
         Raises:
             TeacherGone: all servers have been away for ``patience_seconds``.
@@ -83,19 +83,27 @@ class EndpointPool:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.release(turn.result())  # given in the same moment: the next in line gets it
+                self.release(turn.result())  # assigned just before the cancellation: pass it on
             raise
 
     def release(self, endpoint: Endpoint) -> None:
+        """Frees the capacity that ``acquire`` took."""
         endpoint.concurrency.in_flight -= 1
         self._wake()
 
     def succeeded(self, endpoint: Endpoint) -> None:
+        """Records that the server answered."""
         endpoint.concurrency.succeeded()
         endpoint.num_failures = endpoint.num_overloads = 0
 
     def overloaded(self, endpoint: Endpoint, started: float, retry_after: float | None) -> None:
-        """The server said that it is busy."""
+        """Records that the server refused a request as overloaded (429, 503, 529), and pauses it.
+
+        Args:
+            endpoint: the server.
+            started: loop time at which the request was sent.
+            retry_after: seconds that the server asked for; None if it did not.
+        """
         loop = asyncio.get_running_loop()
         if endpoint.concurrency.overloaded(started, loop.time()):
             endpoint.num_overloads += 1
@@ -105,11 +113,11 @@ class EndpointPool:
         loop.call_at(endpoint.paused_until, self._wake)
 
     def failed(self, endpoint: Endpoint, reason: str) -> None:
-        """The request got no usable answer."""
+        """Records that a request got no usable answer; several in a row eject the server."""
         endpoint.num_failures += 1
         if endpoint.num_failures < _FAILURES_TO_EJECT or endpoint.is_away:
             return
-        log.warning("%s: left alone after %d failures: %s", endpoint.url, endpoint.num_failures, reason)
+        log.warning("%s: no requests for now, after %d failures: %s", endpoint.url, endpoint.num_failures, reason)
         endpoint.is_away = True
         loop = asyncio.get_running_loop()
         if all(other.is_away for other in self.endpoints):
@@ -119,6 +127,7 @@ class EndpointPool:
         probe.add_done_callback(self._probes.discard)
 
     async def close(self) -> None:
+        """Stops all probes."""
         for probe in self._probes:
             probe.cancel()
         if self._giving_up is not None:
@@ -134,7 +143,7 @@ class EndpointPool:
         if not free:
             return None
         if affinity and len(free) > 1 and self._config.routing is Routing.by_group:
-            # Rendezvous hashing: when a server goes, only its own documents move.
+            # Rendezvous hashing: when a server is ejected, only its own documents move.
             chosen = max(free, key=lambda endpoint: _rank(endpoint.url, affinity))
         else:
             chosen = min(free, key=lambda endpoint: endpoint.concurrency.in_flight)
@@ -142,7 +151,7 @@ class EndpointPool:
         return chosen
 
     def _wake(self) -> None:
-        """Serves the line as far as there is room."""
+        """Assigns waiting requests while servers have capacity."""
         while self._waiting:
             turn, affinity = self._waiting[0]
             if not turn.done():
@@ -167,7 +176,7 @@ class EndpointPool:
             if await self._probe(endpoint):
                 break
             wait = min(wait * 2, _LONGEST_WAIT)
-        log.warning("%s: answers again", endpoint.url)
+        log.warning("%s: responds again", endpoint.url)
         endpoint.is_away = False
         endpoint.num_failures = _FAILURES_TO_EJECT - 1  # one more failure, and it is away again
         endpoint.concurrency.restart()

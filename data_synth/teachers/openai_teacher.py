@@ -1,9 +1,9 @@
-"""A teacher behind one or several OpenAI-compatible servers, asked through the ``openai`` client.
+"""A teacher behind one or several OpenAI-compatible servers, through the ``openai`` client.
 
-One client per server, with limits and time-outs of its own and none of its retries: what is tried again, where and when
-is decided here and in endpoints.py. The client gives its transport, its headers and the key. The one kind of request
-that is made a hundred million times goes over that transport as it is: the client's own preparation of a request costs
-more than everything else together. A reply that is no chat completion is seen for what it is.
+One client per server, with limits and time-outs of its own; its retries are disabled, as this module and endpoints.py
+have their own policy. The client provides transport, headers and key. Chat requests are sent over that transport
+directly: the client's own preparation of a request costs more CPU time than everything else together. A reply that is
+not a chat completion counts as a failure.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from data_synth.teachers.teacher import TeacherRefusal, TeacherUnavailable
 from data_synth.work import Reply, Request
 
 _OVERLOADED = (429, 503, 529)
-_WORTH_ANOTHER_TRY = (408, 409, 425)  # besides all of 5xx
+_RETRIED = (408, 409, 425)  # besides all of 5xx
 _FATAL = (401, 402, 403, 404)
 _KEEP_ALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection
 _TELEMETRY = (
     "Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async", "Retry-Count", "Read-Timeout",
 )  # fmt: skip
-_LONGEST_WORDS = 500  # characters of a server's own words that are repeated
-# What the client says of this machine to every server costs a fifth of a request's time and is nobody's business.
+_MAX_MESSAGE = 500  # characters of a server's error message that are repeated
+# The client's telemetry about this machine costs a fifth of a request's time and is not wanted.
 _HEADERS: Any = {
     **dict.fromkeys((f"X-Stainless-{name}" for name in _TELEMETRY), Omit()),
     "Content-Type": "application/json",
@@ -52,7 +52,7 @@ class _FailureError(Exception):
 
 @dataclass(frozen=True)
 class _Line:
-    """What requests to one server have in common, made once."""
+    """What requests to one server have in common."""
 
     transport: httpx2.AsyncClient
     address: httpx2.URL
@@ -83,16 +83,17 @@ class OpenAITeacher:
         await self.close()
 
     async def close(self) -> None:
+        """Closes the connections."""
         await self._pool.close()
         for endpoint in self._pool.endpoints:
             await endpoint.client.close()
 
     async def complete(self, request: Request) -> Reply:
-        """The reply of whichever server has room, after as many attempts as the configuration allows.
+        """The reply of a server with capacity, with retries as configured.
 
         Raises:
-            TeacherRefusal: with the server's words.
-            TeacherUnavailable: the attempts or the patience are used up; ``TeacherGone`` where all servers are away.
+            TeacherRefusal: with the server's message.
+            TeacherUnavailable: attempts or patience are exhausted; ``TeacherGone`` if all servers are away.
         """
         loop = asyncio.get_running_loop()
         out_of_patience = loop.time() + self._config.patience_seconds
@@ -105,7 +106,7 @@ class OpenAITeacher:
                 self._pool.succeeded(endpoint)
                 return reply
             except TeacherRefusal:
-                self._pool.succeeded(endpoint)  # it is there and answers
+                self._pool.succeeded(endpoint)  # the server works
                 raise
             except _OverloadedError as busy:
                 self._pool.overloaded(endpoint, started, busy.retry_after)
@@ -123,7 +124,7 @@ class OpenAITeacher:
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
 
     async def _ask(self, endpoint: Endpoint, request: Request) -> Reply:
-        """One request, with the schema where the server takes it."""
+        """One request, with the schema if the server accepts it."""
         mode, prompt = self._config.structured_output, request.prompt
         if request.schema is None or mode is StructuredOutput.never or prompt in endpoint.refused_schemas:
             return await self._post(endpoint, self._body(request))
@@ -175,7 +176,7 @@ class OpenAITeacher:
         is_out_of_money = status == 429 and error.code == "insufficient_quota"
         if status in _OVERLOADED and not is_out_of_money:
             return _OverloadedError(f"{status} {words}", _retry_after(headers.get("retry-after")))
-        if status >= 500 or status in _WORTH_ANOTHER_TRY:
+        if status >= 500 or status in _RETRIED:
             return _FailureError(f"{status} {words}")
         if status < 400:
             words = "it redirects, and redirects are not followed. Give its final address as base_url"
@@ -183,7 +184,7 @@ class OpenAITeacher:
         return TeacherRefusal(message, status, is_fatal=status < 400 or status in _FATAL or is_out_of_money)
 
     async def _answers(self, endpoint: Endpoint) -> bool:
-        """Whether the server is there: any answer but a 5xx will do, not every server lists its models."""
+        """Whether the server responds: any status below 500 counts, as not every server lists its models."""
         try:
             async with asyncio.timeout(self._config.connect_seconds):
                 await endpoint.client.get("/models", cast_to=httpx2.Response)
@@ -208,7 +209,7 @@ class OpenAITeacher:
             trust_env=not is_loopback(url),  # a proxy cannot reach this machine's own servers
             event_hooks={"response": [_bound_to(config.max_response_bytes)]},
         )
-        # A key is always given, so that the client does not take one from the environment by itself.
+        # A key is always given, so that the client does not read one from the environment.
         client = AsyncOpenAI(
             base_url=url,
             api_key=self._key or "none",
@@ -224,12 +225,12 @@ class OpenAITeacher:
         return Endpoint(url, client, AdaptiveConcurrency(config.initial_concurrency, config.max_concurrency))
 
     def _scrubbed(self, words: str) -> str:
-        """Without the key, which some servers repeat in their errors, and not endless."""
-        return (words.replace(self._key, "***") if self._key else words)[:_LONGEST_WORDS]
+        """Truncated and without the key, which some servers repeat in their errors."""
+        return (words.replace(self._key, "***") if self._key else words)[:_MAX_MESSAGE]
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """The body of a response, ended with an error where it grows too long."""
+    """The body of a response; raises if it exceeds ``max_bytes``."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
         self._stream, self._max_bytes = stream, max_bytes
@@ -249,8 +250,8 @@ class _BoundedStream(httpx2.AsyncByteStream):
 def _bound_to(max_bytes: int) -> Any:
     async def hook(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            # Not asked for; a few compressed bytes could unfold into gigabytes.
-            raise httpx2.ReadError("the reply is compressed though identity was asked for", request=response.request)
+            # Not requested; a few compressed bytes could expand to gigabytes.
+            raise httpx2.ReadError("the reply is compressed though identity was requested", request=response.request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _BoundedStream(response.stream, max_bytes)
 
@@ -281,7 +282,7 @@ def _read_reply(content: bytes) -> Reply:
 
 
 def _as_error(response: httpx2.Response) -> APIStatusError:
-    """The client's own error, which finds code and words in a vendor's JSON."""
+    """The client's own error, which parses code and message from a vendor's JSON."""
     try:
         body = json.loads(response.content)
     except ValueError:
@@ -299,7 +300,7 @@ def _words_of(error: APIStatusError) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds; the form with a date counts as not given."""
+    """Seconds; the date form is ignored."""
     try:
         seconds = float(value) if value is not None else None
     except ValueError:
@@ -308,5 +309,5 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _whole(text: str) -> str:
-    """The text with half surrogate pairs, which no UTF-8 can hold, replaced."""
+    """The text with unpaired surrogates, which UTF-8 cannot represent, replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

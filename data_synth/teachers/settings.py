@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Routing(str, Enum):
-    """``by_group``: a document's requests go to one server, for its prefix cache. ``least_loaded``: the idlest."""
+    """``by_group``: a document's requests go to one server (prefix cache). ``least_loaded``: fewest in flight."""
 
-    by_group = "by_group"  # requests of one document to one server, for its prefix cache; another where that is full
+    by_group = "by_group"  # another server if that one is at its limit
     least_loaded = "least_loaded"
 
 
 class StructuredOutput(str, Enum):
-    """``auto``: until a server refuses it. ``always``: a refusal is an error. ``never``: the prompt alone asks."""
+    """``auto``: until a server refuses it. ``always``: a refusal is an error. ``never``: only the prompt asks."""
 
-    auto = "auto"  # asked; a server that refuses it is asked without
+    auto = "auto"
     always = "always"
     never = "never"
 
@@ -27,19 +27,19 @@ class TeacherConfig:
     """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, TGI, a vendor), or several with the same model.
 
     Attributes:
-        model: the name that the server knows, e.g. Qwen/Qwen3-32B.
-        base_urls: addresses of the servers, each up to and with ``/v1``: [http://node1:8000/v1, http://node2:8000/v1].
-        api_key_env: NAME of the environment variable that holds the key; null where the server wants none.
+        model: name of the model on the server, e.g. Qwen/Qwen3-32B.
+        base_urls: addresses of the servers, each including ``/v1``: [http://node1:8000/v1, http://node2:8000/v1].
+        api_key_env: NAME of the environment variable with the key; null if the server needs none.
         extra_body: JSON object of further fields of every request, e.g.
             '{"chat_template_kwargs": {"enable_thinking": false}}'; part of the requests' identity.
         routing: which of several servers gets a request.
-        structured_output: whether the server is asked to keep to the reply's JSON schema (``response_format``).
+        structured_output: whether the server is asked to enforce the reply's JSON schema (``response_format``).
         initial_concurrency: requests in flight per server at the start; grows until the server answers 429 or 503.
         max_concurrency: requests in flight per server at most.
         connect_seconds: time limit for a connection.
         request_seconds: time limit from sending a request to the last byte of its reply.
         max_attempts: failures (no connection, time-out, 5xx, unreadable reply) after which a request is given up. A
-            server that says it is busy (429, 503) is no failure: it is waited for.
+            busy server (429, 503) is not a failure: the request waits.
         patience_seconds: how long all servers may be busy (the request is given up) or away (the run ends).
         backoff_seconds: first wait after a failure; it doubles, up to 30 s.
         max_response_bytes: a longer reply is a failure.
@@ -70,7 +70,11 @@ class TeacherConfig:
         self.extra_fields()
 
     def extra_fields(self) -> dict[str, Any]:
-        """``extra_body``, read."""
+        """``extra_body`` as a dictionary.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
         try:
             fields = json.loads(self.extra_body or "{}")
         except ValueError as error:
@@ -82,7 +86,7 @@ class TeacherConfig:
         return fields
 
     def identity(self) -> str:
-        """The model, and the extra fields where there are any: what decides the replies."""
+        """The model, and the extra fields if there are any: what the replies depend on."""
         extra = self.extra_fields()
         return f"{self.model} {json.dumps(extra, sort_keys=True)}" if extra else self.model
 

@@ -1,4 +1,4 @@
-"""What a teacher is: something that answers a request or says why not. Nothing here knows of servers."""
+"""The interface of a teacher, its errors and the identity of a request; independent of servers."""
 
 import hashlib
 import json
@@ -12,11 +12,12 @@ class TeacherError(RuntimeError):
 
 
 class TeacherRefusal(TeacherError):  # noqa: N818 - the error is its base
-    """The server understood and says no (400, 401, 403, 404, ...): asking again would get the same answer.
+    """The server refused the request (400, 401, 403, 404, ...); a retry would be refused, too.
 
-    Attributes:
+    Args:
+        message: for the user.
         status: HTTP status.
-        is_fatal: no other request would fare better either (a wrong key, model or address), so the run ends.
+        is_fatal: other requests would be refused, too (a wrong key, model or address), so the run ends.
     """
 
     def __init__(self, message: str, status: int, *, is_fatal: bool = False) -> None:
@@ -25,11 +26,11 @@ class TeacherRefusal(TeacherError):  # noqa: N818 - the error is its base
 
 
 class TeacherUnavailable(TeacherError):  # noqa: N818 - the error is its base
-    """The retry policy is exhausted for this request; another request may fare better."""
+    """The retries of this request are exhausted; another request may succeed."""
 
 
 class TeacherGone(TeacherUnavailable):
-    """No server has answered for so long that the run ends; a later start continues it."""
+    """No server has answered for ``patience_seconds``, so the run ends; a later start continues it."""
 
 
 @runtime_checkable
@@ -37,7 +38,7 @@ class Teacher(Protocol):
     """A language model.
 
     Attributes:
-        model: its name and whatever else changes its replies; part of the identity of every request.
+        model: its name and other settings that its replies depend on; part of the identity of every request.
     """
 
     model: str
@@ -52,9 +53,9 @@ class Teacher(Protocol):
 
 
 def request_key(model: str, request: Request) -> str:
-    """SHA-256 (hex) of all that decides a reply: model, messages, sampling, schema and the prompt's version.
+    """SHA-256 (hex) of what a reply depends on: model, messages, sampling, schema and the prompt's version.
 
-    The server's address is no part of it: the same model behind another address answers the same request.
+    The server's address is not included: another server with the same model is equivalent.
     """
     sampling = request.sampling
     content = [

@@ -27,8 +27,10 @@ class PlanConfig(TrainEmbeddingConfig):
         sample_rows: rows of each source to read for the means.
         dry_run: also do one step of the real objective on fake ranks, and trace the real shapes without memory.
         json_path: write the plan there, too.
+        output_dir: where the run would write; plan itself writes nothing there.
     """
 
+    output_dir: str = "outputs"
     gpu: str = "h100"
     num_gpus: str = "8"
     engine: Parallelism = Parallelism.ddp

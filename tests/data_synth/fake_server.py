@@ -1,7 +1,7 @@
-"""A scripted local HTTP server: it answers like a chat-completions server, and misbehaves on order.
+"""A scripted local HTTP server with the chat completions API and injected faults.
 
-Runs in a thread of the test. What it answers is a function of the call, so tests decide everything and count
-everything; it can also refuse, hang, reset, lie about lengths and cut replies off.
+Runs in a thread of the test. The answer is a function of the call, given by the test; it can also refuse, hang, reset,
+send a wrong length and truncate replies.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a ledger holds on the disk at this moment: what a process killed now would leave."""
+"""Reads the records of a ledger that are on disk at this moment, as a killed process would leave them."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""A small task and a teacher without a server, for tests of the machinery."""
+"""A small task and a teacher without a server."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Killed at any moment, with a server that fails in every way: each item ends once, and nothing is bought twice."""
+"""Kills at random moments and a faulty server: each item ends once, no recorded reply is requested again."""
 
 import asyncio
 import json

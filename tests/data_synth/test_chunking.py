@@ -1,4 +1,4 @@
-"""Passages are whole sentences within the budget, and nothing of a document is lost on the way."""
+"""Passages are whole sentences within the limit, and no text of a document is lost."""
 
 import textwrap
 from pathlib import Path

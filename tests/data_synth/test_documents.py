@@ -1,4 +1,4 @@
-"""Every file and row becomes passages or a rejection with its reason; the order is fixed; names decide nothing."""
+"""Every file and row gives passages or a rejection with its reason; the order is fixed."""
 
 import gzip
 import json

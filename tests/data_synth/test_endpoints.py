@@ -1,4 +1,4 @@
-"""The line in front of the servers: no turn is lost, nobody is overtaken, the dead come back."""
+"""The queue of requests: none is lost or overtaken, ejected servers come back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data_synth.costs import estimate, made_up_reply, tokens_of
+from data_synth.costs import estimate, placeholder_reply, tokens_of
 from data_synth.judge import JudgeConfig, JudgedTask, RatingFilter, judged
 from data_synth.progress import PricesConfig
 from data_synth.schemas import object_schema, one_of, schema_problem, text, texts
@@ -85,10 +85,10 @@ def test_rated_work_is_other_work_but_its_least_rating_is_not() -> None:
     assert keys(JudgeConfig(enabled=True, tasks=["code"])) == plain
 
 
-def test_a_made_up_reply_fits_its_schema() -> None:
+def test_a_placeholder_reply_fits_its_schema() -> None:
     request = Request((), SCHEMA, Sampling(), "p@1")
-    assert schema_problem(json.loads(made_up_reply(request)), SCHEMA) is None
-    assert made_up_reply(Request((), None, Sampling(), "p@1"))
+    assert schema_problem(json.loads(placeholder_reply(request)), SCHEMA) is None
+    assert placeholder_reply(Request((), None, Sampling(), "p@1"))
 
 
 def test_an_estimate_renders_some_items_and_counts_all() -> None:

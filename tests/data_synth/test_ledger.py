@@ -1,4 +1,4 @@
-"""The ledger: what was reported as written is found again, whatever happened since."""
+"""The ledger: acknowledged records survive crashes; damage and second writers are reported."""
 
 import asyncio
 import os

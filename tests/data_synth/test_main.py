@@ -1,4 +1,4 @@
-"""The front door: help at once, a wrong key is named with its neighbour, no configuration runs code."""
+"""The command line: fast help, an unknown key is named with the nearest one, no configuration runs code."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""S6: a reply is the one object that fits the schema, or a rejection that says why; nothing is guessed."""
+"""S6: a reply gives the one object that fits the schema, or a rejection with the reason."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Personas: the nearest few, the same twice, and never the file's first five for want of a common word."""
+"""Personas: the nearest few, deterministic, with ties not broken by file order."""
 
 import json
 from pathlib import Path

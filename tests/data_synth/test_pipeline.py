@@ -1,4 +1,4 @@
-"""The whole factory against a scripted server: rows that train, reports, shares, filters, and no key in any file."""
+"""The whole synthesis against a scripted server: valid rows, reports, shares, filters, and no API key in any file."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A run has the mix that was asked for, to the unit, at any length."""
+"""A run has exactly the configured mix, at any length."""
 
 from collections import Counter
 from fractions import Fraction
@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_synth.plans import BLOCK, Dealer, Deck, OtherLanguages, Quota, check_weights, in_blocks, shares
+from data_synth.plans import (
+    BLOCK,
+    OtherLanguages,
+    PlanSampler,
+    Quota,
+    StratifiedSampler,
+    check_weights,
+    in_blocks,
+    shares,
+)
 
 weights = st.dictionaries(
     st.sampled_from("abcdefghij"), st.integers(0, 1000).map(lambda part: part / 100), min_size=1
@@ -23,9 +32,9 @@ def is_exact(counts: Counter[str], mix: dict[str, float], num: int) -> bool:
 @given(weights, st.integers(1, 300))
 def test_every_prefix_of_a_quota_gives_each_name_its_share_rounded_up_or_down(mix: dict[str, float], num: int) -> None:
     quota, counts = Quota(mix), Counter[str]()
-    for dealt in range(1, num + 1):
+    for drawn in range(1, num + 1):
         counts[quota.next()] += 1
-        assert is_exact(counts, mix, dealt)
+        assert is_exact(counts, mix, drawn)
 
 
 def test_shares_that_divide_the_run_come_out_exactly() -> None:
@@ -37,37 +46,37 @@ def test_shares_that_divide_the_run_come_out_exactly() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(weights, st.lists(st.integers(1, 40), min_size=1, max_size=10), st.integers(0, 5))
-def test_a_deck_is_exact_after_each_block_whatever_their_lengths(
+def test_a_sampler_is_exact_after_each_block_whatever_their_lengths(
     mix: dict[str, float], lengths: list[int], seed: int
 ) -> None:
-    deck, again = Deck(mix, seed, "mix"), Deck(mix, seed, "mix")
+    sampler, again = StratifiedSampler(mix, seed, "mix"), StratifiedSampler(mix, seed, "mix")
     counts, num = Counter[str](), 0
     for length in lengths:
-        block = deck.deal(length)
-        assert block == again.deal(length)
+        block = sampler.next_block(length)
+        assert block == again.next_block(length)
         counts.update(block)
         num += length
         assert is_exact(counts, mix, num)
 
 
-def test_two_mixes_of_a_plan_do_not_march_in_step() -> None:
+def test_two_mixes_of_a_plan_are_not_correlated() -> None:
     """Two halves each: all four pairs occur, each in about a quarter of 4,000 items (five standard deviations)."""
-    dealer = Dealer({"one": {"a": 0.5, "b": 0.5}, "other": {"c": 0.5, "d": 0.5}}, seed=3)
-    pairs = Counter(tuple(entry.values()) for _ in range(250) for entry in dealer.deal(BLOCK))
+    sampler = PlanSampler({"one": {"a": 0.5, "b": 0.5}, "other": {"c": 0.5, "d": 0.5}}, seed=3)
+    pairs = Counter(tuple(entry.values()) for _ in range(250) for entry in sampler.next_block(BLOCK))
     assert len(pairs) == 4
     assert all(abs(count - 1000) < 140 for count in pairs.values())
 
 
 def test_the_seed_changes_the_order_and_not_the_counts() -> None:
-    one, other = (Deck({"a": 0.5, "b": 0.5}, seed, "mix").deal(64) for seed in (0, 1))
+    one, other = (StratifiedSampler({"a": 0.5, "b": 0.5}, seed, "mix").next_block(64) for seed in (0, 1))
     assert one != other
     assert Counter(one) == Counter(other) == {"a": 32, "b": 32}
 
 
 def test_a_longer_input_changes_no_plan_but_that_of_the_last_block() -> None:
     def plan(num: int) -> list[str]:
-        deck = Deck({"a": 0.3, "b": 0.7}, 0, "mix")
-        return [name for block in in_blocks(range(num)) for name in deck.deal(len(block))]
+        sampler = StratifiedSampler({"a": 0.3, "b": 0.7}, 0, "mix")
+        return [name for block in in_blocks(range(num)) for name in sampler.next_block(len(block))]
 
     assert plan(100)[: 100 // BLOCK * BLOCK] == plan(1000)[: 100 // BLOCK * BLOCK]
 
@@ -92,6 +101,6 @@ def test_the_rest_of_a_share_is_what_it_says_in_decimals() -> None:
 
 
 @pytest.mark.parametrize("mix", [{}, {"a": 0.0}, {"a": -1.0}, {"a": float("nan")}, {"a": float("inf")}, {"x": 1.0}])
-def test_a_mix_that_cannot_be_dealt_is_refused(mix: dict[str, float]) -> None:
+def test_an_invalid_mix_is_refused(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="lengths"):
         check_weights(mix, "lengths", ("a", "b"))

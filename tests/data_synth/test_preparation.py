@@ -1,4 +1,4 @@
-"""Passages and personas are written once, whole or not at all, and read back the same."""
+"""Passages and personas are written once, atomically, and read back unchanged."""
 
 from pathlib import Path
 

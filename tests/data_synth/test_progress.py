@@ -1,4 +1,4 @@
-"""What people see."""
+"""The progress line."""
 
 import asyncio
 import io

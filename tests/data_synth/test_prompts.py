@@ -1,4 +1,4 @@
-"""Prompts say what they need, and no document leaves its fence."""
+"""Prompts declare their variables, and no document breaks out of its fence."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is published: everything, once, in order, as files that train."""
+"""Publishing: every item once, in order, in files that the trainer reads."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The factory against a real language model: SmolLM2-135M under llama.cpp's own server, started as a user would."""
+"""The synthesis with a real language model: SmolLM2-135M in llama.cpp's server."""
 
 import importlib.util
 import re

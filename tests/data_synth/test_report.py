@@ -1,4 +1,4 @@
-"""The report stays one valid, self-contained page whatever documents and teachers wrote (G8), and counts rightly."""
+"""The report is one valid, self-contained page for any text of documents and teachers (G8), with right counts."""
 
 import json
 import re

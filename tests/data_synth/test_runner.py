@@ -1,4 +1,4 @@
-"""Each item ends once, nothing is bought twice, and little is held in memory."""
+"""Each item ends once, no recorded reply is requested again, and memory is bounded."""
 
 import asyncio
 import json

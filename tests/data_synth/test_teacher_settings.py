@@ -1,4 +1,4 @@
-"""What is refused at the door, before anything is asked or paid for."""
+"""Invalid settings are refused before any request."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Candidates for the filters' tests: what the teacher was given, what it wrote."""
+"""Builds candidates for the tests of the filters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Planted test texts are found; clean look-alikes stay; of near-duplicates the first stays."""
+"""Planted test texts are found; similar clean texts are kept; of near-duplicates the first is kept."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each filter finds what it is for and keeps what only looks like it."""
+"""Each filter rejects what it is for and keeps similar rows."""
 
 from dataclasses import replace
 

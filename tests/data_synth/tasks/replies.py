@@ -1,4 +1,4 @@
-"""Answers a request as an obedient teacher would: by its schema."""
+"""Replies that fit a request's schema."""
 
 import json
 from collections.abc import Callable, Iterable

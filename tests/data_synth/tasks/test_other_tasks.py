@@ -1,4 +1,4 @@
-"""Bitext, STS, classification, code, instructions: what their rows are made of."""
+"""Bitext, STS, classification, code, instructions: plans and rows."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Passage -> query: the plan is kept to the unit, the report's two calls are made, rows say what was asked."""
+"""Passage -> query: the plan's counts are exact, the report's two calls are made, rows record the plan."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What holds for every task: items stream and are the same twice, outcomes are pure, rows are what a reader takes."""
+"""Properties of every task: items are streamed and deterministic, steps are pure, rows are valid."""
 
 import json
 import subprocess
