@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.objectives import EmbeddingObjective
 

@@ -16,12 +16,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from qwen3emb_train.data.chunking import chunk_by_tokens
+from qwen3emb_train.data.batches import chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.models import packing
-from qwen3emb_train.models.encoder import Encoder
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.training import gradient_cache
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.objectives import EmbeddingObjective
