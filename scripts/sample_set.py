@@ -1,9 +1,9 @@
-"""A part of a judged set, in its own layout: some queries, every document judged for them, and others at random.
+"""Samples a judged set: some queries, all documents judged for them, and random other documents, in the same layout.
 
     python scripts/sample_set.py --set DIRECTORY --queries 400 --documents 4000 --output DIRECTORY
 
-For looks at large sets on small machines. Scores on a part are higher than on the whole, because fewer documents can be
-mistaken for the right one: compare only what was measured on the same part, and say which part it was.
+For evaluating on large sets with a small machine. Scores on a sample are higher than on the whole set, as there are
+fewer distractors: compare only scores on the same sample, and report which one it is.
 """
 
 import argparse
@@ -23,17 +23,17 @@ def main() -> None:
     parser.add_argument("--set", required=True, type=Path, help="BEIR layout: corpus.jsonl, queries.jsonl, qrels")
     parser.add_argument("--split", default="test")
     parser.add_argument("--queries", required=True, type=int)
-    parser.add_argument("--documents", required=True, type=int, help="at least so many, those judged among them")
+    parser.add_argument("--documents", required=True, type=int, help="minimum number, including the judged ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, type=Path, help="must not exist")
     arguments = parser.parse_args()
     data = load_retrieval_set(arguments.set, arguments.split)
-    dice = random.Random(arguments.seed)
-    chosen = sorted(dice.sample(range(len(data.queries)), min(arguments.queries, len(data.queries))))
+    rng = random.Random(arguments.seed)
+    chosen = sorted(rng.sample(range(len(data.queries)), min(arguments.queries, len(data.queries))))
     judged = {document for row in chosen for document in data.relevance[data.query_ids[row]]}
     others = [document for document in data.document_ids if document not in judged]
     num_others = min(max(0, arguments.documents - len(judged)), len(others))
-    kept = judged | set(dice.sample(others, num_others))
+    kept = judged | set(rng.sample(others, num_others))
     with (
         lineage.atomic_directory(arguments.output) as directory,
         (arguments.set / "corpus.jsonl").open(encoding="utf-8") as lines,

@@ -1,9 +1,9 @@
-"""My documents, no labels: one file of settings -> an embedding model that knows them.
+"""Domain adaptation without labels: a settings file and documents -> an adapted embedding model.
 
     python recipes/domain-adaptation/adapt.py recipes/domain-adaptation/examples/medquad.yaml
 
-Prints every command before it runs it, so that any of them can be taken out and changed. Restartable: a finished step
-says "up to date", synthesis and training continue where they were.
+Prints every command before running it, so that each can be run separately with changes. Restartable: finished steps
+are skipped, synthesis and training continue where they stopped.
 """
 
 import argparse
@@ -26,24 +26,24 @@ RECIPE = "recipes/domain-adaptation"
 
 @dataclass
 class Settings:
-    """What the user's file may say.
+    """The settings file.
 
     Attributes:
         documents: a file or folder: JSONL with text (and title), Markdown, HTML, text, PDF, code.
         model: the embedding model to start from: a model directory or an export of ours.
-        output_dir: everything goes there; the adapted model is its ``export``.
-        teacher: ``url`` and ``model`` of an OpenAI-compatible server; ``url: local`` starts SmolLM2-135M right here.
-            Any other key of data_synth's ``teacher``, too.
+        output_dir: gets all outputs; the adapted model is in ``export``.
+        teacher: ``url`` and ``model`` of an OpenAI-compatible server; ``url: local`` starts SmolLM2-135M on this
+            machine. Other keys of data_synth's ``teacher`` are allowed, too.
         prompts: directory of prompt templates; null = the shipped ones, for strong teachers.
         language: of the documents.
-        instruction: what stands before each query.
-        num_queries: passages for which the teacher writes a query, drawn at random.
-        use_titles: title -> passage pairs join the training, as weak supervision.
+        instruction: prepended to each query.
+        num_queries: number of passages, sampled at random, for which the teacher writes a query.
+        use_titles: add title -> passage pairs to the training as weak supervision.
         passage_tokens: longest passage.
         steps, batch_size, lr: of the fine-tuning (LoRA).
-        merge_share: of the adapted model in the merge with the original, 0 to 1.
+        merge_share: weight of the adapted model in the merge with the original, 0 to 1.
         sets: judged sets for the comparison before/after: name -> {path, split, instruction}; may be empty.
-        seed: of draws and training.
+        seed: of sampling and training.
     """
 
     documents: str
@@ -79,7 +79,8 @@ def main() -> None:
 
 
 def read_settings(path: Path) -> Settings:
-    """
+    """Reads the settings file.
+
     Raises:
         SystemExit: a key is unknown or missing; names it.
     """
@@ -97,7 +98,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def draw(settings: Settings, output: Path) -> Path | None:
-    """Cuts documents into passages, draws those that get a query, pairs titles with passages where there are any."""
+    """Splits documents into passages, samples those that get a query, and writes title -> passage pairs."""
     from data_synth.documents import DocumentsConfig
     from data_synth.preparation import prepare_passages
     from qwen3emb_train.data.records import TrainingExample, write_examples
@@ -111,12 +112,12 @@ def draw(settings: Settings, output: Path) -> Path | None:
     }
     passages = list(prepare_passages(sources, None, output / "passages"))
     print(f"{len(passages):,} passages of {settings.documents}")
-    dice = random.Random(settings.seed)
-    drawn = dice.sample(passages, min(settings.num_queries, len(passages)))
+    rng = random.Random(settings.seed)
+    drawn = rng.sample(passages, min(settings.num_queries, len(passages)))
     for name, chosen in (("drawn", drawn), ("corpus", passages)):  # a passage's text begins with its title
         rows = [{"_id": passage.id, "text": passage.text} for passage in chosen]
         write_text(output / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    # Without the title, or finding it would be all that is learned.
+    # The title is removed from the passage, or the model would only learn to match it.
     titled = {p.text.removeprefix(p.title).strip(): p.title for p in passages if p.title.strip()}
     if not (settings.use_titles and titled):
         return None
@@ -127,7 +128,7 @@ def draw(settings: Settings, output: Path) -> Path | None:
 
 
 def write_queries(settings: Settings, output: Path) -> None:
-    """Synthesis, and the report's cosine filter on what came of it."""
+    """Synthesis, and the report's cosine filter on the result."""
     say("queries, written by the teacher")
     asking = [f"documents.drawn.path={output}/drawn.jsonl", f"documents.drawn.language={settings.language}"]
     asking += [f"documents.drawn.max_tokens={2 * settings.passage_tokens}", f"output_dir={output}/synthesized"]
@@ -149,7 +150,7 @@ def write_queries(settings: Settings, output: Path) -> None:
 
 @contextmanager
 def teacher(settings: Settings) -> Iterator[tuple[str, str]]:
-    """The server's address and the model's name; starts and stops the local one."""
+    """Yields the server's address and the model's name; starts and stops the local server."""
     url, model = settings.teacher["url"], settings.teacher.get("model", "")
     if url != "local":
         yield url, model
@@ -197,7 +198,7 @@ def train(settings: Settings, output: Path, titles: Path | None) -> None:
 
 
 def compare(settings: Settings, output: Path) -> None:
-    """Before, adapted, merged, on the judged sets."""
+    """Evaluates the original, adapted and merged model on the judged sets."""
     if not settings.sets:
         print("No judged sets are named: nothing is compared. sets: {mine: {path: DIRECTORY}} adds one (BEIR layout).")
         return
@@ -221,7 +222,7 @@ def say(text: str) -> None:
 
 
 def run(program: str, config_name: str | None, *overrides: str) -> None:
-    """Prints and runs a program; stops where it fails."""
+    """Prints and runs a program; exits if it fails."""
     composed = ["--config-dir", RECIPE, "--config-name", config_name] if config_name else []
     command = [*program.split(), *composed, *overrides]
     print("python -m " + " ".join(f"'{word}'" if set(word) & set(" {[") else word for word in command), flush=True)

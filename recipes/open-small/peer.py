@@ -1,11 +1,11 @@
-"""Stage 2 with sentence-transformers' own trainer: the same start, rows, batch size, steps, rate and precision.
+"""Stage 2 with sentence-transformers' trainer: same initial model, rows, batch size, steps, rate and precision.
 
     python recipes/open-small/peer.py --start MODEL_DIRECTORY --data DIRECTORY --seed 0 --output DIRECTORY
 
-The start is exported to the Sentence-Transformers layout first, as a user would get it. The loss is
-CachedMultipleNegativesRankingLoss (temperature 0.02, Matryoshka dims as ours) with mini-batches of 4,096 tokens, at its
-best on a CPU; the trainer is SentenceTransformerTrainer with batches of one set each and no duplicates in a batch.
-Its batches are drawn by its own samplers: the same number of examples, in another order.
+The initial model is exported to the Sentence-Transformers layout first. The loss is CachedMultipleNegativesRankingLoss
+(temperature 0.02, same Matryoshka dims) with mini-batches of 4,096 tokens, its fastest setting on a CPU; the trainer is
+SentenceTransformerTrainer with batches of one set each and no duplicates in a batch. Its own samplers make the batches:
+the same number of examples, in another order.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def train(start: str, data: Path, seed: int, output: Path) -> None:
 
 
 def rows_of(name: str, data: Path) -> object:
-    """Query with its instruction, positive, and the hard negatives; rows with fewer are left out (it needs columns)."""
+    """Columns of queries with instruction, positives and hard negatives; rows with fewer negatives are skipped."""
     from datasets import Dataset
 
     columns: dict[str, list[str]] = {"query": [], "positive": []}

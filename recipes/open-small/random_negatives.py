@@ -1,4 +1,4 @@
-"""Examples with negatives drawn from the whole corpus, for the ablation: what mined ones are compared with.
+"""Examples with random negatives from the whole corpus: the baseline for mined negatives in the ablation.
 
 python recipes/open-small/random_negatives.py --examples TRAIN.jsonl --corpus CORPUS.jsonl --output EXAMPLES.jsonl
 """
@@ -21,17 +21,17 @@ def main() -> None:
         parser.add_argument(name, required=True, type=Path)
     arguments = parser.parse_args()
     documents = list(read_texts(arguments.corpus).values())
-    dice = random.Random(0)
+    rng = random.Random(0)
     examples = read_examples(arguments.examples)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_examples(
         arguments.output,
         (
-            # One more than needed: a positive among them is left out.
+            # One more than needed, in case a positive is among them.
             replace(
                 example,
                 negatives=tuple(
-                    text for text in dice.sample(documents, NUM_NEGATIVES + 1) if text not in example.positives
+                    text for text in rng.sample(documents, NUM_NEGATIVES + 1) if text not in example.positives
                 )[:NUM_NEGATIVES],
             )
             for example in examples

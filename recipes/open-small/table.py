@@ -1,11 +1,11 @@
-"""The ablation's table: means over seeds, and one paired test of our trainer against the peer's.
+"""The ablation's table: means over seeds, and a paired test of our trainer against sentence-transformers'.
 
     python recipes/open-small/table.py outputs/open-small/ablation
 
-Reads an evaluation whose models are named RUN/SEED. A cell is the mean over seeds of a set's main metric, in the last
-column of all sets, with the standard deviation over seeds. The test: a query's score is its mean over seeds, a
-difference is the mean over queries, then over sets; its interval is a bootstrap over the queries of each set, its
-p-value from random signs of their differences, two-sided.
+Reads an evaluation whose models are named RUN/SEED. A cell is the mean over seeds of a set's main metric; the last
+column is the mean over sets, with the standard deviation over seeds. The test: a query's score is its mean over seeds;
+the difference is averaged over queries, then over sets; its interval is a bootstrap over the queries of each set, its
+p-value comes from a two-sided sign-flip permutation test.
 """
 
 import argparse
@@ -41,25 +41,25 @@ def table(rows: list[dict]) -> str:
     sets = list(dict.fromkeys(row["set"] for row in rows))
     lines = [["run", "seeds", *sets, "mean"], ["---", "---:", *["---:"] * (len(sets) + 1)]]
     for run, by_seed in scores.items():
-        means = [statistics.mean(its_sets[name] for name in sets) for its_sets in by_seed.values()]
-        cells = [f"{statistics.mean(its_sets[name] for its_sets in by_seed.values()):.4f}" for name in sets]
+        means = [statistics.mean(by_set[name] for name in sets) for by_set in by_seed.values()]
+        cells = [f"{statistics.mean(by_set[name] for by_set in by_seed.values()):.4f}" for name in sets]
         spread = f" ± {statistics.stdev(means):.4f}" if len(means) > 1 else ""
         lines.append([run, str(len(means)), *cells, f"{statistics.mean(means):.4f}{spread}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def comparison(units: list[dict], first: str, second: str) -> str:
-    """``first`` minus ``second``, per set and over all of them."""
+    """``first`` minus ``second``, per set and over all sets."""
     of_set: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for unit in units:
         of_set[unit["set"]][unit["model"].partition("/")[0]].append(unit["values"])
     differences = {name: np.mean(runs[first], axis=0) - np.mean(runs[second], axis=0) for name, runs in of_set.items()}
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     means, chance = np.zeros(SAMPLES), np.zeros(SAMPLES)
     for values in differences.values():
-        counts = dice.multinomial(len(values), np.full(len(values), 1 / len(values)), size=SAMPLES)
+        counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=SAMPLES)
         means += counts @ values / len(values) / len(differences)
-        signs = 2 * dice.integers(0, 2, (SAMPLES, len(values)), dtype=np.int8) - 1
+        signs = 2 * rng.integers(0, 2, (SAMPLES, len(values)), dtype=np.int8) - 1
         chance += signs @ values / len(values) / len(differences)
     mean = float(np.mean([values.mean() for values in differences.values()]))
     low, high = np.quantile(means, [0.025, 0.975])

@@ -1,11 +1,11 @@
-"""A retrieval data set out of the running Python's own standard library: no download, no model, a few seconds.
+"""A retrieval data set made of the running Python's standard library: no download, no model, a few seconds.
 
     python -m recipes.quickstart.make_corpus OUTPUT_DIR [--max-pretrain N] [--max-finetune N] [--max-test-documents N]
 
-writes, all at once or not at all,
+writes, atomically,
 
     pretrain.jsonl   weak pairs of documentation: first sentence -> the rest of the passage, name -> docstring
-    finetune.jsonl   question -> source code of the function that answers it, its docstring cut out
+    finetune.jsonl   question -> source code of the function that answers it, without its docstring
     dev/  test/      corpus.jsonl, queries.jsonl, qrels/dev.tsv or qrels/test.tsv (BEIR): the same task, other modules
 
 Whole modules are held out, so no document or question of ``test`` and ``dev`` occurs in training. Hard negatives are
@@ -37,8 +37,8 @@ from recipes.quickstart.pairs import (
 from recipes.quickstart.sources import Definition, library_directory, read_library
 
 PROGRAM = "python_library"
-RULES_VERSION = 1  # raise it when the rules of pairs or questions change: old output is then stale
-# Chosen among others because with it no one package makes up more than a sixth of the test documents.
+RULES_VERSION = 1  # increment when the rules of pairs or questions change, so that old output is replaced
+# With this seed no package makes up more than a sixth of the test documents.
 _SPLIT_SEED = 2904
 
 
@@ -55,8 +55,8 @@ class PythonLibraryConfig:
     Attributes:
         output_dir: the directory to write.
         library: the standard library's directory; default: the running Python's.
-        max_pretrain, max_finetune: at most so many lines, chosen by hash; default: all.
-        max_test_documents: at most so many documents in the test corpus, with the questions they answer; default: all.
+        max_pretrain, max_finetune: maximum number of lines, chosen by hash; default: all.
+        max_test_documents: maximum number of documents in the test corpus, with their questions; default: all.
     """
 
     output_dir: str
@@ -73,20 +73,20 @@ class PythonLibraryConfig:
 
 
 def split_of(module: str) -> Split:
-    """The split of a module: all below one top-level name stays together, and ``_pyio`` with ``io``."""
+    """The split of a module; one for all modules of a top-level package, and ``_pyio`` goes with ``io``."""
     family = re.sub(r"^_+(py)?", "", module.split(".")[0])
     place = stable_hash(f"{_SPLIT_SEED} {family}") % 100
     return Split.test if place < 15 else Split.dev if place < 19 else Split.train
 
 
 def write_python_library(config: PythonLibraryConfig) -> Path:
-    """Reads the library and writes the data set; returns its directory. Writes nothing if it is there already."""
+    """Reads the library and writes the data set; returns its directory. Does nothing if it exists already."""
     output = Path(config.output_dir)
     source = Path(config.library) if config.library else library_directory()
     definitions, digest = read_library(source)
     settings = {**asdict(config), "python": platform.python_version(), "library_digest": digest, "rules": RULES_VERSION}
-    del settings["output_dir"], settings["library"]  # the same library elsewhere makes the same data
-    lineage.require_apart(output, {"library": source})  # its digest stands in the settings
+    del settings["output_dir"], settings["library"]  # the data does not depend on the location
+    lineage.require_apart(output, {"library": source})  # its digest is in the settings
     lineage.produce(PROGRAM, output, settings, {}, lambda made: _write(config, definitions, made.directory))
     return output
 

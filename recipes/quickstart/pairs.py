@@ -1,6 +1,6 @@
 """From definitions to examples: weak documentation pairs, and questions with the functions that answer them.
 
-Everything here is a rule: no model, no randomness; where something is chosen, a hash of the text chooses.
+Rules only: no model, no randomness; choices are made by a hash of the text.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ FINETUNE_INSTRUCTION = (
 )
 _MAX_CHARACTERS = 1200  # of a document
 _PASSAGE_CHARACTERS = 800  # documentation is cut into passages of whole paragraphs of about this size
-_MIN_SOURCE, _MIN_PASSAGE, _MIN_DOCSTRING = 60, 60, 25  # characters: what is shorter says too little to be found
+_MIN_SOURCE, _MIN_PASSAGE, _MIN_DOCSTRING = 60, 60, 25  # characters; shorter ones are too unspecific
 _MIN_METHODS = 3
-_MAX_ANSWERS = 4  # what more functions answer ("close the connection") is too vague a question
+_MAX_ANSWERS = 4  # a question with more answers ("close the connection") is too vague
 _UNDERLINE = re.compile(r"\s*([*=\-^~+]{3,})\s*(\n|$)")
 
 
@@ -33,7 +33,8 @@ class RetrievalSet:
         documents: id -> source code of a function.
         queries: id -> question.
         answers: query id -> ids of the documents that answer it.
-        texts: all sources, questions and the summaries behind the questions, normalised: what no other split may hold.
+        texts: all sources, questions and the summaries that the questions are made of, normalised; no other split may
+            contain them.
     """
 
     documents: dict[str, str]
@@ -43,11 +44,11 @@ class RetrievalSet:
 
 
 def retrieval_set(definitions: Iterable[Definition], exclude: frozenset[str] = frozenset()) -> RetrievalSet:
-    """All function sources, each once, and the questions that their summaries make.
+    """All function sources, each once, and the questions made of their summaries.
 
     Args:
         definitions: of one split, in a fixed order.
-        exclude: ``texts`` of the splits that have the first claim.
+        exclude: ``texts`` of the splits with precedence.
     """
     owners_of: dict[str, list[Definition]] = defaultdict(list)  # normalised source -> its definitions
     for definition in definitions:
@@ -73,7 +74,7 @@ def retrieval_set(definitions: Iterable[Definition], exclude: frozenset[str] = f
 
 
 def sample_documents(functions: RetrievalSet, max_documents: int | None) -> RetrievalSet:
-    """A smaller task: ``max_documents`` documents chosen by hash, and the questions that these answer."""
+    """A smaller task: ``max_documents`` documents chosen by hash, and their questions."""
     documents = {key: functions.documents[key] for key in first_by_hash(list(functions.documents), max_documents)}
     answers = {key: [i for i in ids if i in documents] for key, ids in functions.answers.items()}
     answers = {key: ids for key, ids in answers.items() if ids}
@@ -81,7 +82,7 @@ def sample_documents(functions: RetrievalSet, max_documents: int | None) -> Retr
 
 
 def finetuning_examples(functions: RetrievalSet) -> Iterator[TrainingExample]:
-    """One example for each question; all functions that answer it are its positives."""
+    """One example per question; its positives are all functions that answer it."""
     for key, asked in functions.queries.items():
         yield TrainingExample(
             query=asked,
@@ -93,7 +94,7 @@ def finetuning_examples(functions: RetrievalSet) -> Iterator[TrainingExample]:
 
 
 def pretraining_examples(definitions: Iterable[Definition], exclude: frozenset[str]) -> Iterator[TrainingExample]:
-    """Weak pairs; no text occurs twice, and none that is in ``exclude`` (normalised)."""
+    """Weak pairs; no text occurs twice, and none is in ``exclude`` (normalised)."""
     seen = set(exclude)
     for definition in definitions:
         for query, document in weak_pairs(definition):
@@ -112,9 +113,9 @@ def pretraining_examples(definitions: Iterable[Definition], exclude: frozenset[s
 def weak_pairs(definition: Definition) -> list[tuple[str, str]]:
     """(query, document) pairs of one definition.
 
-    Each passage of the documentation gives its first sentence or heading -> what follows it. Only a docstring that is
-    too short for that is paired with the name instead, so no docstring is a document twice. A class also gives
-    its summary -> its methods.
+    Each passage of the documentation gives a pair: first sentence or heading -> the rest. A docstring that is too short
+    for that is paired with the name instead, so no docstring is a document twice. A class also gives a pair: summary ->
+    methods.
     """
     pairs = []
     for passage in passages(definition.docstring):
@@ -132,7 +133,7 @@ def weak_pairs(definition: Definition) -> list[tuple[str, str]]:
 
 
 def passages(text: str) -> list[str]:
-    """A text in passages of whole paragraphs, of 800 characters where possible; a heading begins a new one."""
+    """Splits a text into passages of whole paragraphs of about 800 characters; a heading begins a new one."""
     found: list[str] = []
     for paragraph in re.split(r"\n[ \t]*\n+", text.strip("\n")):
         is_heading = _UNDERLINE.match(paragraph.partition("\n")[2]) is not None
@@ -144,13 +145,13 @@ def passages(text: str) -> list[str]:
 
 
 def name_in_words(qualified_name: str) -> str:
-    """ "email.message.EmailMessage.get_payload" -> "email message get payload": no word twice."""
+    """ "email.message.EmailMessage.get_payload" -> "email message get payload", without repeated words."""
     parts = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+[a-z\d]*|\d+", qualified_name)
     return " ".join(dict.fromkeys(part.lower() for part in parts))
 
 
 def cut_at_line(text: str) -> str:
-    """At most 1,200 characters of a text, cut at the end of a line where there is one."""
+    """At most 1,200 characters of a text, cut at the end of a line if possible."""
     text = text.strip()
     if len(text) <= _MAX_CHARACTERS:
         return text
@@ -158,12 +159,12 @@ def cut_at_line(text: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """What two texts share that differ only in case, white space and punctuation at the ends."""
+    """The text without differences in case, white space and punctuation at the ends."""
     return " ".join(text.lower().split()).strip(" .?!:;,")
 
 
 def first_by_hash(texts: Sequence[str], count: int | None) -> list[str]:
-    """``count`` of the texts, chosen by hash, in their old order; all where ``count`` is None."""
+    """``count`` of the texts, chosen by hash, in their original order; all if ``count`` is None."""
     if count is None or count >= len(texts):
         return list(texts)
     chosen = set(sorted(range(len(texts)), key=lambda i: (stable_hash(texts[i]), i))[:count])
@@ -171,12 +172,12 @@ def first_by_hash(texts: Sequence[str], count: int | None) -> list[str]:
 
 
 def stable_hash(text: str) -> int:
-    """The same number in every process and on every machine."""
+    """A 64-bit hash that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _unused_id(name: str, taken: dict[str, str]) -> str:
-    """A name, numbered where the module defines it more than once (under ``if``, property setters)."""
+    """The name, numbered if the module defines it more than once (under ``if``, property setters)."""
     number, candidate = 1, name
     while candidate in taken:
         number += 1

@@ -1,8 +1,8 @@
-"""From a docstring to what a person would ask: its summary, and a question made of the summary by fixed rules.
+"""From a docstring to its summary, and from the summary to a question, by fixed rules.
 
 "Return the number of days in the month." becomes "how do I get the number of days in the month?", "how to get ...",
-"function that returns ..." or "number days month": which, a hash of the summary decides, so equal summaries make equal
-questions and a run can be repeated byte for byte.
+"function that returns ..." or "number days month"; a hash of the summary selects the form, so equal summaries give
+equal questions and the output is reproducible.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _KNOWN_VERBS = """
 """
 _VERBS = frozenset(_KNOWN_VERBS.split())
 _GETTING = frozenset({"return", "retrieve", "obtain", "yield", "fetch", "get"})
-# Summaries that speak of other code instead of what the function does: nobody would ask for them.
+# Summaries that refer to other code instead of what the function does.
 _EVASIVE = re.compile(
     r"(abstract|alias|always|backwards?|by|callback|called|calls|can|compatibility|concrete|convenience|default|delegate"
     r"|deprecated|do not|does|don't|equivalent|error|for|handler|helper|hook|if|implementation|in|included|internal"
@@ -42,28 +42,28 @@ _EVASIVE = re.compile(
     r"|similar|special|stub|support|this|todo|undocumented|used|version|when|wrapper)\b",
     re.IGNORECASE,
 )
-_UNTOLD_WORDS = """
+_STOP_WORD_LIST = """
     a an the of to for from in on at by with and or as is are be been if it its this that these those which into
     return returns given whether all any can will should has have was were not no then than such
 """
-_STOP_WORDS = frozenset(_UNTOLD_WORDS.split())
+_STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
 _CONDITION = re.compile(
     r"((returns? |test |check )?(true|whether)|(return|test|check)s? if)( if and only if| if| when| iff| whether)? ",
     re.IGNORECASE,
 )
-# "D.get(k[,d]) -> D[k] if k in D" and ">>> ..." stand where other docstrings have their summary.
+# "D.get(k[,d]) -> D[k] if k in D" and ">>> ..." in place of a summary.
 _SIGNATURE_LINE = re.compile(
     r"\s*[\w.]+\s?\([^()]*(\([^()]*\)[^()]*)*\)\s*(->.*|--.*|:.*|=.*)?\.?\s*(\n|$)|\s*>>>.*(\n|$)"
 )
 _SENTENCE_END = re.compile(
     r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\betc)[.!?](?=\s+[A-Z(`'\"*])|\n\s*\n|\n(?=\s*([-*:=+]|>>>))"
 )
-# Grammar rules, signatures in prose and statements about the code: no noun phrase to search for.
+# Grammar rules, signatures in prose and statements about the code: not noun phrases.
 _NO_PHRASE = re.compile(r"[=\[\]<>]|->|\b(is|are|must|should|will|may|can)\b")
 
 
 def split_docstring(docstring: str) -> tuple[str, str]:
-    """(first sentence on one line, all that follows it); the sentence is empty where there is none."""
+    """(first sentence on one line, the rest); the sentence is empty if there is none."""
     text = docstring.strip()
     while (signature := _SIGNATURE_LINE.match(text)) is not None:
         text = text[signature.end() :].lstrip()
@@ -80,14 +80,14 @@ def plain(text: str) -> str:
 
 
 def question(summary: str, function_name: str) -> str | None:
-    """What a person who needs this function might type; None where the summary makes no question.
+    """A query of a person who needs this function; None if the summary is not usable.
 
-    Refused are summaries that are too short or long, speak of other code, or give the function's name away.
+    Not usable are summaries that are too short or long, refer to other code, or contain the function's name.
     """
     text = re.sub(r"[,;]? (otherwise|else)\b.*$", "", summary, flags=re.IGNORECASE)
     text = re.sub(r"\bself\b", "the object", text.replace("self.", "")).rstrip(" .:;!,")
     words = text.split()
-    if not _MIN_WORDS <= len(words) <= _MAX_WORDS or _EVASIVE.match(text) or _gives_away(text, function_name):
+    if not _MIN_WORDS <= len(words) <= _MAX_WORDS or _EVASIVE.match(text) or _contains_name(text, function_name):
         return None
     choice = hashlib.sha256(text.encode()).digest()[0]
     if (condition := _CONDITION.match(text)) is not None:
@@ -117,8 +117,8 @@ def _ask(verb: str, rest: str, choice: int, verb_of_function: str | None = None)
     return forms[choice // 4 % len(forms)]
 
 
-def _gives_away(text: str, name: str) -> bool:
-    """Whether the text holds the function's name in a form that no ordinary word has, or as code."""
+def _contains_name(text: str, name: str) -> bool:
+    """Whether the text contains the function's name in a form that ordinary words do not have, or as code."""
     found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)(.?)", text)
     if found is None:
         return False
@@ -132,7 +132,7 @@ def _keywords(words: list[str]) -> list[str]:
 
 
 def _imperative(word: str) -> str | None:
-    """ "Returns" -> "return", "Tries" -> "try"; None if it is no verb we know."""
+    """ "Returns" -> "return", "Tries" -> "try"; None if it is not a known verb."""
     word = word.lower().rstrip(",")
     for candidate in (word, word[:-1], word[:-2], word[:-3] + "y"):
         if candidate in _VERBS and word in (candidate, _third_person(candidate)):

@@ -1,7 +1,6 @@
 """The standard library of the running Python, read as text: every public definition with its docstring and its source.
 
-Files are parsed with ``ast`` and never imported, so nothing of theirs is executed. What becomes of the definitions is
-``make_corpus``'s business.
+Files are parsed with ``ast`` and never imported, so none of their code is executed.
 """
 
 import ast
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-# Third-party packages, the libraries' own tests (they hold no documentation), and wheels that ensurepip vendors.
+# Third-party packages, tests (they contain no documentation), and the wheels of ensurepip.
 _SKIPPED_DIRECTORIES = frozenset(
     {
         "site-packages",
@@ -41,15 +40,15 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Definition:
-    """One documented or undocumented thing of the library.
+    """One definition of the library, documented or not.
 
     Attributes:
         kind: module, class, function (methods too) or topic.
         module: dotted name of its module, "email.message".
         name: name within the module, "Message.get_payload"; empty for a module.
-        docstring: its docstring with the indentation removed; empty where it has none.
-        source: of a function, its text without docstrings, comments kept; empty for all else, and for a function
-            whose body only passes or raises.
+        docstring: with the indentation removed; empty if there is none.
+        source: of a function, without docstrings, with comments; empty for other kinds, and for a function whose body
+            only passes or raises.
         methods: of a class, the signatures of its public methods.
     """
 
@@ -62,16 +61,17 @@ class Definition:
 
     @property
     def qualified_name(self) -> str:
+        """Module and name, "email.message.Message.get_payload"."""
         return f"{self.module}.{self.name}" if self.name else self.module
 
 
 def library_directory() -> Path:
-    """Where this Python keeps its standard library."""
+    """The directory of this Python's standard library."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
 def source_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """(dotted module name, file) of every module below ``directory``, sorted; no tests, no third parties."""
+    """(dotted module name, file) of every module below ``directory``, sorted; without tests and third parties."""
     found = []
     for path in directory.rglob("*.py"):
         parts = path.relative_to(directory).with_suffix("").parts
@@ -84,7 +84,7 @@ def read_library(directory: Path) -> tuple[list[Definition], str]:
     """All definitions below ``directory`` in a fixed order, and the SHA-256 (hex) of the sources they come from.
 
     Raises:
-        FileNotFoundError: no Python source there, as in an installation stripped to byte code.
+        FileNotFoundError: no Python source, as in an installation with byte code only.
     """
     definitions: list[Definition] = []
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def read_library(directory: Path) -> tuple[list[Definition], str]:
 
 
 def parse_module(module: str, content: bytes) -> list[Definition]:
-    """The definitions of one source file, in their order; none if this Python cannot parse it (templates)."""
+    """The definitions of one source file, in order; none if this Python cannot parse it (templates)."""
     try:
         # Not splitlines(): it also breaks at form feeds, which ast does not count as line ends.
         tree, lines = ast.parse(content), content.decode("utf-8").replace("\r\n", "\n").split("\n")

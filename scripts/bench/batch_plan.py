@@ -1,10 +1,10 @@
-"""What planning costs: 10 million rows of a few tokens, start-up, memory, seconds for each planned step, a far seek.
+"""Costs of the batch plan for 10 million short rows: start-up, memory, seconds per planned step, a far seek.
 
     python scripts/bench/batch_plan.py                     # 10 million rows, batch 4096; 1.1 GB of disk
     python scripts/bench/batch_plan.py --rows 1000000 --batch 1024
 
 The store is written directly in its binary format (a query, a positive and a hard negative each of 2 to 6 tokens, one
-text in ten known from another row), then opened and planned by a fresh process. The page cache is warm, as it is right
+text in ten repeated from another row), then opened and planned by a new process. The page cache is warm, as it is right
 after tokenising. The last line is a JSON object.
 """
 

@@ -3,12 +3,12 @@
     python scripts/bench/compile.py --model DIRECTORY --layers 4             # CPU; needs g++
     python scripts/bench/compile.py --model Qwen/Qwen3-0.6B --layers 28 --tokens 16384     # GPU, bf16
 
-Each decoder layer is compiled in place with dynamic=True: chunks differ in tokens, in texts and in the longest text,
-and a graph for each would be compiled for hours. ``--attention outside`` (the default) breaks the graph at the
-attention function, so that what it is given never decides about a graph; ``inside`` traces through it. Printed: graphs,
-breaks, seconds of compiling, how many graphs later chunks of other sizes added, and what differs from eager.
+Each decoder layer is compiled in place with dynamic=True: chunks differ in the number of tokens and texts and in the
+longest text, and compiling a graph for each would take hours. ``--attention outside`` (the default) breaks the graph at
+the attention function, so that its arguments do not cause recompilation; ``inside`` traces through it. Printed: graphs,
+breaks, compile seconds, the number of graphs added by later chunks of other sizes, and differences from eager.
 
-``headline``: seconds of eager over seconds of compiled (above 1: compiling pays, after its own time).
+``headline``: seconds of eager over seconds of compiled, without the compile time (above 1: compiled is faster).
 """
 
 import argparse

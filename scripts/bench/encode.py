@@ -1,12 +1,12 @@
-"""Encoding for search: ours beside ``SentenceTransformer.encode``, same weights and texts, each precision.
+"""Encoding throughput: ours against ``SentenceTransformer.encode``, same weights and texts, in each precision.
 
     QWEN3EMB_DATA=DIR python scripts/bench/encode.py                      # CPU, 6 layers of SmolLM2-135M
     python scripts/bench/encode.py --model Qwen/Qwen3-Embedding-0.6B --layers 28 --device cuda --texts 20000
 
-From strings to normalised vectors, tokenisation included on both sides. The peer is at its best: it sorts by length
-too, its weights are bfloat16 where the products are, and of the batch sizes tried once the fastest goes into the
-rounds. Vectors are compared first. Kinds of text: medquad's passages, its questions with their instruction (a beginning
-that all share), code_py's functions.
+From strings to normalised vectors, including tokenisation on both sides. The peer has its fastest settings: it sorts by
+length, its weights are bfloat16 if the products are, and the fastest of several batch sizes, tried once, is used in the
+rounds. Vectors are compared first. Kinds of text: medquad's passages, its questions with their instruction (a shared
+prefix), code_py's functions.
 """
 
 import argparse

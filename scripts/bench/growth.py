@@ -1,11 +1,11 @@
-"""Time per token and peak memory as the batch and the texts grow: both should stay flat.
+"""Time per token and peak memory for growing batches and texts; both should be constant.
 
     python scripts/bench/growth.py                       # CPU: batch 256 - 8,192 short texts, lengths 32 - 2,048
     python scripts/bench/growth.py --device cuda --model Qwen/Qwen3-0.6B --layers 28
 
-Whole steps of ours (chunks replayed) on made-up token ids. Attention's share grows with the length of a text by nature;
-the table says how much. Each size runs in a process of its own. ``headline``: time per token at the largest batch over
-that at the smallest (1 = flat).
+Whole training steps (chunks recomputed) on random token ids. The cost of attention per token grows with the length of a
+text; the table shows how much. Each size runs in its own process. ``headline``: time per token at the largest batch
+over that at the smallest (1 = flat).
 """
 
 import argparse

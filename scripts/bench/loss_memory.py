@@ -1,4 +1,4 @@
-"""The loss over ever more columns: our tiles beside a dense score matrix (and memeff's kernels on a GPU).
+"""The loss for growing numbers of columns: our tiles against a dense score matrix (and memeff's kernels on a GPU).
 
     python scripts/bench/loss_memory.py                        # 1k - 64k queries = columns, dim 128
     python scripts/bench/loss_memory.py --device cuda --dim 1024 --limit-gb 120
@@ -6,12 +6,12 @@
     python scripts/bench/loss_memory.py --sizes --prefixes 1024 512 256 128 64 --shape 4096 4096
 
 Query-document InfoNCE with in-batch negatives, forward and backward; the losses are printed side by side. Each size
-and side runs in a process of its own, which may take ``--limit-gb`` beside what the interpreter has, and reports its
-seconds and the growth of its peak memory (the device's, on a GPU). Dense needs some 12 bytes a score (logits, their
+and implementation runs in its own process, which may use ``--limit-gb`` in addition to the interpreter, and reports its
+seconds and the growth of its peak memory (of the device, on a GPU). Dense needs about 12 bytes per score (logits, their
 softmax, their gradient): 52 GB at 64k.
 
-With ``--prefixes`` also Eq. 1 with all its in-batch terms and masks on several Matryoshka dims: in one sweep, as we do
-it, and one by one; ``--shape`` are queries and columns.
+With ``--prefixes`` also Eq. 1 with all its in-batch terms and masks on several Matryoshka dims: in one sweep (ours) and
+one by one; ``--shape`` is the number of queries and columns.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def clock_of(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def limit_memory(device: torch.device, gigabytes: float) -> None:
-    """From here on more than that is an error, not the end of whatever else runs on the machine."""
+    """Makes further allocations beyond the limit an error, instead of exhausting the machine's memory."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total))

@@ -3,9 +3,9 @@
     python scripts/bench/merging.py                      # the full shape, 5 rounds; 5 GB of disk
     python scripts/bench/merging.py --layers 2 --rounds 3
 
-The rounds are interleaved, and each merge runs in a process of its own that times the merge (imports are not counted)
-and asks the system for its largest resident memory. Both write bfloat16. Ours also digests its inputs and syncs its
-output to the disk, as it does for a user. The last line is a JSON object with every ratio, mergekit's figure over ours.
+The rounds are interleaved, and each merge runs in its own process, which times the merge (without imports) and reads
+its peak resident memory. Both write bfloat16. Ours also digests its inputs and syncs its output to disk, as in normal
+use. The last line is a JSON object with every ratio, mergekit's figure over ours.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def compare(work: Path, arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         for tool in TOOLS if number % 2 == 0 else TOOLS[::-1]:
             command = [sys.executable, __file__, "--run", tool, "--work", str(work), "--t", str(arguments.t)]
-            os.sync()  # what the last run left to the disk is not this run's to wait for
+            os.sync()  # flush the writes of the last run, so that this one does not wait for them
             finished = subprocess.run(command, capture_output=True, text=True)
             if finished.returncode:
                 sys.exit(f"{tool} failed:\n{finished.stderr}")
@@ -121,7 +121,7 @@ def make_model(directory: Path, layers: int, vocabulary: int, seed: int) -> None
 
 
 def run_merge(tool: str, work: Path, t: float) -> None:
-    """In the child: one merge, timed; prints a JSON line."""
+    """In the child process: times one merge and prints a JSON line."""
     import logging
     import shutil
 
@@ -129,7 +129,7 @@ def run_merge(tool: str, work: Path, t: float) -> None:
     models, output = [str(work / f"model_{seed}") for seed in (0, 1)], work / tool
     shutil.rmtree(output, ignore_errors=True)
     if tool == "ours":
-        from transformers import AutoConfig  # noqa: F401 - mergekit imports it above its clock, too
+        from transformers import AutoConfig  # noqa: F401 - mergekit imports it before its timing, too
 
         from qwen3emb_train.merging.config import MergeConfig
         from qwen3emb_train.merging.merge import merge_models
@@ -151,7 +151,7 @@ def run_merge(tool: str, work: Path, t: float) -> None:
 
 
 def largest_difference(work: Path) -> float:
-    """Between the two results, over all weights: what is compared must be the same merge."""
+    """Largest difference between the two results, over all weights: both must be the same merge."""
     from safetensors import safe_open
 
     largest = 0.0

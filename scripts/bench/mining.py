@@ -4,13 +4,13 @@
     python scripts/bench/mining.py                       # 100,000 documents, 10,000 queries
     python scripts/bench/mining.py --documents 20000 --queries 2000 --rounds 3
 
-Both get the same vectors, made beforehand; what is timed is everything from a file of pairs to a file of examples with
-negatives: reading, searching, rules, writing. The rule is NV-Retriever's: of the first 100 without the positive, the 7
-best below 0.95 of the positive's score. Texts are joined from sentences of the standard library's docstrings, their
-vectors from those sentences' (MiniLM's). Rounds are interleaved, each run is a process of its own (imports are not
-timed) and asks the system for its largest resident memory: ours includes the pages of the vector store that it touched.
-CPU time is given beside wall time: on a shared machine it is the steadier figure. The last line is a JSON object with
-every ratio, theirs over ours; the headline is the wall time's.
+Both use the same precomputed vectors; timed is everything from a file of pairs to a file of examples with negatives:
+reading, searching, rules, writing. The rule is NV-Retriever's: of the first 100 without the positive, the 7 best below
+0.95 of the positive's score. Texts are concatenated sentences of the standard library's docstrings, their vectors sums
+of those sentences' (MiniLM's). Rounds are interleaved, each run is its own process (imports are not timed) and reads
+its peak resident memory: ours includes the accessed pages of the vector store. CPU time is reported beside wall time,
+as it varies less on a shared machine. The last line is a JSON object with every ratio, theirs over ours; the headline
+is the wall time's.
 """
 
 import argparse
@@ -142,9 +142,9 @@ def make_stores(work: Path, texts: dict[str, list[str]], vectors: dict[str, np.n
 
 
 def run(tool: str, work: Path) -> None:
-    """In the child: mines once, timed; prints a JSON line."""
+    """In the child process: times one mining run and prints a JSON line."""
     seconds, cpu_seconds = mine_ours(work) if tool == "ours" else mine_theirs(work)
-    # Not getrusage: its figure begins with what the parent held when it forked.
+    # Not getrusage: its peak includes that of the parent before the fork.
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak}))

@@ -1,15 +1,15 @@
-"""A reranker's step with each query's part of its prompts encoded once, beside the plain form: every prompt whole.
+"""A reranker's step with the shared prefix of each query's prompts encoded once, against every prompt in full.
 
     QWEN3EMB_DATA=DIR python scripts/bench/shared_prefix.py                    # CPU: 6 layers of SmolLM2-135M
     python scripts/bench/shared_prefix.py --model Qwen/Qwen3-Reranker-0.6B --layers 28 --device cuda --precision bf16
 
 One model, one batch, the objective that trains (Eq. 2 over the whole vocabulary), forward and backward pass; and its
 ``evaluate``, without gradients, for inference. Loss and gradient norm are compared first. Rounds are interleaved in one
-process, the order turning. Ratios are the plain form's seconds over the shared one's: above 1 sharing is faster. The
-"bound" is the ratio of tokens: what there would be to gain if only tokens cost time.
+process, in alternating order. Ratios are the seconds without sharing over those with sharing: above 1 sharing is
+faster. The "bound" is the ratio of the numbers of tokens.
 
 Sets: tldr and nl2bash (a description and commands: short documents), medquad (passages, cut at 512 tokens); each query
-with its positive and the positives of others. Without the data, or with --smoke, made-up texts stand in.
+with its positive and the positives of others. Without the data, or with --smoke, random texts are used.
 """
 
 import argparse
@@ -179,9 +179,13 @@ def ratio(
     batch: RerankingBatch,
     arguments: argparse.Namespace,
 ) -> float:
-    """
+    """Compares the results, prints the timings and returns the ratio.
+
     Args:
+        steps: both forms by name.
         found: loss and gradient norm of each form.
+        batch: of the steps.
+        arguments: of the command line.
     """
     (loss, norm), (other_loss, other_norm) = found["plain"], found["shared"]
     limit = LIMITS[arguments.precision]

@@ -1,11 +1,11 @@
-"""Items a second through the whole client against a local server that answers at once: what the client itself costs.
+"""Throughput of the whole client against a local server that answers immediately: the overhead of the client.
 
     python scripts/bench/synthesis_client.py --items 20000     # half a minute
     python scripts/bench/synthesis_client.py                   # 200,000 items, resident memory from start to end
 
-One process serves, ``--processes`` others synthesise, each its share of the items (one call and one row an item,
-prompts of about 3 kB): openai client, retry policy, ledger with fsync, all as in a real run. Then the result is
-published. Each client reports its resident memory through the run. The last line is a JSON object.
+One process serves, ``--processes`` others synthesise, each its share of the items (one call and one row per item,
+prompts of about 3 kB): openai client, retry policy, SQLite ledger with fsync, as in a real run. Then the result is
+published. Each client reports its resident memory at each tenth of its items. The last line is a JSON object.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def report(
     assert published.num_rows == arguments.items, published
     for index, each in enumerate(reports):
         print(f"process {index}: resident MB at each tenth of its share: {each['resident_mb']}")
-    # The first tenth fills caches, pools and the window.
+    # The first tenth fills caches (SQLite's: 2 MB), pools and the window.
     growth = max(each["resident_mb"][-1] - each["resident_mb"][1] for each in reports)
     client_cpu = sum(each["cpu"] for each in reports)
     figures = {
@@ -108,7 +108,7 @@ def report(
 
 
 class InstantTask:
-    """One call and one row an item, eight items a document."""
+    """One call and one row per item, eight items per document."""
 
     name = "instant"
 
@@ -140,7 +140,7 @@ async def synthesize(arguments: argparse.Namespace) -> None:
     from data_synth.teachers.settings import TeacherConfig
 
     class Watch:
-        """In place of a progress display: notes the resident memory at each tenth."""
+        """In place of a progress display: records the resident memory at each tenth."""
 
         def __init__(self) -> None:
             self.memory: list[float] = []
@@ -186,7 +186,7 @@ def resident_mb() -> float:
 
 
 class Instant(asyncio.Protocol):
-    """Answers every request with the same chat completion, reading no more of it than its length."""
+    """Answers every request with the same chat completion; of the request it reads the length only."""
 
     body = json.dumps(
         {
