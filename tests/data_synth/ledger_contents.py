@@ -1,5 +1,6 @@
 """Reads the records of a ledger that are on disk at this moment, as a killed process would leave them."""
 
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -30,3 +31,11 @@ def ends(directory: Path) -> dict[bytes, list[str]]:
 
 def num_calls(directory: Path) -> int:
     return sum(count for (count,) in rows(directory, "SELECT count(*) FROM calls"))
+
+
+def published_contents(directory: Path) -> dict[str, bytes]:
+    """Every file of a published directory, with the time stamp of run.json left out."""
+    found = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    record = json.loads(found["run.json"])
+    assert record.pop("finished")
+    return {**found, "run.json": json.dumps(record).encode()}

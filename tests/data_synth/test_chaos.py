@@ -1,7 +1,6 @@
 """Kills at random moments and a faulty server: each item ends once, no recorded reply is requested again."""
 
 import asyncio
-import json
 import multiprocessing
 import random
 import time
@@ -12,7 +11,7 @@ from data_synth.publish import publish
 from data_synth.runner import run
 from tests.data_synth.chaos_child import synthesize
 from tests.data_synth.fake_server import Answer, Call, FakeServer, completion, error
-from tests.data_synth.ledger_contents import ends, num_calls
+from tests.data_synth.ledger_contents import ends, num_calls, published_contents
 from tests.data_synth.scripted import ScriptedTask, ScriptedTeacher, echo
 
 NUM_ITEMS, NUM_CALLS, NUM_KILLS, WINDOW = 300, 2, 20, 16
@@ -88,12 +87,4 @@ def test_twenty_kills_and_every_fault_change_nothing(tmp_path: Path) -> None:
     assert len(teacher.requests) == one_pass
     for name in ("chaos", "calm"):
         publish(tmp_path / name, ScriptedTask(NUM_ITEMS), tmp_path / f"{name} published", model="chaos")
-    assert contents(tmp_path / "chaos published") == contents(tmp_path / "calm published")
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Every file, with the time stamp of run.json left out."""
-    found = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    record = json.loads(found["run.json"])
-    assert record.pop("finished")
-    return {**found, "run.json": json.dumps(record).encode()}
+    assert published_contents(tmp_path / "chaos published") == published_contents(tmp_path / "calm published")
