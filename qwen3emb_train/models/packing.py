@@ -122,7 +122,7 @@ def packed_attention(
         ValueError: called without a layout, or for a model with soft-capped logits.
     """
     if layout is None:
-        raise ValueError("packed attention needs layout=PackedLayout; call the model through models.text_model.Encoder.")
+        raise ValueError("packed attention needs layout=PackedLayout; call it through models.text_model.Encoder.")
     if softcap is not None:
         raise ValueError("packed attention cannot soft-cap logits (Gemma-2): set model.attention=padded.")
     is_causal = bool(getattr(module, "is_causal", True))
