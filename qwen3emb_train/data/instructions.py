@@ -8,6 +8,7 @@ Documents have no instruction.
 from enum import Enum
 
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
+TEMPLATE_START = QUERY_TEMPLATE.partition("{")[0].rstrip()  # "Instruct:"
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 """The default task of the Qwen/Qwen3-Embedding model cards."""
@@ -23,6 +24,32 @@ def format_query(instruction: str | None, query: str) -> str:
 def query_prompt(instruction: str) -> str:
     """The text before the query: the Sentence-Transformers prompt of this instruction."""
     return QUERY_TEMPLATE.format(instruction=instruction, query="")
+
+
+def instruction_of(prompt: str) -> str | None:
+    """The inverse of ``query_prompt``; "" for no prompt, None for one of another form ("query: ")."""
+    before, after = query_prompt("{}").split("{}")
+    if prompt.startswith(before) and prompt.endswith(after):
+        return prompt[len(before) : -len(after)]
+    return None if prompt else ""
+
+
+def has_template(instruction: str) -> bool:
+    """Whether the template is already around an instruction, and would be doubled."""
+    return instruction.lstrip().startswith(TEMPLATE_START)
+
+
+def refuse_template(key: str, instruction: str | None) -> None:
+    """For every setting that holds an instruction; rows of data have the same refusal (``data.validation``).
+
+    Raises:
+        ValueError: the template is already around it; names the key.
+    """
+    if instruction and has_template(instruction):
+        raise ValueError(
+            f"{key} is {instruction!r}: it already contains the template that is added to it. Give only the sentence "
+            f'that follows "{TEMPLATE_START}".'
+        )
 
 
 # The reranker's prompt is a chat whose next token is "yes" or "no". The characters are exactly those of the usage

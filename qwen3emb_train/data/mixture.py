@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from qwen3emb_train.data.instructions import refuse_template
+
 _LABEL_TASKS = frozenset({"classification", "clustering", "sts"})
 
 
@@ -44,6 +46,7 @@ class SourceConfig:
     no_repeats: NoRepeats = NoRepeats.auto
 
     def __post_init__(self) -> None:
+        refuse_template("data.*.instruction", self.instruction)
         if self.weight <= 0:
             raise ValueError(f"data.*.weight is {self.weight}; it must be positive (leave a source out to drop it).")
         if self.max_negatives is not None and self.max_negatives < 0:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
@@ -51,6 +52,7 @@ OPTIONAL_ARRAYS: dict[str, type[np.generic]] = {"scores": np.float32, "languages
 _ROWS_AT_ONCE = 2048
 _VALUES_AT_ONCE = 2**22  # numbers in memory while joining
 _PART_BYTES = 32 * 2**20  # of the source; a single part is not worth another process
+_MOST_INSTRUCTIONS = 1000  # that are counted: where every row has its own, none of them is the source's
 _POLL_S = 0.2
 _SAY_EVERY_S = 60.0
 _stop: Any = None  # in a process of the pool: set when another one failed
@@ -70,6 +72,7 @@ class _Totals:
     tokens: int = 0
     any_scores: bool = False
     languages: list[str] = field(default_factory=list)  # in the order of their numbers
+    instructions: dict[str, int] = field(default_factory=dict)  # rows of each
 
 
 @dataclass(frozen=True)
@@ -276,6 +279,7 @@ class _Row:
     num_positives: int
     scores: tuple[float, ...] | None
     language: str
+    instruction: str
 
 
 def _rows(job: _Job, span: _Span, rejected: Path) -> Iterator[_Row]:
@@ -289,9 +293,9 @@ def _rows(job: _Job, span: _Span, rejected: Path) -> Iterator[_Row]:
 
 def _embedding_row(example: TrainingExample, instruction: str | None) -> _Row:
     # A line's empty instruction means "none", not "the default".
-    query = format_query(instruction if example.instruction is None else example.instruction, example.query)
-    texts = [query, *example.positives, *example.negatives]
-    return _Row(texts, len(example.positives), example.scores, example.language)
+    own = (instruction if example.instruction is None else example.instruction) or ""
+    texts = [format_query(own, example.query), *example.positives, *example.negatives]
+    return _Row(texts, len(example.positives), example.scores, example.language, own)
 
 
 def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
@@ -300,7 +304,7 @@ def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
     judged_by = example.instruction or instruction or DEFAULT_INSTRUCTION
     bodies = [reranker_body(judged_by, example.query, example.documents[i]) for i in order]
     scores = None if example.scores is None else tuple(example.scores[i] for i in order)
-    return _Row([example.query, *bodies], sum(example.labels), scores, "")
+    return _Row([example.query, *bodies], sum(example.labels), scores, "", judged_by)
 
 
 def _append_rows(
@@ -320,6 +324,8 @@ def _append_rows(
             row_ends.append(totals.texts + len(texts))
             if row.language not in totals.languages:
                 totals.languages.append(row.language)
+            if row.instruction in totals.instructions or len(totals.instructions) < _MOST_INSTRUCTIONS:
+                totals.instructions[row.instruction] = totals.instructions.get(row.instruction, 0) + 1
         ids = ids_without_eos(backend, texts)
         ends = totals.tokens + np.cumsum([len(one) for one in ids])
         columns = {
@@ -377,7 +383,13 @@ def _join(directory: Path, parts: Sequence[Path], source: Path, claim: Claim) ->
             with (directory / REJECTED_FILE).open("ab") as rejected:
                 rejected.write((part / REJECTED_FILE).read_bytes())
         num_texts, num_tokens = num_texts + total.texts, num_tokens + total.tokens
-    meta = {"source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages}
+    instructions: Counter[str] = Counter()
+    for total in totals:
+        instructions.update(total.instructions)
+    meta = {
+        "source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages,
+        "instructions": dict(sorted(instructions.items(), key=lambda one: (-one[1], one[0]))[:_MOST_INSTRUCTIONS]),
+    }  # fmt: skip
     write_text(directory / "meta.json", json.dumps(meta, ensure_ascii=False))
 
 

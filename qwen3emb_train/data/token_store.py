@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from qwen3emb_train.data.store_writing import ARRAYS, OPTIONAL_ARRAYS, REJECTED_
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import digest_cached, value_digest
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ class TokenStore:
         scores: a teacher's score of each document, at its text's index; NaN at queries and in rows without scores.
             None where no row of the source has any.
         languages: number of each row's language in ``language_names``. None where no row names one.
+        instructions: number of rows under each instruction ("": bare), most frequent first.
     """
 
     directory: Path
@@ -55,6 +56,7 @@ class TokenStore:
     scores: Float[np.ndarray, " texts"] | None = None
     languages: Int[np.ndarray, " rows"] | None = None
     language_names: tuple[str, ...] = ("",)
+    instructions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -151,7 +153,10 @@ def open_token_store(
         names = [*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in meta["arrays"])]
         arrays = {name: _map(directory, name, (ARRAYS | OPTIONAL_ARRAYS)[name]) for name in names}
         _require_whole(arrays, meta["num_rows"])
-        return TokenStore(directory, key, contents, **arrays, language_names=tuple(meta["languages"]))
+        return TokenStore(
+            directory, key, contents, **arrays, language_names=tuple(meta["languages"]),
+            instructions=meta["instructions"],
+        )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{directory}: damaged token store of {source} ({error}). Delete it; it is written again."

@@ -9,10 +9,9 @@ import reprlib
 import sys
 from collections.abc import Iterable
 
-from qwen3emb_train.data.instructions import QUERY_TEMPLATE
+from qwen3emb_train.data.instructions import TEMPLATE_START, has_template
 
 ColumnNames = str | tuple[str, ...]
-_WRAPPER_START = QUERY_TEMPLATE.partition("{")[0].rstrip()  # "Instruct:"
 
 
 class InvalidExampleError(ValueError):
@@ -113,9 +112,9 @@ def check_instruction(value: object, query: str) -> str | None:
     """
     instruction = None if value is None else check_label_text(value, "instruction")
     reason = "already contains the template that is added to it"
-    if instruction and instruction.lstrip().startswith(_WRAPPER_START):
-        raise InvalidExampleError("instruction", reason, f'Give only the sentence that follows "{_WRAPPER_START}".')
-    if instruction != "" and query.startswith(_WRAPPER_START) and "\nQuery:" in query:
+    if instruction and has_template(instruction):
+        raise InvalidExampleError("instruction", reason, f'Give only the sentence that follows "{TEMPLATE_START}".')
+    if instruction != "" and query.startswith(TEMPLATE_START) and "\nQuery:" in query:
         remedy = 'Put its two parts into instruction and query, or set instruction to "" to train on it as it is.'
         raise InvalidExampleError("query", reason, remedy)
     return instruction

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.evaluation.stored_vectors import StoredAs
 from qwen3emb_train.models.precision import Precision
 
@@ -30,8 +31,9 @@ class SetConfig:
         path: its directory: for retrieval the BEIR layout, for the others see ``tasks/``.
         split: which judgements (retrieval), or which file.
         instruction: what stands before each query, and what a reranker judges by; in every task but retrieval, what
-            stands before all texts. null = the model's own for retrieval, the usual one of the task for the others; ""
-            = nothing (a reranker's template always holds one: its own).
+            stands before all texts. null = the model's own for retrieval, the usual one of the task for the others
+            (nothing for a model that was trained on bare queries); "" = nothing (a reranker's template always holds
+            one: its own).
         task: the set's task.
     """
 
@@ -39,6 +41,9 @@ class SetConfig:
     split: str = "test"
     instruction: str | None = None
     task: TaskKind = TaskKind.retrieval
+
+    def __post_init__(self) -> None:
+        refuse_template("sets.*.instruction", self.instruction)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from qwen3emb_train.evaluation.table import format_table
 from qwen3emb_train.evaluation.tasks.task import SymmetricTask
 from qwen3emb_train.index.bm25 import rank_with_bm25
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.index.rerankers import TextReranker, require_yes_no_reranker
 from qwen3emb_train.models.text_model import truncate_and_normalize
 
@@ -97,6 +98,8 @@ def _measure_all(config: EvaluateConfig, sets: Sets, made: lineage.Output) -> di
 def _measure(config: EvaluateConfig, name: str, sets: Sets, found: _Found) -> None:
     """Evaluates a model on every set that it supports; BM25 only ranks documents."""
     path, layers = config.models[name], config.num_layers.get(name)
+    if path != BM25:
+        QueryPrompts.of(path).report(_instructions(config, sets))
     settings = EmbeddingSettings(
         config.max_tokens, config.precision, config.tokens_per_batch, config.texts_per_batch,
         num_processes=config.num_processes,
@@ -133,7 +136,10 @@ def _measure_retrieval(
 def _measure_symmetric(
     config: EvaluateConfig, name: str, set_name: str, task: SymmetricTask, embedder: CachedEmbedder, found: _Found
 ) -> None:
-    vectors = _encode_unique(embedder, task, config.sets[set_name].instruction)
+    given = config.sets[set_name].instruction
+    if given is None:
+        given = "" if QueryPrompts.of(config.models[name]).is_bare else task.instruction
+    vectors = _encode_unique(embedder, task, given)
     _require_finite(vectors, vectors, name, set_name)
     kind = config.sets[set_name].task
     for dim, form in _forms(config, vectors.shape[1]):
@@ -146,6 +152,7 @@ def _rerank(config: EvaluateConfig, name: str, first_stages: Sequence[Ranking], 
         config.rerankers[name], num_layers=config.num_layers.get(name), max_tokens=config.max_tokens,
         precision=config.precision.value,
     )  # fmt: skip
+    reranker.report(config.rerankers[name], _instructions(config, sets))
     for set_name, data in sets.items():
         if not isinstance(data, RetrievalSet):
             continue
@@ -171,6 +178,15 @@ def _add(
     ))  # fmt: skip
 
 
+def _instructions(config: EvaluateConfig, sets: Sets) -> dict[str, str | None]:
+    """Of the retrieval sets, by key: the instructions of the other tasks are theirs, whatever the training."""
+    return {
+        f"sets.{name}.instruction": config.sets[name].instruction
+        for name, data in sets.items()
+        if isinstance(data, RetrievalSet)
+    }
+
+
 def _cuts(config: EvaluateConfig) -> Cuts:
     return Cuts(config.ndcg_at, config.recall_at, config.mrr_at)
 
@@ -186,13 +202,11 @@ def _forms(config: EvaluateConfig, width: int) -> Iterator[tuple[int, StoredAs]]
             yield dim, form
 
 
-def _encode_unique(
-    embedder: CachedEmbedder, task: SymmetricTask, instruction: str | None
-) -> Float[Tensor, "texts dim"]:
+def _encode_unique(embedder: CachedEmbedder, task: SymmetricTask, instruction: str) -> Float[Tensor, "texts dim"]:
     """The vectors of the task's texts; each distinct text is encoded once."""
     unique = list(dict.fromkeys(task.texts))
     row_of = {text: row for row, text in enumerate(unique)}
-    vectors = embedder.encode_queries(unique, task.instruction if instruction is None else instruction)
+    vectors = embedder.encode_queries(unique, instruction)
     return vectors[torch.tensor([row_of[text] for text in task.texts])]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
 
 
@@ -21,6 +22,9 @@ class LocalSetConfig:
     path: str = "???"
     split: str = "test"
     instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        refuse_template("local_sets.*.instruction", self.instruction)
 
 
 def build_local_task(name: str, chosen: LocalSetConfig) -> Any:

@@ -39,11 +39,13 @@ class Instructions:
         by_task: given by the user, by task name; "": none.
         by_set: of local sets; None is the model's own, as in ``evaluate``.
         default: where neither the user nor mteb gives one. None: mteb's for that kind of task.
+        is_bare: the model was trained on bare queries: only the user's instructions stand before its texts.
     """
 
     by_task: Mapping[str, str] = field(default_factory=dict)
     by_set: Mapping[str, str | None] = field(default_factory=dict)
     default: str | None = None
+    is_bare: bool = False
 
     def of(self, metadata: Any) -> str | None:
         """The instruction of a task (its ``TaskMetadata``); "": none, None: the model's own."""
@@ -53,10 +55,12 @@ class Instructions:
         if name in self.by_set:
             return self.by_set[name]
         prompt = metadata.prompt.get("query") if isinstance(metadata.prompt, Mapping) else metadata.prompt
-        if prompt:
+        if prompt and not self.is_bare:
             return str(prompt)
         if self.default is not None:
             return self.default
+        if self.is_bare:
+            return ""
         from mteb.abstasks.abstask import get_abstask_prompt
 
         return str(get_abstask_prompt(name))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.evaluation.mteb_choice import choose_tasks
 from qwen3emb_train.evaluation.mteb_local import LocalSetConfig
 from qwen3emb_train.evaluation.mteb_model import Instructions, MtebModel, build_meta, import_mteb
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder, model_identity
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.models.precision import Precision
 
 PROGRAM = "evaluate_mteb"
@@ -35,7 +37,8 @@ class EvaluateMtebConfig:
         languages: keep only these (ISO 639-3, as "eng" or "eng-Latn"); empty = all that a task has.
         local_sets: name -> retrieval set in BEIR layout, measured as an mteb task of that name.
         instructions: task name -> instruction; "" = none. Takes precedence over the task's own.
-        default_instruction: of tasks without one; null = mteb's for that kind of task.
+        default_instruction: of tasks without one; null = mteb's for that kind of task. Before the texts of a model that
+            was trained on bare queries stand only instructions given here.
         dim: Matryoshka dimension; null = the full vector.
         output_dir: receives mteb's result tree. A task with a result there is not run again.
         overwrite: run it again nevertheless.
@@ -68,6 +71,9 @@ class EvaluateMtebConfig:
                 "there is nothing to measure: give tasks=[NFCorpus], 'benchmark=MTEB(eng, v2)' or "
                 "local_sets.NAME.path=DIRECTORY."
             )
+        for name, instruction in self.instructions.items():
+            refuse_template(f"instructions.{name}", instruction)
+        refuse_template("default_instruction", self.default_instruction)
         if self.model_name is not None and self.model_name.count("/") != 1:
             raise ValueError(f"model_name is {self.model_name!r}; write organisation/model, e.g. local/mine.")
         for key, least in (("dim", 1), ("max_tokens", 2), ("tokens_per_batch", 1), ("texts_per_batch", 1)):
@@ -120,10 +126,12 @@ def evaluate_mteb(config: EvaluateMtebConfig) -> list[TaskScore]:
         {name: value for name, value in _experiment(config).items() if value is not None},
     )
     settings = EmbeddingSettings(config.max_tokens, config.precision, config.tokens_per_batch, config.texts_per_batch)
+    prompts = QueryPrompts.of(config.model)
+    prompts.report({f"local_sets.{name}.instruction": one.instruction for name, one in config.local_sets.items()})
     by_set = {name: chosen.instruction for name, chosen in config.local_sets.items()}
     model = MtebModel(
         partial(load_embedder, config.model, settings, config.num_layers),
-        Instructions(config.instructions, by_set, config.default_instruction),
+        Instructions(config.instructions, by_set, config.default_instruction, prompts.is_bare),
         meta,
         config.dim,
     )

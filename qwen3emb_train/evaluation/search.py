@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.evaluation.cached_vectors import CachedEmbedder
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
 from qwen3emb_train.index.nearest import top_k_documents
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.text_model import truncate_and_normalize
@@ -54,6 +56,7 @@ class SearchConfig:
             raise ValueError(f"rerank_top_k is {self.rerank_top_k}; a reranker needs at least 1 document.")
         if self.num_processes < 1:
             raise ValueError(f"num_processes is {self.num_processes}; at least 1 process encodes.")
+        refuse_template("instruction", self.instruction)
         if not self.query.strip():
             raise ValueError("query is empty; give the text to search for.")
 
@@ -89,6 +92,7 @@ def search(config: SearchConfig) -> list[Hit]:
     corpus = read_texts(Path(config.corpus))
     ids, texts = list(corpus), list(corpus.values())
     reranker = _load_reranker(config)
+    QueryPrompts.of(config.model).report({"instruction": config.instruction})
     settings = EmbeddingSettings(config.max_tokens, config.precision, num_processes=config.num_processes)
     cached = CachedEmbedder(lambda: load_embedder(config.model, settings), config.cache_dir, config.model, settings)
     query = cached.embedder.encode_queries([config.query], config.instruction)
@@ -132,4 +136,6 @@ def _load_reranker(config: SearchConfig) -> TextReranker | None:
     """Loaded first, so that a wrong directory is reported before a corpus is encoded."""
     if config.reranker is None:
         return None
-    return TextReranker.load(config.reranker, max_tokens=config.max_tokens, precision=config.precision.value)
+    reranker = TextReranker.load(config.reranker, max_tokens=config.max_tokens, precision=config.precision.value)
+    reranker.report(config.reranker, {"instruction": config.instruction})
+    return reranker

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
+from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -135,6 +136,14 @@ def write_tokenizer(source: Path, target: Path, tokenizer: TextTokenizer, max_to
     """
     tokenizer.save(target)
     _write_tokenizer_config(source, target, max_tokens, pad_token=tokenizer.eos_token)
+
+
+def write_prompts_beside(source: Path, target: Path) -> None:
+    """Copies what stands before texts, for formats that have no place for it, and prints that of queries."""
+    prompts = Prompts.read(source)
+    if prompts is not None:
+        prompts.write(target)
+        print(f"  before each query: {prompts.query!r}")
 
 
 def write_reranker_tokenizer(source: Path, target: Path, max_tokens: int) -> RerankerTokenizer:

@@ -7,7 +7,7 @@ Sentence-Transformers restores the end of the template after truncation, so the 
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ import torch
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import (
-    DEFAULT_INSTRUCTION,
     RERANKER_BODY,
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
+    refuse_template,
 )
 from qwen3emb_train.export.backbone import write_causal_lm_weights, write_config, write_json, write_reranker_tokenizer
 from qwen3emb_train.export.checks import as_figures
 from qwen3emb_train.export.model_card import reranker_card
 from qwen3emb_train.export.verify import require_verified, verify_directory
+from qwen3emb_train.export.verify_prompts import TrainedQueryPrompt
+from qwen3emb_train.index.query_prompts import report_difference
+from qwen3emb_train.index.rerankers import own_instruction
+from qwen3emb_train.model_directory import PROMPTS_FILE, Prompts
 
 PROGRAM = "export_reranker"
 
@@ -53,7 +57,7 @@ class ExportRerankerConfig:
         output_dir: the folder to write; its last part names the model on the card.
         dtype: of the stored weights.
         max_tokens: longest text, prefix and suffix included; never more than the model's positions.
-        instruction: default task of the reranker.
+        instruction: default task of the reranker; null = what it was trained with.
         verify: compare CrossEncoder's scores with the plain logits before publishing.
         base_model: hub name of the base model, for the card.
         license: licence identifier of the hub ("apache-2.0"), for the card.
@@ -63,14 +67,18 @@ class ExportRerankerConfig:
     output_dir: str = "???"
     dtype: RerankerDtype = RerankerDtype.bfloat16
     max_tokens: int = 8192
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str | None = None
     verify: bool = True
     base_model: str | None = None
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.instruction:
-            raise ValueError("instruction is empty: the reranker's template has a place for it. Name the task.")
+        if self.instruction == "":
+            raise ValueError(
+                "instruction is empty: the reranker's template has a place for it. Name the task, or leave it out for "
+                "what the model was trained with."
+            )
+        refuse_template("instruction", self.instruction)
 
 
 def export_reranker(config: ExportRerankerConfig) -> Path:
@@ -95,15 +103,23 @@ def _write(config: ExportRerankerConfig, made: lineage.Output) -> dict[str, Any]
     max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
     tokenizer = write_reranker_tokenizer(source, directory, max_tokens)
     true_id, false_id = tokenizer.answer_ids
-    _write_modules(directory, {"true_token_id": true_id, "false_token_id": false_id}, config.instruction)
+    trained = Prompts.read(source)
+    known = None if trained is None else [own_instruction(trained), *trained.of_queries]
+    report_difference(config.model, known, {"instruction": config.instruction})
+    instruction = config.instruction or own_instruction(trained)
+    _write_modules(directory, {"true_token_id": true_id, "false_token_id": false_id}, instruction)
     card = reranker_card(
-        Path(config.output_dir).name, made.record, instruction=config.instruction, max_tokens=max_tokens,
+        Path(config.output_dir).name, made.record, instruction=instruction, max_tokens=max_tokens,
         base_model=config.base_model, license=config.license,
     )  # fmt: skip
     lineage.write_text(directory / "README.md", card)
-    checks = verify_directory(directory) if config.verify else []
+    prompt = TrainedQueryPrompt(None if trained is None else own_instruction(trained), config.instruction is not None)
+    checks = verify_directory(directory, trained=prompt) if config.verify else []
     require_verified(checks)
-    return {"verification": as_figures(checks) if checks else {"verified": False}}
+    return {
+        "trained_query_prompt": asdict(prompt),
+        "verification": as_figures(checks) if checks else {"verified": False},
+    }
 
 
 def chat_template(default_instruction: str) -> str:
@@ -149,7 +165,7 @@ def _write_modules(directory: Path, answers: dict[str, int], instruction: str) -
         },
     )
     write_json(
-        directory / "config_sentence_transformers.json",
+        directory / PROMPTS_FILE,
         {
             "model_type": "CrossEncoder",
             "activation_fn": "torch.nn.modules.linear.Identity",

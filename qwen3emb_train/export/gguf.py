@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.tokenization import load_tokenizer
-from qwen3emb_train.export.backbone import backbone_names, read_json
+from qwen3emb_train.export.backbone import backbone_names, read_json, write_prompts_beside
 from qwen3emb_train.export.gguf_tokenizer import GgufVocabulary, gguf_vocabulary
 from qwen3emb_train.export.samples import REAL_TEXTS
 from qwen3emb_train.index.inference import TextEncoder
@@ -46,7 +46,9 @@ class ExportGgufConfig:
 
     Attributes:
         model: a model directory or an export: a Qwen3 or Llama decoder with a byte-level BPE tokenizer.
-        output_dir: receives NAME.gguf and run.json; its last component is NAME.
+        output_dir: receives NAME.gguf, the prompts that the model was trained with
+            (config_sentence_transformers.json; llama.cpp puts none before a text), and run.json; its last component is
+            NAME.
         dtype: of the matrices.
         max_tokens: context length recorded in the file; at most the positions of the backbone.
         verify: embed texts with llama.cpp (package xllamacpp, where installed) and compare.
@@ -75,6 +77,7 @@ def export_gguf(config: ExportGgufConfig) -> Path:
     def write(made: lineage.Output) -> dict[str, Any]:
         file = made.directory / file_name
         write_gguf(source, file, config.dtype, config.max_tokens)
+        write_prompts_beside(source, made.directory)
         figures = compare_with_llama_cpp(file, source) if config.verify else {"verified": False}
         print("  llama.cpp: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
         return {"verification": figures}

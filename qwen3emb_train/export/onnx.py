@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.export.backbone import write_prompts_beside
 from qwen3emb_train.export.samples import REAL_TEXTS
 from qwen3emb_train.export.verify_vectors import least_cosine
 from qwen3emb_train.index.inference import TextEncoder
@@ -36,7 +37,8 @@ class ExportOnnxConfig:
 
     Attributes:
         model: a model directory or an export.
-        output_dir: receives model.onnx (and its data beside it), the tokenizer, and run.json.
+        output_dir: receives model.onnx (and its data beside it), the tokenizer, the prompts that the model was
+            trained with (config_sentence_transformers.json), and run.json.
         verify: embed texts with onnxruntime (where installed), padded left and right, and compare.
     """
 
@@ -91,6 +93,7 @@ def export_onnx(config: ExportOnnxConfig) -> Path:
     def write(made: lineage.Output) -> dict[str, Any]:
         write_onnx(source, made.directory / MODEL_FILE)
         load_tokenizer(str(source)).save(made.directory)
+        write_prompts_beside(source, made.directory)
         figures = compare_with_onnxruntime(made.directory, source) if config.verify else {"verified": False}
         print("  onnxruntime: " + ", ".join(f"{name} {figure}" for name, figure in figures.items()))
         return {"verification": figures}

@@ -5,7 +5,7 @@ the vectors of the trainer, and then renamed, so that an unverified one never ha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from qwen3emb_train import lineage
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
+from qwen3emb_train.data.instructions import query_prompt, refuse_template
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.export.backbone import write_backbone_weights, write_config, write_json, write_tokenizer
 from qwen3emb_train.export.card_tables import read_scores
@@ -21,7 +21,17 @@ from qwen3emb_train.export.checks import as_figures
 from qwen3emb_train.export.hub import HubConfig, push
 from qwen3emb_train.export.model_card import embedding_card
 from qwen3emb_train.export.verify import require_verified, verify_directory
-from qwen3emb_train.model_directory import LAST_TOKEN, NORMALIZE_PATH, POOLING_MODES, POOLING_PATH
+from qwen3emb_train.export.verify_prompts import TrainedQueryPrompt
+from qwen3emb_train.index.query_prompts import QueryPrompts
+from qwen3emb_train.model_directory import (
+    DOCUMENT,
+    LAST_TOKEN,
+    NORMALIZE_PATH,
+    POOLING_MODES,
+    POOLING_PATH,
+    PROMPTS_FILE,
+    QUERY,
+)
 
 PROGRAM = "export"
 
@@ -47,8 +57,10 @@ class ExportConfig:
         output_dir: the folder to write; its last part names the model on the card.
         dtype: of the stored weights. float16 ends at 65504; larger weights are an error.
         max_tokens: longest text, the EOS token included; at most the positions of the backbone.
-        query_instruction: the default task of a query; "" = queries carry no prompt.
-        instructions: further tasks, name -> instruction: each becomes a prompt of that name.
+        query_instruction: the default task of a query; null = what the model was trained with, "" = queries carry no
+            prompt.
+        instructions: further tasks, name -> instruction: each becomes a prompt of that name, beside those that the
+            model was trained with.
         prompts: further prompts, name -> prefix of a text.
         scores: an evaluation's output_dir (or its results.json), for the card.
         verify: run the checks of ``verify.py`` before publishing.
@@ -61,7 +73,7 @@ class ExportConfig:
     output_dir: str = "???"
     dtype: ExportDtype = ExportDtype.bfloat16
     max_tokens: int = 8192
-    query_instruction: str = DEFAULT_INSTRUCTION
+    query_instruction: str | None = None
     instructions: dict[str, str] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     scores: str | None = None
@@ -73,7 +85,9 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
             raise ValueError(f"max_tokens is {self.max_tokens}; a text needs one token and the EOS token (>= 2).")
-        taken = {"query", "document"} & {*self.prompts, *self.instructions}
+        for key, instruction in self.given_instructions.items():
+            refuse_template(key, instruction)
+        taken = {QUERY, DOCUMENT} & {*self.prompts, *self.instructions}
         if taken:
             raise ValueError(
                 f"prompts or instructions name {sorted(taken)}: the query's prompt is made from query_instruction, and "
@@ -83,10 +97,19 @@ class ExportConfig:
         if twice:
             raise ValueError(f"{sorted(twice)} is in prompts and in instructions. Choose one of them.")
 
-    def all_prompts(self) -> dict[str, str]:
-        """Prefix of a text, by prompt name."""
-        prompts = {"query": query_prompt(self.query_instruction) if self.query_instruction else "", "document": ""}
-        return prompts | {name: query_prompt(task) for name, task in self.instructions.items()} | self.prompts
+    @property
+    def given_instructions(self) -> dict[str, str | None]:
+        """By key."""
+        others = {f"instructions.{name}": instruction for name, instruction in self.instructions.items()}
+        return {"query_instruction": self.query_instruction, **others}
+
+    def all_prompts(self, model: QueryPrompts) -> dict[str, str]:
+        """Prefix of a text, by prompt name; what is not given is the model's own."""
+        trained = {} if model.trained is None else dict(model.trained.by_name)
+        given = self.query_instruction
+        query = model.own if given is None else query_prompt(given) if given else ""
+        tasks = {name: query_prompt(task) for name, task in self.instructions.items()}
+        return trained | {QUERY: query, DOCUMENT: trained.get(DOCUMENT) or ""} | tasks | self.prompts
 
 
 def export_model(config: ExportConfig) -> Path:
@@ -110,7 +133,9 @@ def export_model(config: ExportConfig) -> Path:
 def _write(config: ExportConfig, scores: list[dict[str, Any]], made: lineage.Output) -> dict[str, Any]:
     source, directory = Path(config.model), made.directory
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype.value]
-    prompts = config.all_prompts()
+    model = QueryPrompts.of(config.model)
+    replace(model, takes_instructions=True).report(config.given_instructions)
+    prompts = config.all_prompts(model)
     write_backbone_weights(source, directory, dtype)
     hf_config = write_config(source, directory, dtype)
     dim, positions = int(hf_config["hidden_size"]), hf_config.get("max_position_embeddings")
@@ -122,9 +147,14 @@ def _write(config: ExportConfig, scores: list[dict[str, Any]], made: lineage.Out
         prompts=prompts, scores=scores, base_model=config.base_model, license=config.license,
     )  # fmt: skip
     lineage.write_text(directory / "README.md", card)
-    checks = verify_directory(directory, reference=source, prompts=prompts) if config.verify else []
+    trained = TrainedQueryPrompt(None if model.trained is None else model.own, config.query_instruction is not None)
+    checks = verify_directory(directory, reference=source, prompts=prompts, trained=trained) if config.verify else []
     require_verified(checks)
-    return {"prompts": prompts, "verification": as_figures(checks) if checks else {"verified": False}}
+    return {
+        "prompts": prompts,
+        "trained_query_prompt": asdict(trained),
+        "verification": as_figures(checks) if checks else {"verified": False},
+    }
 
 
 def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[str, str]) -> None:
@@ -155,7 +185,7 @@ def write_modules(directory: Path, dim: int, max_tokens: int, prompts: Mapping[s
     write_json(directory / NORMALIZE_PATH / "config.json", {})  # a folder without a file does not survive git or a hub
     write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     write_json(
-        directory / "config_sentence_transformers.json",
+        directory / PROMPTS_FILE,
         {
             "prompts": dict(prompts),
             "default_prompt_name": None,

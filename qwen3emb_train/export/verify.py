@@ -5,8 +5,9 @@ directory, Sentence-Transformers folder or reranker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.export import verify_files
@@ -14,8 +15,10 @@ from qwen3emb_train.export.backbone import read_json
 from qwen3emb_train.export.checks import Check, Checklist, VerificationError, format_checks, has_failed
 from qwen3emb_train.export.samples import SAMPLE_TEXTS
 from qwen3emb_train.export.verify_embedding import EmbeddingFolder
+from qwen3emb_train.export.verify_prompts import TrainedQueryPrompt, check_trained_prompt
 from qwen3emb_train.export.verify_reranker import is_reranker, reranker_checks
 from qwen3emb_train.export.verify_vectors import check_adapter, check_differs_from_base
+from qwen3emb_train.model_directory import Prompts
 
 _WEIGHTS = "weights whole and finite"
 
@@ -52,8 +55,13 @@ def verify(config: VerifyConfig) -> list[Check]:
         if not path.is_dir():
             raise FileNotFoundError(f"{name} {path}: no such directory. Give the folder of a model.")
     servers = [name for name, wanted in (("vllm", config.vllm), ("tei", config.tei)) if wanted]
-    prompts = _recorded_prompts(Path(config.path))
-    return verify_directory(Path(config.path), prompts=prompts, servers=servers, **paths)
+    recorded = _recorded(Path(config.path))
+    trained = TrainedQueryPrompt(**recorded.get("trained_query_prompt", {}))
+    if trained.prompt is None and config.reference is not None:
+        model = Prompts.read(Path(config.reference))
+        trained = replace(trained, prompt=None if model is None else model.query)
+    prompts = recorded.get("prompts")
+    return verify_directory(Path(config.path), prompts=prompts, trained=trained, servers=servers, **paths)
 
 
 def verify_directory(
@@ -63,6 +71,7 @@ def verify_directory(
     base: Path | None = None,
     adapter: Path | None = None,
     prompts: Mapping[str, str] | None = None,
+    trained: TrainedQueryPrompt | None = None,
     servers: Sequence[str] = (),
 ) -> list[Check]:
     """Runs all checks of a folder.
@@ -71,6 +80,7 @@ def verify_directory(
         directory: the folder.
         reference, base, adapter: see VerifyConfig.
         prompts: that it must have; None: not known. Our exports record theirs in ``run.json``.
+        trained: what stood before queries in training, as recorded there; None: there is nothing to compare.
         servers: "vllm", "tei", or both.
     """
     checklist = Checklist()
@@ -81,6 +91,8 @@ def verify_directory(
     else:
         EmbeddingFolder(directory, longest_text(directory), reference, prompts).run(checklist, _WEIGHTS, servers)
         _origin_checks(directory, checklist, base, adapter)
+    if trained is not None and (trained.prompt is not None or prompts is not None):
+        checklist.run("query prompt of training", lambda: check_trained_prompt(directory, trained))
     checklist.run("card", lambda: verify_files.check_card(directory))
     return checklist.checks
 
@@ -122,8 +134,7 @@ def _origin_checks(directory: Path, checklist: Checklist, base: Path | None, ada
         checklist.run("base + adapter", lambda: check_adapter(directory, start, added, SAMPLE_TEXTS, limit), [_WEIGHTS])
 
 
-def _recorded_prompts(directory: Path) -> dict[str, str] | None:
-    if not (directory / lineage.RUN_FILE).is_file():
-        return None
-    record = lineage.read_record(directory)
-    return record.metrics.get("prompts") if record is not None else None
+def _recorded(directory: Path) -> dict[str, Any]:
+    """The metrics of the folder's ``run.json``; none where it is not an export of ours."""
+    record = lineage.read_record(directory) if (directory / lineage.RUN_FILE).is_file() else None
+    return {} if record is None else dict(record.metrics)

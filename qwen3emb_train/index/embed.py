@@ -12,8 +12,9 @@ from qwen3emb_train import lineage
 from qwen3emb_train.data.corpus import duplicate_id, iterate_texts
 from qwen3emb_train.data.tokenization import text_hash
 from qwen3emb_train.distributed import launched_rank
-from qwen3emb_train.index.embed_config import EmbedConfig
+from qwen3emb_train.index.embed_config import EmbedConfig, TextRole
 from qwen3emb_train.index.embed_texts import embed_texts
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.index.vector_store import STORE_FILE, VectorStore
 
 PROGRAM = "embed"
@@ -61,6 +62,8 @@ def embed(config: EmbedCorpusConfig) -> Path:
     num_texts = check_corpus(corpus)
     progress = Progress(num_texts)
     if launched_rank() == 0:
+        if config.role is TextRole.query:
+            QueryPrompts.of(config.model).report({"instruction": config.instruction})
         lineage.claim(output, PROGRAM)
     if config.engine is EmbedEngine.ray:
         from qwen3emb_train.index.embed_ray import embed_with_ray

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from enum import Enum
 
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.index.vector_bytes import VectorType
 from qwen3emb_train.models.precision import Precision
 
@@ -73,6 +74,7 @@ class EmbedConfig(EncodingConfig):
             raise ValueError(
                 f"instruction={self.instruction!r}: documents carry none. Set role=query, or leave it out."
             )
+        refuse_template("instruction", self.instruction)
 
 
 def embed_config(encoding: EncodingConfig, role: TextRole, instruction: str | None = None) -> EmbedConfig:

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.index.inference import ParallelTextEncoder, TextEncoder
 from qwen3emb_train.index.model_files import model_file, model_json
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.lineage import digest
 from qwen3emb_train.model_directory import LAST_TOKEN, POOLING_PATH
 from qwen3emb_train.models.loading import quiet_transformers
@@ -84,17 +84,15 @@ def load_embedder(
     if modules is not None and num_layers is not None:
         raise ValueError(f"{model} is an export: it is measured as it is. Remove its num_layers.")
     if modules is None:
-        return _packed(model, settings, num_layers, {"query": query_prompt(DEFAULT_INSTRUCTION)})
+        return _packed(model, settings, num_layers)
     if as_published or not _pools_last_token(model, modules):
         return _sentence_transformer(model, settings)
-    prompts = (model_json(model, "config_sentence_transformers.json") or {}).get("prompts") or {}
-    return _packed(model, settings, None, prompts, _own_limit(model))
+    return _packed(model, settings, None, _own_limit(model))
 
 
-def _packed(
-    model: str, settings: EmbeddingSettings, num_layers: int | None, prompts: dict[str, str], limit: int = _UNLIMITED
-) -> Embedder:
+def _packed(model: str, settings: EmbeddingSettings, num_layers: int | None, limit: int = _UNLIMITED) -> Embedder:
     """In our packed encoder."""
+    prompts = QueryPrompts.of(model)
     how: dict[str, Any] = {
         "num_layers": num_layers,
         "max_tokens": min(limit, settings.max_tokens),
@@ -111,10 +109,10 @@ def _packed(
         return encoder.encode([prompt + text for text in texts], tokens_per_batch=settings.tokens_per_batch)
 
     def encode_queries(queries: Sequence[str], instruction: str | None) -> Float[Tensor, "texts dim"]:
-        return encode(_prompt(prompts, instruction), queries)
+        return encode(prompts.prompt(instruction), queries)
 
     def encode_documents(documents: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        return encode(prompts.get("document") or "", documents)
+        return encode(prompts.of_documents, documents)
 
     return Embedder(encode_queries, encode_documents)
 
@@ -136,7 +134,7 @@ def _sentence_transformer(model: str, settings: EmbeddingSettings) -> Embedder:
             model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32},
         )
     loaded.max_seq_length = min(loaded.max_seq_length or settings.max_tokens, settings.max_tokens)
-    prompts = loaded.prompts or {}
+    prompts = QueryPrompts.of(model)
     encoding = {
         "batch_size": settings.texts_per_batch,
         "normalize_embeddings": True,
@@ -145,23 +143,12 @@ def _sentence_transformer(model: str, settings: EmbeddingSettings) -> Embedder:
     }
 
     def encode_queries(queries: Sequence[str], instruction: str | None) -> Float[Tensor, "texts dim"]:
-        return loaded.encode_query(list(queries), prompt=_prompt(prompts, instruction), **encoding).float().cpu()
+        return loaded.encode_query(list(queries), prompt=prompts.prompt(instruction), **encoding).float().cpu()
 
     def encode_documents(documents: Sequence[str]) -> Float[Tensor, "texts dim"]:
         return loaded.encode_document(list(documents), **encoding).float().cpu()
 
     return Embedder(encode_queries, encode_documents)
-
-
-def _prompt(prompts: dict[str, str], instruction: str | None) -> str:
-    """The prompt of a query.
-
-    A model without a query prompt was not trained with instructions, so it gets none.
-    """
-    own = prompts.get("query") or ""
-    if instruction is None:
-        return own
-    return query_prompt(instruction) if own and instruction else ""
 
 
 def _pools_last_token(model: str, modules: Path) -> bool:
@@ -194,12 +181,3 @@ def model_identity(model: str) -> str:
     if config is None:
         raise FileNotFoundError(f"model {model}: no such directory, and no model of that name can be reached.")
     return f"{model}@{config.parent.name}"  # the hub's cache names a snapshot's directory by its commit
-
-
-def takes_instructions(model: str) -> bool:
-    """A Sentence-Transformers model without a query prompt was not trained with instructions; ours are."""
-    if not (Path(model) / "modules.json").is_file():
-        return True
-    settings = Path(model) / "config_sentence_transformers.json"
-    prompts = json.loads(settings.read_text(encoding="utf-8")).get("prompts") if settings.is_file() else None
-    return bool((prompts or {}).get("query"))

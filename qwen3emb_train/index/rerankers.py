@@ -4,7 +4,7 @@ All prompts of a query start with the same system turn, instruction and query. T
 prefix once (``data.prefixes``), which is exact under causal attention. For mining, evaluation and search.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import load_fast_tokenizer, refuse_missing_directory
 from qwen3emb_train.index.model_files import model_file, model_json
+from qwen3emb_train.index.query_prompts import report_difference
+from qwen3emb_train.model_directory import PROMPTS_FILE, Prompts
 from qwen3emb_train.models.loading import ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
@@ -30,6 +32,7 @@ class TextReranker:
     Attributes:
         reranker, tokenizer: the parts.
         instruction: the default instruction.
+        trained: the instructions that the model records; None: not known.
         max_tokens: maximum tokens of a prompt, template included; longer ones are truncated at the document's end.
     """
 
@@ -38,7 +41,7 @@ class TextReranker:
         reranker: YesNoReranker,
         tokenizer: RerankerTokenizer,
         *,
-        instruction: str = DEFAULT_INSTRUCTION,
+        trained: Prompts | None = None,
         max_tokens: int = 8192,
         precision: Precision = Precision.auto,
         device: str = "auto",
@@ -46,7 +49,7 @@ class TextReranker:
         """
         Args:
             reranker, tokenizer: the parts.
-            instruction: the default one.
+            trained: what the model records; its default is the default instruction.
             max_tokens: maximum tokens of a prompt.
             precision: of matrix products.
             device: "auto" is CUDA where there is one, else the CPU.
@@ -59,7 +62,8 @@ class TextReranker:
         self.precision = resolve_precision(precision, self.device)
         self.reranker = reranker.to(self.device).eval()
         self.tokenizer = tokenizer
-        self.instruction = instruction
+        self.trained = trained
+        self.instruction = own_instruction(trained)
         self.max_tokens = max_tokens
 
     @staticmethod
@@ -73,8 +77,8 @@ class TextReranker:
     ) -> "TextReranker":
         """Loads a causal language model: a checkpoint's ``model/``, a merge, an export, a hub name.
 
-        An export's own instruction is the default one; its own limit and the model's positions apply where they are
-        lower.
+        The instruction that the model was trained with is the default one; an export's own limit and the model's
+        positions apply where they are lower.
 
         Args:
             path: the directory or name.
@@ -88,18 +92,27 @@ class TextReranker:
         require_yes_no_reranker(path)
         tokenizer = load_reranker_tokenizer(path)
         reranker = load_reranker(ModelConfig(path=path, num_layers=num_layers), tokenizer.answer_ids)
-        exported = model_json(path, "config_sentence_transformers.json")
         limits = [max_tokens, reranker.config.max_position_embeddings]
-        if exported:
+        if model_file(path, "modules.json") is not None:
             limits.append(tokenizer.hf.model_max_length)
         return TextReranker(
             reranker,
             tokenizer,
-            instruction=_own_instruction(exported) or DEFAULT_INSTRUCTION,
+            trained=Prompts.of(model_json(path, PROMPTS_FILE)),
             max_tokens=min(limits),
             precision=Precision(precision),
             device=device,
         )
+
+    def report(self, model: str, settings: Mapping[str, str | None]) -> None:
+        """Logs where settings differ from training, as ``QueryPrompts.report``.
+
+        Args:
+            model: its name, for the message.
+            settings: key -> its instruction; None or "": the reranker's own.
+        """
+        trained = None if self.trained is None else [self.instruction, *self.trained.of_queries]
+        report_difference(model, trained, {key: instruction or None for key, instruction in settings.items()})
 
     def score(
         self, query: str, documents: Sequence[str], instruction: str | None = None, *, tokens_per_batch: int = 8192
@@ -262,6 +275,6 @@ def _has_our_template(hf: Any) -> bool:
     return bool(rendered == reranker_text(*parts.values()))
 
 
-def _own_instruction(exported: dict[str, Any] | None) -> str | None:
-    """The prompt that Sentence-Transformers uses by default."""
-    return ((exported or {}).get("prompts") or {}).get((exported or {}).get("default_prompt_name"))
+def own_instruction(trained: Prompts | None) -> str:
+    """The instruction that is used unasked; the default one where a reranker records none."""
+    return (trained.by_name.get(trained.default_name or "") if trained else None) or DEFAULT_INSTRUCTION

@@ -1,13 +1,14 @@
 """Opens the models to merge, and checks that they are compatible; errors name the difference."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
-from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES
+from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES, Prompts
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
 
 # Settings that define the function of the weights. Names, dtypes and generation settings may differ.
@@ -16,6 +17,7 @@ _ARCHITECTURE_KEYS = (
     "head_dim", "intermediate_size", "hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "layer_types",
     "attention_bias", "tie_word_embeddings", "is_causal",
 )  # fmt: skip
+logger = logging.getLogger(__name__)
 _PER_CALL_STATE = ("truncation", "padding")
 _OLD_POOLING_KEYS = {f"pooling_mode_{old}": new for new, old in OLD_POOLING_NAMES.items()}
 _OLD_POOLING_KEYS[f"pooling_mode_{LAST_TOKEN}"] = LAST_TOKEN
@@ -168,6 +170,27 @@ def pooling_of(directory: Path) -> str:
     settings = json.loads((directory / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
     modes = settings.get("pooling_mode") or [mode for key, mode in _OLD_POOLING_KEYS.items() if settings.get(key)]
     return modes if isinstance(modes, str) else "+".join(modes)
+
+
+def carried_prompts(models: Sequence[ModelInput]) -> Prompts | None:
+    """The prompts of the first model that records any, which the merge keeps; None where none does."""
+    return next((prompts for prompts in map(_prompts, models) if prompts is not None), None)
+
+
+def report_other_prompts(models: Sequence[ModelInput]) -> None:
+    """Logs a line for each model that was trained with another instruction than the merge carries on."""
+    carried = carried_prompts(models)
+    for model in models:
+        own = _prompts(model)
+        if carried is not None and own is not None and own.query != carried.query:
+            logger.warning(
+                "instruction differs: %s was trained with %r before queries; the merge carries on the first's, %r.",
+                model.directory, own.query, carried.query,
+            )  # fmt: skip
+
+
+def _prompts(model: ModelInput) -> Prompts | None:
+    return Prompts.read(model.directory) or Prompts.read(model.settings)
 
 
 def _require_same_tensors(first: ModelInput, names: list[str], second: ModelInput, others: list[str]) -> None:

@@ -19,7 +19,14 @@ from torch import Tensor
 from qwen3emb_train import lineage
 from qwen3emb_train.merging.checkpoints import select_checkpoints
 from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod, MergeSourceConfig
-from qwen3emb_train.merging.inputs import ModelInput, fitting_names, load_config, open_model
+from qwen3emb_train.merging.inputs import (
+    ModelInput,
+    carried_prompts,
+    fitting_names,
+    load_config,
+    open_model,
+    report_other_prompts,
+)
 from qwen3emb_train.merging.methods.karcher import karcher_mean
 from qwen3emb_train.merging.methods.linear import weighted_mean
 from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
@@ -96,6 +103,7 @@ class Merge:
         self._base = open_model(Path(str(config.base))) if config.method.needs_base else None
         names = fitting_names(self.models if self._base is None else [*self.models, self._base])
         self._dtypes = {name: self._output_dtype(name) for name in names}
+        report_other_prompts(self.models)
         self.names = sorted(names, key=lambda name: -self._dtypes[name].itemsize)
 
     def weights_by_name(self, config: MergeConfig) -> WeightsByName:
@@ -119,7 +127,7 @@ class Merge:
         return weights
 
     def write(self, directory: Path, weights: WeightsByName) -> None:
-        """Writes weights, config.json and tokenizer into an existing directory.
+        """Writes weights, config.json, tokenizer and prompts into an existing directory.
 
         Args:
             directory: to write to.
@@ -175,7 +183,7 @@ class Merge:
         return dtype
 
     def _copy_settings(self, target: Path) -> None:
-        """config.json with the new dtype, and the tokenizer files unchanged."""
+        """config.json with the new dtype; the tokenizer files and prompts unchanged."""
         first: ModelInput = self.models[0]
         hf_config = json.loads((first.settings / "config.json").read_text(encoding="utf-8"))
         dtypes = set(self._dtypes.values())
@@ -186,6 +194,8 @@ class Merge:
         for name in TOKENIZER_FILES:
             if (first.tokenizer / name).is_file():
                 shutil.copyfile(first.tokenizer / name, target / name)
+        if (prompts := carried_prompts(self.models)) is not None:
+            prompts.write(target)
 
 
 def _given_weights(config: MergeConfig, num_models: int) -> list[float]:

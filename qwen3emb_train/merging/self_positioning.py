@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query, query_prompt, refuse_template
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.data.tokenization import TextTokenizer, text_hash
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.merging.inputs import ModelInput
+from qwen3emb_train.merging.inputs import ModelInput, carried_prompts
 from qwen3emb_train.merging.methods.blocks import float_blocks
 from qwen3emb_train.merging.methods.linear import weighted_mean
 from qwen3emb_train.models.text_model import Encoder
@@ -33,7 +33,7 @@ class ProbeConfig:
 
     Attributes:
         path: training examples that no model was trained on; the authors take a few for every task.
-        instruction: for examples that carry none; null = the model's own, "" = nothing.
+        instruction: for examples that carry none; null = the models' own, "" = nothing.
         num_examples: taken from the start of the file, all in one batch.
         max_tokens: longest text.
         steps: gradient steps.
@@ -50,6 +50,7 @@ class ProbeConfig:
     temperature: float = 0.02
 
     def __post_init__(self) -> None:
+        refuse_template("probe.instruction", self.instruction)
         if self.num_examples < 2:
             raise ValueError(f"probe.num_examples is {self.num_examples}; a contrastive loss needs at least 2.")
         if self.steps < 1 or self.lr <= 0.0:
@@ -105,6 +106,8 @@ def position_by_gradient(
         ``steps + 1`` positions, from the start to the end.
     """
     encoder.eval()
+    trained = carried_prompts(models)
+    own_prompt = query_prompt(DEFAULT_INSTRUCTION) if trained is None else trained.query
     logits = torch.zeros(len(models), dtype=torch.float64)
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     path = []
@@ -113,7 +116,7 @@ def position_by_gradient(
         _load_mean(encoder, models, weights.tolist())
         encoder.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(step < config.steps):
-            loss = _probe_loss(encoder, tokenizer, examples, config)
+            loss = _probe_loss(encoder, tokenizer, examples, config, own_prompt)
         path.append(Position(tuple(weights.tolist()), float(loss.detach())))
         if step < config.steps:
             loss.backward()
@@ -149,13 +152,17 @@ def _load(model: ModelInput, name: str) -> Tensor:
 
 
 def _probe_loss(
-    encoder: Encoder, tokenizer: TextTokenizer, examples: Sequence[TrainingExample], config: ProbeConfig
+    encoder: Encoder,
+    tokenizer: TextTokenizer,
+    examples: Sequence[TrainingExample],
+    config: ProbeConfig,
+    own_prompt: str = query_prompt(DEFAULT_INSTRUCTION),
 ) -> Tensor:
     """InfoNCE over the probe set as one batch: in-batch documents and each query's own negatives."""
-    default = DEFAULT_INSTRUCTION if config.instruction is None else config.instruction
+    own = [config.instruction if example.instruction is None else example.instruction for example in examples]
     queries = [
-        format_query(default if example.instruction is None else example.instruction, example.query)
-        for example in examples
+        own_prompt + example.query if instruction is None else format_query(instruction, example.query)
+        for instruction, example in zip(own, examples, strict=True)
     ]
     positives = [example.positives[0] for example in examples]
     negatives = [(row, text) for row, example in enumerate(examples) for text in example.negatives[:1]]

@@ -31,7 +31,7 @@ class Choice:
     def of(self, example: TrainingExample) -> tuple[Mined, float]:
         """What is mined for an example, and the cosine of the corpus's nearest document."""
         config, pool = self.config, self.problem.pool
-        prompt = prompt_of(example, config)
+        prompt = prompt_of(example, config, self.problem.prompts)
         number = self.problem.row_of_prompt[prompt]
         query = self.problem.queries[number]
         own_rows = dict.fromkeys(pool.rows(example.negatives)) if config.keep_negatives else {}

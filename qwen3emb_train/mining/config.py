@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.index.embed_config import EncodingConfig
 
 
@@ -64,7 +64,8 @@ class MiningConfig(EncodingConfig):
             them, and ``max_relative_score=null``.
         scores: what the examples' ``scores`` hold.
         tasks: tasks whose examples get negatives. Scores of other tasks are labels and must not be overwritten.
-        instruction: for examples without their own; "" is none. Not for models without a query prompt.
+        instruction: for examples without their own; null = the model's own (and the reranker's own), "" = none. Not for
+            Sentence-Transformers models without a query prompt.
         backend: how the nearest documents are found.
         faiss_index: of ``backend=faiss``: a description for faiss.index_factory; about 4 * sqrt(documents) cells.
         faiss_probes: cells looked at for a query, where the index has cells.
@@ -92,7 +93,7 @@ class MiningConfig(EncodingConfig):
     reranker: str | None = None
     scores: WrittenScores = WrittenScores.auto
     tasks: list[str] = field(default_factory=lambda: ["retrieval"])
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str | None = None
     backend: Backend = Backend.exact
     faiss_index: str = "IVF4096,Flat"
     faiss_probes: int = 64
@@ -101,6 +102,7 @@ class MiningConfig(EncodingConfig):
     work_dir: str | None = None
 
     def __post_init__(self) -> None:
+        refuse_template("instruction", self.instruction)
         for name in ("num_negatives", "queries_per_block", "block_elements", "faiss_probes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1.")

@@ -77,6 +77,8 @@ def _search(config: MiningConfig, work_dir: Path) -> tuple[list[TrainingExample]
         found = ", ".join(sorted({example.task for example in examples}))
         raise ValueError(f"{config.examples}: tasks={config.tasks} finds no example; the tasks there: {found}.")
     problem = gather(examples, config)
+    if launched_rank() == 0:
+        problem.prompts.report({"instruction": config.instruction})
     statistics = MiningStatistics(config.num_negatives, len(problem.queries), problem.num_candidates, seed=config.seed)
     return examples, _choose(problem, config, work_dir, statistics), statistics
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.lineage import value_digest
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.pool import DocumentPool, normalized_text
@@ -22,12 +23,14 @@ class Query:
         text: without instruction.
         relevant: rows that are a positive of any example with this query, whatever its instruction.
         kept: rows of its examples' own negatives that are kept.
+        instruction: that stands before it; None: the model's own.
     """
 
     prompt: str
     text: str
     relevant: set[int]
     kept: set[int] = field(default_factory=set)
+    instruction: str | None = None
 
 
 @dataclass
@@ -39,12 +42,14 @@ class SearchProblem:
         num_candidates: the first ones of them, which are the corpus; the rest are scored, but never retrieved.
         queries: each prompt once.
         row_of_prompt: index of each prompt's query.
+        prompts: of the searching model.
     """
 
     pool: DocumentPool
     num_candidates: int
     queries: list[Query]
     row_of_prompt: dict[str, int]
+    prompts: QueryPrompts
 
     @property
     def labels_digest(self) -> str:
@@ -59,6 +64,7 @@ class SearchProblem:
 
 def gather(examples: Sequence[TrainingExample], config: MiningConfig) -> SearchProblem:
     """Reads the corpus and lists the queries of the examples that get negatives."""
+    prompts = QueryPrompts.of(config.model)
     pool = DocumentPool()
     if config.corpus is None:
         pool.add(_documents_of(examples, config))
@@ -74,16 +80,28 @@ def gather(examples: Sequence[TrainingExample], config: MiningConfig) -> SearchP
             continue
         known = relevant[normalized_text(example.query)]  # one set shared by all prompts of the query
         known.update(pool.rows(example.positives))
-        prompt = prompt_of(example, config)
+        prompt = prompt_of(example, config, prompts)
         if row_of_prompt.setdefault(prompt, len(queries)) == len(queries):
-            queries.append(Query(prompt, example.query, known))
+            queries.append(Query(prompt, example.query, known, instruction=_instruction(example, config)))
         if config.keep_negatives:
             queries[row_of_prompt[prompt]].kept.update(pool.rows(example.negatives))
-    return SearchProblem(pool, num_candidates, queries, row_of_prompt)
+    return SearchProblem(pool, num_candidates, queries, row_of_prompt, prompts)
 
 
-def prompt_of(example: TrainingExample, config: MiningConfig) -> str:
-    return format_query(config.instruction if example.instruction is None else example.instruction, example.query)
+def prompt_of(example: TrainingExample, config: MiningConfig, prompts: QueryPrompts) -> str:
+    """The text of its query with what stands before it.
+
+    Args:
+        example: whose own instruction counts first.
+        config: with the instruction of the others.
+        prompts: of the searching model, for examples that still have none.
+    """
+    instruction = _instruction(example, config)
+    return prompts.own + example.query if instruction is None else format_query(instruction, example.query)
+
+
+def _instruction(example: TrainingExample, config: MiningConfig) -> str | None:
+    return config.instruction if example.instruction is None else example.instruction
 
 
 def _documents_of(examples: Sequence[TrainingExample], config: MiningConfig) -> Iterator[tuple[str, str]]:

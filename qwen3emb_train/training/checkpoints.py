@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent.
 
     checkpoints/step_000100/
-        model/   config.json, float32 safetensors, tokenizer: a model directory like any other (adapters merged)
+        model/   config.json, float32 safetensors, tokenizer, prompts: a plain model directory (adapters merged)
         state/   pieces_* (optimizer, see state_files), trainable.safetensors (LoRA only), state.json
         run.json
 
@@ -24,7 +24,7 @@ from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.distributed import any_rank, is_main_process, rank
 from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text, writing_name
-from qwen3emb_train.model_directory import STEP_DIRECTORY, step_directory
+from qwen3emb_train.model_directory import STEP_DIRECTORY, Prompts, step_directory
 from qwen3emb_train.models.loading import loadable_name, save_model
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.models.weights import StoredWeights
@@ -64,10 +64,12 @@ class Checkpoints:
     Attributes:
         directory: their parent.
         keep_last: complete checkpoints to keep; None = all. The best one is kept beyond that.
+        prompts: what training puts before texts; recorded in every ``model/``.
     """
 
     directory: Path
     keep_last: int | None = 2
+    prompts: Prompts | None = None
 
     def path(self, step: int) -> Path:
         return step_directory(self.directory, step)
@@ -125,6 +127,8 @@ class Checkpoints:
             write_pieces(temporary / "state", engine.optimizer_pieces(), rank())
             if record is not None:
                 _write_whole(temporary, engine.model, parameters, tokenizer, state)
+                if self.prompts is not None:
+                    self.prompts.write(temporary / "model")
                 write_record(temporary, record)
         with together(engine.device):
             if is_main_process():

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt, refuse_template
 from qwen3emb_train.data.mixture import LengthConfig
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.ranking_metrics import ndcg_at, recall_at
@@ -44,7 +44,7 @@ class ValidationSetConfig:
     Attributes:
         path: directory in the BEIR layout.
         split: judgements in qrels/SPLIT.tsv.
-        instruction: what stands before each query; null = the default instruction, "" = nothing.
+        instruction: what stands before each query; null = what stands before most of the training rows, "" = nothing.
         max_documents: search only so many: all that are judged, and some of the others, always the same ones. null =
             all. Metrics are higher than the whole set's, but rise and fall alike.
     """
@@ -55,6 +55,7 @@ class ValidationSetConfig:
     max_documents: int | None = None
 
     def __post_init__(self) -> None:
+        refuse_template("eval_sets.*.instruction", self.instruction)
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"max_documents is {self.max_documents}; use at least 1, or null for the whole corpus.")
 
@@ -114,7 +115,11 @@ class ValidationSet:
 
 
 def open_validation_set(
-    name: str, config: ValidationSetConfig, tokenizer: TextTokenizer, lengths: LengthConfig
+    name: str,
+    config: ValidationSetConfig,
+    tokenizer: TextTokenizer,
+    lengths: LengthConfig,
+    own_prompt: str = query_prompt(DEFAULT_INSTRUCTION),
 ) -> ValidationSet:
     """Reads the set and tokenises this rank's share of it.
 
@@ -123,6 +128,7 @@ def open_validation_set(
         config: where the set is.
         tokenizer: of the model.
         lengths: longest texts in tokens.
+        own_prompt: the prompt before a query where the set names no instruction.
 
     Raises:
         FileNotFoundError, ValueError: see ``load_retrieval_set``.
@@ -130,8 +136,9 @@ def open_validation_set(
     data = load_retrieval_set(Path(config.path), config.split)
     kept = chosen_documents(data, config.max_documents)
     row_of = {data.document_ids[row]: new for new, row in enumerate(kept)}
-    instruction = DEFAULT_INSTRUCTION if config.instruction is None else config.instruction
-    queries = [format_query(instruction, query) for query in data.queries]
+    given = config.instruction
+    prompt = own_prompt if given is None else query_prompt(given) if given else ""
+    queries = [prompt + query for query in data.queries]
     return ValidationSet(
         name,
         Share.of(queries, tokenizer, lengths.max_query_tokens),

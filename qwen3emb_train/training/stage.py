@@ -15,9 +15,12 @@ from typing import Any, ClassVar
 import torch
 
 from qwen3emb_train.data.batches import TrainingBatch
+from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.token_store import copy_rejected
+from qwen3emb_train.data.trained_prompts import trained_prompts
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, plan_difference
 from qwen3emb_train.distributed import gather_counts, is_main_process, rank, world_size
+from qwen3emb_train.index.query_prompts import shown
 from qwen3emb_train.lineage import (
     RunRecord,
     claim,
@@ -30,6 +33,7 @@ from qwen3emb_train.lineage import (
     write_record,
     write_text,
 )
+from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.precision import resolve_precision
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.checkpoints import (
@@ -60,10 +64,12 @@ class Stage(ABC):
 
     Attributes:
         program: its name.
+        template: around queries and documents.
         config: its settings.
     """
 
     program: ClassVar[str]
+    template: ClassVar[Template]
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -80,7 +86,7 @@ class Stage(ABC):
     def open_data(self, tokenizer: Any, settings: DataSettings) -> TrainingData[Any]:
         """Training or held-out batches."""
 
-    def open_validation_sets(self, tokenizer: Any) -> dict[str, ValidationSet]:
+    def open_validation_sets(self, tokenizer: Any, prompts: Prompts) -> dict[str, ValidationSet]:
         """Retrieval sets to evaluate during training, this rank's share of each tokenised; none unless overridden."""
         return {}
 
@@ -138,10 +144,11 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
         {"data": data} | {f"validation_data.{name}": one for name, one in held_out.items()}, launch.device
     )
     data.plan.check_world_size(world_size())
-    sets = stage.open_validation_sets(tokenizer)
+    prompts = trained_prompts(config.data, data.stores, stage.template)
+    sets = stage.open_validation_sets(tokenizer, prompts)
     torch.manual_seed(config.seed)  # LoRA's matrices begin at random
     model = stage.load_model(tokenizer)
-    checkpoints = Checkpoints(output_dir / CHECKPOINTS, config.keep_last)
+    checkpoints = Checkpoints(output_dir / CHECKPOINTS, config.keep_last, prompts)
     fresh = TrainingState(plan_fingerprint=data.fingerprint, config_digest=value_digest(config.settings_beside_plan()))
     checkpoint = None if config.overwrite else checkpoints.at(config.resume_step)
     state = fresh if checkpoint is None else _continued(config, checkpoint, data, fresh)
@@ -157,7 +164,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     require_products(engine)
     if checkpoint is not None:
         load_optimizer(checkpoint, engine)
-    _announce(config, engine, counts, data, state)
+    _announce(config, engine, counts, data, prompts, state)
     objective = stage.build_objective(engine)
     monitor = Monitor(
         engine, objective, every=config.health_every, steps=data.steps, first_step=state.step,
@@ -313,7 +320,12 @@ def _count_parameters(model: TextModel) -> tuple[int, int]:
 
 
 def _announce(
-    config: TrainingConfig, engine: Engine, counts: tuple[int, int], data: TrainingData[Any], state: TrainingState
+    config: TrainingConfig,
+    engine: Engine,
+    counts: tuple[int, int],
+    data: TrainingData[Any],
+    prompts: Prompts,
+    state: TrainingState,
 ) -> None:
     """Prints what runs and in which dtypes: a wrong one would not show otherwise."""
     total, trained = counts
@@ -323,6 +335,7 @@ def _announce(
     )
     for line in data.describe():
         _say(line)
+    _say(f"instruction: {shown(prompts.query) or 'none (bare queries)'}")
     _say(f"steps {state.step} -> {data.steps}, {config.batch_size} queries each")
 
 

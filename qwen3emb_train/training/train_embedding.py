@@ -6,9 +6,13 @@ They differ in data, loss fields and model path.
 from pathlib import Path
 
 from qwen3emb_train.data.batches import EmbeddingBatch
+from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_training_data
+from qwen3emb_train.distributed import is_main_process
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.losses.by_task import loss_of_task
+from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.loading import load_encoder
 from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.training.config import TrainEmbeddingConfig as TrainEmbeddingConfig  # re-exported
@@ -27,6 +31,7 @@ class EmbeddingStage(Stage):
     """An encoder under an embedding loss."""
 
     program = "train_embedding"
+    template = Template.embedding
     config: TrainEmbeddingConfig
 
     def check(self) -> None:
@@ -40,9 +45,12 @@ class EmbeddingStage(Stage):
     def open_data(self, tokenizer: TextTokenizer, settings: DataSettings) -> TrainingData[EmbeddingBatch]:
         return open_training_data(settings, tokenizer, self.config.lengths)
 
-    def open_validation_sets(self, tokenizer: TextTokenizer) -> dict[str, ValidationSet]:
+    def open_validation_sets(self, tokenizer: TextTokenizer, prompts: Prompts) -> dict[str, ValidationSet]:
+        if is_main_process():
+            given = {f"eval_sets.{name}.instruction": one.instruction for name, one in self.config.eval_sets.items()}
+            QueryPrompts("the model", prompts, takes_instructions=True).report(given)
         return {
-            name: open_validation_set(name, chosen, tokenizer, self.config.lengths)
+            name: open_validation_set(name, chosen, tokenizer, self.config.lengths, prompts.query)
             for name, chosen in self.config.eval_sets.items()
         }
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from qwen3emb_train.data.batches import RerankingBatch
+from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, open_reranking_data
 from qwen3emb_train.models.loading import load_reranker
@@ -22,6 +23,7 @@ class RerankerStage(Stage):
     """A ``YesNoReranker`` under a reranking loss."""
 
     program = "train_reranker"
+    template = Template.reranking
     config: TrainRerankerConfig
 
     def check(self) -> None:

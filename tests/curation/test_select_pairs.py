@@ -1,6 +1,7 @@
 """Selection: what passes is what a brute-force float64 cosine and rank let pass; every line is kept, or kept aside."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from qwen3emb_train.curation.selection.select_pairs import select_pairs
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from qwen3emb_train.index.inference import TextEncoder
+from qwen3emb_train.model_directory import Prompts
+from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.texts.overlap import normal_form
 from tests.curation.cleaning.rows import read_rows, row, write_rows
 
@@ -213,7 +216,7 @@ def test_only_the_pairs_nearest_to_the_threshold_are_shown(
 def test_a_threshold_that_hardly_anything_passes_is_pointed_out(
     tiny_qwen3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    select(tiny_qwen3, tmp_path, min_score=-1.0)
+    select(tiny_qwen3, tmp_path, min_score=-1.0, instruction=DEFAULT_INSTRUCTION)
     assert not caplog.text
     select(tiny_qwen3, tmp_path, min_score=0.9999999)
     assert "Only 0 of 17 pairs pass" in caplog.text
@@ -254,3 +257,26 @@ def test_the_tiny_model_tells_texts_apart(encoder: TextEncoder) -> None:
     vectors = encoder.encode([one["positives"][0] for one in ROWS])
     assert torch.pdist(vectors).min() >= 0
     assert torch.pdist(vectors).max() > 0.1
+
+
+@pytest.mark.parametrize("own", ["", "Instruct: Find food\nQuery:"])
+def test_a_query_without_an_instruction_is_scored_as_the_model_was_trained(
+    own: str, tiny_qwen3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Path(shutil.copytree(tiny_qwen3, tmp_path / "model"))
+    Prompts({"query": own, "document": ""}).write(model)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "what does a cat eat", "positive": "Mice."}) + "\n")
+
+    def score(name: str, **settings: Any) -> float:
+        config = SelectPairsConfig(
+            model=str(model), examples=str(tmp_path / "pairs.jsonl"), output_dir=str(tmp_path / name), min_score=-1.0,
+            precision=Precision.fp32, **settings,
+        )  # fmt: skip
+        return float(np.load(select_pairs(config) / "scores.npy")[0])
+
+    encoder = TextEncoder.load(str(model), precision="fp32")
+    expected = (encoder.encode([own + "what does a cat eat"]) @ encoder.encode(["Mice."]).T).item()
+    assert score("null") == pytest.approx(expected, abs=1e-5)
+    assert not caplog.records
+    assert score("given", instruction="Look up") != pytest.approx(expected, abs=1e-3)
+    assert "instruction differs from training: instruction is 'Look up'" in caplog.text

@@ -12,6 +12,7 @@ from qwen3emb_train import lineage
 from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod
 from qwen3emb_train.merging.merge import merge_models
 from qwen3emb_train.merging.methods.slerp import slerp
+from qwen3emb_train.model_directory import Prompts
 from tests.tiny import make_tiny_model_directory
 
 
@@ -367,3 +368,25 @@ def test_a_vocabulary_difference_is_shown(models: tuple[Path, Path], tmp_path: P
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(ValueError, match=r"2 differ: 'a': \d+ and \d+, 'b'"):
         merge_models(_config(models, tmp_path / "out"))
+
+
+def test_equal_prompts_are_carried_on_and_a_model_without_any_changes_nothing(
+    models: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Prompts.read(merge_models(_config(models, tmp_path / "neither"))) is None
+    trained = Prompts({"query": "Instruct: Find code\nQuery:", "document": ""})
+    trained.write(models[1])
+    assert Prompts.read(merge_models(_config(models, tmp_path / "second"))) == trained
+    trained.write(models[0])
+    assert Prompts.read(merge_models(_config(models, tmp_path / "both"))) == trained
+    assert not caplog.records
+
+
+def test_of_different_prompts_the_firsts_are_carried_on_and_that_is_said(
+    models: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare, trained = (Prompts({"query": query, "document": ""}) for query in ("", "Instruct: Find code\nQuery:"))
+    bare.write(models[0])
+    trained.write(models[1])
+    assert Prompts.read(merge_models(_config(models, tmp_path / "out"))) == bare
+    assert f"instruction differs: {models[1]} was trained with" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3emb_train.data.instructions import format_query
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.index.inference import TextEncoder
+from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.mining.config import MiningConfig, Sampling, WrittenScores
 from qwen3emb_train.mining.negatives import mine_negatives
 from qwen3emb_train.mining.pool import normalized_text
+from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.precision import Precision
 from tests.mining.children import run_killed, run_ranks
-from tests.tiny import make_tiny_model_directory
+from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 
 _PLAIN: dict[str, Any] = {
     "max_relative_score": None,
@@ -84,7 +87,7 @@ def test_top_negatives_are_the_nearest_of_the_whole_corpus(model: Path, tmp_path
     encoder = TextEncoder.load(str(model), precision="fp32", device="cpu")
     documents = [example.positives[0] for example in examples]
     for example in mined:
-        query = encoder.encode([format_query(MiningConfig().instruction, example.query)])[0]
+        query = encoder.encode([format_query(DEFAULT_INSTRUCTION, example.query)])[0]
         order = (encoder.encode(documents) @ query).argsort(descending=True).tolist()
         assert list(example.negatives) == [documents[i] for i in order if documents[i] != example.positives[0]][:3]
 
@@ -227,7 +230,7 @@ def test_a_finished_directory_is_left_alone_until_an_input_changes(model: Path, 
 
 
 def test_mining_in_vain_is_said_aloud(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _mine(model, tmp_path, _examples())
+    _mine(model, tmp_path, _examples(), instruction=DEFAULT_INSTRUCTION)
     assert not caplog.records
     _mine(model, tmp_path, _examples(), max_score=-1.0)
     assert "10 of 10 examples got no negative" in caplog.text
@@ -337,3 +340,34 @@ def test_a_kept_work_dir_serves_other_rules_and_refuses_another_corpus(model: Pa
         _mine(model, tmp_path, _examples(), **settings)
     mined = _mine(model, tmp_path, _examples(), overwrite=True, num_negatives=30, rank_to=30, **settings)
     assert any("text numbez 17" in example.negatives for example in mined)
+
+
+@pytest.mark.parametrize("own", ["", "Instruct: Find the animal\nQuery:"])
+def test_a_query_without_an_instruction_is_searched_as_the_model_was_trained(
+    model: Path, tmp_path: Path, own: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = Path(shutil.copytree(model, tmp_path / "trained"))
+    Prompts({"query": own, "document": ""}).write(trained)
+    for name in ("null", "given"):
+        (tmp_path / name).mkdir()
+    instruction = "Find the animal" if own else ""
+    unset = _mine(trained, tmp_path / "null", _examples())
+    assert unset == _mine(trained, tmp_path / "given", _examples(), instruction=instruction)
+    assert not caplog.records
+    (tmp_path / "other").mkdir()
+    assert unset != _mine(trained, tmp_path / "other", _examples(), instruction="Look up")
+    assert "instruction differs from training: instruction is 'Look up'" in caplog.text
+
+
+def test_the_reranker_judges_by_its_own_instruction_where_none_is_given(model: Path, tmp_path: Path) -> None:
+    """The searching model's is not forced upon it; a row's own goes to both."""
+    reranker = make_tiny_causal_lm_directory(tmp_path / "reranker")
+    Prompts({"query": "Judge the animal"}, "query").write(reranker)
+    rows = [TrainingExample("a cat", ("about cats",), instruction=text) for text in (None, "Find the animal")]
+    settings: dict[str, Any] = {"reranker": str(reranker), "scores": WrittenScores.reranker}
+    found = _mine(model, tmp_path, rows, **settings)
+    alone = TextReranker.load(str(reranker), precision="fp32", device="cpu")
+    for example, instruction in zip(found, ("Judge the animal", "Find the animal"), strict=True):
+        expected = alone.score("a cat", ["about cats"], instruction).tolist()
+        assert example.scores == pytest.approx(expected, abs=1e-4)
+    assert found[0].scores != found[1].scores

@@ -13,6 +13,7 @@ from qwen3emb_train.data.mixture import SourceConfig
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
 from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.losses.point_wise import Answers, PointWise
+from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.loading import LM_HEAD, LoraConfig, ModelConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training import stage
@@ -279,3 +280,21 @@ def test_what_cannot_work_is_refused_in_words(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train_reranker(make_config(tiny, rows, tmp_path / "run", **changes))
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_every_model_directory_records_what_it_was_trained_to_judge_by(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """Half of the rows bring their own instruction, the others take their source's: of equals the first by name."""
+    few = write_rows(tmp_path / "few.jsonl", 4)
+    data = {
+        "rows": SourceConfig(str(rows), instruction="Judge it"),
+        "few": SourceConfig(str(few), instruction="Judge it"),
+    }
+    model = train_reranker(make_config(tiny, rows, tmp_path / "run", data=data, steps=2, save_every=1))
+    for directory in (model, tmp_path / "run" / "checkpoints" / "step_000001" / "model"):
+        assert Prompts.read(directory) == Prompts({"query": "Find code"}, "query")
+    told = TextReranker.load(str(model), max_tokens=300, precision="fp32", device="cpu")
+    assert told.instruction == "Find code"
+    assert (
+        told.score("how to sort", ["def sort"]).tolist()
+        == told.score("how to sort", ["def sort"], "Find code").tolist()
+    )

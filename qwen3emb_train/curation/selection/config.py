@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
+from qwen3emb_train.data.instructions import refuse_template
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.index.embed_config import EncodingConfig
 
@@ -21,7 +21,8 @@ class SelectPairsConfig(EncodingConfig):
         consistency_top_k: a positive is kept if it is among the first so many of all positives for its query, the
             query's other positives not counted; null = whatever its rank.
         tasks: tasks whose examples are scored, the others are kept as they are; empty: all.
-        instruction: for examples that bring none; "" is none. Not for models without a query prompt.
+        instruction: for examples that bring none; null = the model's own, "" = none. Not for Sentence-Transformers
+            models without a query prompt.
         rows_per_block: pairs scored, and queries searched, at once.
         block_elements: scores of the consistency search held at once.
         work_dir: where vectors are kept; null = beside ``output_dir``, removed when all is done. A directory given here
@@ -35,13 +36,14 @@ class SelectPairsConfig(EncodingConfig):
     min_score: float | None = 0.7
     consistency_top_k: int | None = None
     tasks: list[str] = field(default_factory=list)
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str | None = None
     rows_per_block: int = 4096
     block_elements: int = 2**24
     work_dir: str | None = None
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def __post_init__(self) -> None:
+        refuse_template("instruction", self.instruction)
         if self.min_score is None and self.consistency_top_k is None:
             raise ValueError("min_score and consistency_top_k are both null: every pair would be kept. Set one.")
         if self.min_score is not None and not -1 <= self.min_score < 1:

@@ -13,6 +13,7 @@ from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.readers import SourceLine, read_lines
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.data.tokenization import text_hash
+from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.texts.overlap import normal_form
 
 
@@ -47,7 +48,7 @@ class PairTexts:
 
     Args:
         config: which file, and how to read it.
-        takes_instructions: whether the model was trained with them.
+        prompts: of the model.
         rejected_path: where bad lines go, if they are skipped.
 
     Raises:
@@ -58,9 +59,8 @@ class PairTexts:
         documents: of each pair, its positive; those that differ only in case and white space are one.
     """
 
-    def __init__(self, config: SelectPairsConfig, takes_instructions: bool, rejected_path: Path) -> None:
-        self._config, self._takes_instructions = config, takes_instructions
-        self._rejected_path = rejected_path
+    def __init__(self, config: SelectPairsConfig, prompts: QueryPrompts, rejected_path: Path) -> None:
+        self._config, self._prompts, self._rejected_path = config, prompts, rejected_path
         queries, documents = array("q"), array("q")
         for _, prompt, document in self._pairs():
             queries.append(text_hash(prompt))
@@ -99,7 +99,7 @@ class PairTexts:
                     yield f"{line.file.name}:{line.number}/positives/{number}", prompt, document
 
     def _prompt_of(self, example: TrainingExample) -> str:
-        if not self._takes_instructions:
+        if not self._prompts.takes_instructions:
             return example.query
         instruction = self._config.instruction if example.instruction is None else example.instruction
-        return format_query(instruction, example.query)
+        return self._prompts.own + example.query if instruction is None else format_query(instruction, example.query)

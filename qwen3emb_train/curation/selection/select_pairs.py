@@ -24,7 +24,7 @@ from qwen3emb_train.curation.selection.report import SelectionReport
 from qwen3emb_train.curation.selection.scoring import embed_pairs, rank_pairs, score_pairs
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.distributed import launched_rank, launched_world_size
-from qwen3emb_train.index.embedders import takes_instructions
+from qwen3emb_train.index.query_prompts import QueryPrompts
 
 PROGRAM = "select_pairs"
 _LOW_SHARE = 0.1  # of the pairs, from which a warning is due
@@ -69,11 +69,12 @@ def _malformed_file(work_dir: Path) -> Path:
 
 
 def _read(config: SelectPairsConfig, work_dir: Path) -> PairTexts:
-    return PairTexts(config, takes_instructions(config.model), _malformed_file(work_dir))
+    return PairTexts(config, QueryPrompts.of(config.model), _malformed_file(work_dir))
 
 
 def _select(config: SelectPairsConfig, work_dir: Path, directory: Path) -> dict[str, Any]:
     """Scores the pairs and writes what passes, what does not, and the report; returns the figures."""
+    QueryPrompts.of(config.model).report({"instruction": config.instruction})
     texts, malformed = _read(config, work_dir), _malformed_file(work_dir)
     queries, documents = embed_pairs(texts, config, work_dir)
     scores = score_pairs(directory / "scores.npy", texts, queries, documents, config.rows_per_block)

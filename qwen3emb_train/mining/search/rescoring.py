@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen3emb_train.data.instructions import query_prompt
 from qwen3emb_train.index.embedders import model_identity
 from qwen3emb_train.index.rerankers import TextReranker, is_yes_no_reranker
+from qwen3emb_train.lineage import value_digest
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import Query, SearchProblem
 from qwen3emb_train.mining.rules import window
@@ -25,8 +25,8 @@ Scorer = Callable[[Sequence[Query], Sequence[Sequence[str]]], list[float]]
 def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: MiningConfig, work_dir: Path) -> QueryBlocks:
     """``rows`` (padded with -1) and ``scores`` of each query's relevant and kept documents and of the windows.
 
-    A yes/no reranker uses the query's instruction. Other cross-encoders get the bare query: they have their own
-    template.
+    A yes/no reranker uses the query's instruction, its own where there is none. Other cross-encoders get the bare
+    query: they have their own template.
 
     Args:
         problem: what is searched.
@@ -38,6 +38,7 @@ def rescore(problem: SearchProblem, found: Sequence[QueryBlocks], config: Mining
     depends_on = [
         [blocks.directory.name for blocks in found], problem.labels_digest, config.rank_from, config.rank_to,
         model_identity(config.reranker), config.max_tokens, config.precision,
+        value_digest([query.instruction for query in problem.queries]),
     ]  # fmt: skip
     blocks = blocks_for(work_dir, "rescored", len(problem.queries), config.queries_per_block, depends_on)
     scorer: list[Scorer] = []
@@ -73,9 +74,9 @@ def _yes_no_reranker(config: MiningConfig) -> Scorer:
     )
 
     def score(queries: Sequence[Query], documents: Sequence[Sequence[str]]) -> list[float]:
-        of_instruction: dict[str, list[int]] = defaultdict(list)
+        of_instruction: dict[str | None, list[int]] = defaultdict(list)
         for number, query in enumerate(queries):
-            of_instruction[_instruction(query)].append(number)
+            of_instruction[query.instruction].append(number)
         scores: list[list[float]] = [[]] * len(queries)
         for instruction, numbers in of_instruction.items():
             found = reranker.score_groups(
@@ -89,12 +90,6 @@ def _yes_no_reranker(config: MiningConfig) -> Scorer:
         return [value for its_scores in scores for value in its_scores]
 
     return score
-
-
-def _instruction(query: Query) -> str:
-    """The instruction that ``data.instructions.format_query`` put before the text; "" where there is none."""
-    before, after = query_prompt("{}").split("{}")
-    return query.prompt.removesuffix(query.text).removeprefix(before).removesuffix(after)
 
 
 def _cross_encoder(config: MiningConfig) -> Scorer:

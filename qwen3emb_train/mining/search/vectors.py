@@ -4,7 +4,6 @@ from pathlib import Path
 
 from qwen3emb_train.index.embed_config import TextRole, embed_config
 from qwen3emb_train.index.embed_texts import embed_texts
-from qwen3emb_train.index.embedders import takes_instructions
 from qwen3emb_train.index.vector_store import VectorStore
 from qwen3emb_train.mining.config import MiningConfig
 from qwen3emb_train.mining.queries import SearchProblem
@@ -23,9 +22,10 @@ def embed_problem(problem: SearchProblem, config: MiningConfig, work_dir: Path) 
     """
     documents = zip(problem.pool.ids, problem.pool.texts, strict=True)
     # Prompts include their instructions, which differ from query to query: the model must add none.
-    has_prompts = takes_instructions(config.model)
+    takes_instructions = problem.prompts.takes_instructions
     queries = (
-        (f"query {number}", query.prompt if has_prompts else query.text) for number, query in enumerate(problem.queries)
+        (f"query {number}", query.prompt if takes_instructions else query.text)
+        for number, query in enumerate(problem.queries)
     )
     return (
         embed_texts(documents, config.model, work_dir / "documents", embed_config(config, TextRole.document)),
