@@ -19,7 +19,8 @@ from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.shared_work import Claim
-from qwen3emb_train.data.store_writing import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE, write_store
+from qwen3emb_train.data.store_parts import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE
+from qwen3emb_train.data.store_writing import write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.lineage import digest_cached, value_digest
 

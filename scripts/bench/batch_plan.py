@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from qwen3emb_train.data.batch_plan import BatchPlan  # noqa: E402
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig  # noqa: E402
-from qwen3emb_train.data.store_writing import ARRAYS  # noqa: E402
+from qwen3emb_train.data.store_parts import ARRAYS  # noqa: E402
 from qwen3emb_train.data.token_store import TokenStore  # noqa: E402
 
 ROWS_AT_ONCE = 1_000_000

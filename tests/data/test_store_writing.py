@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen3emb_train.data import store_writing
+from qwen3emb_train.data import store_parts, store_writing
 from qwen3emb_train.data.readers import BadLinesError, ReadingConfig
 from qwen3emb_train.data.records import TrainingExample, write_examples
 from qwen3emb_train.data.shared_work import Claim, publish, unique_directory
@@ -91,8 +91,8 @@ def test_rows_are_the_same_when_they_come_in_many_small_pieces(
     tokenizer: TextTokenizer, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = open_token_store(shards, tokenizer, tmp_path / "whole")
-    monkeypatch.setattr(store_writing, "_ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(store_writing, "_VALUES_AT_ONCE", 5)
+    monkeypatch.setattr(store_parts, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(store_parts, "_VALUES_AT_ONCE", 5)
     assert files_of(open_token_store(shards, tokenizer, tmp_path / "pieces")) == files_of(whole)
 
 
@@ -205,17 +205,16 @@ def test_finished_parts_of_a_killed_process_are_kept_and_its_claims_fall_to_the_
     source = one_file(tmp_path / "rows.jsonl")
     num_parts = len(store_writing._parts([source]))
     written = []
-    real = store_writing._write_part
+    real = store_writing.write_part
 
-    def killed(job, directory, spans, claim):  # type: ignore[no-untyped-def]
+    def killed(directory, spans, how, tick):  # type: ignore[no-untyped-def]
         if len(written) == 2:
-            claim.path.write_text(json.dumps({"host": os.uname().nodename, "pid": dead_pid(), "started": "1"}))
             raise KeyboardInterrupt
         written.append(spans)
-        real(job, directory, spans, claim)
+        real(directory, spans, how, tick)
 
     with monkeypatch.context() as context:
-        context.setattr(store_writing, "_write_part", killed)
+        context.setattr(store_writing, "write_part", killed)
         context.setattr(Claim, "release", lambda self: None)  # as SIGKILL leaves it
         context.setattr(store_writing.shutil, "rmtree", lambda *args, **kwargs: None)
         with pytest.raises(KeyboardInterrupt):
@@ -224,7 +223,7 @@ def test_finished_parts_of_a_killed_process_are_kept_and_its_claims_fall_to_the_
         claim.write_text(json.dumps({"host": os.uname().nodename, "pid": dead_pid(), "started": "1"}))
     for claim in (tmp_path / "cache" / "digests").glob("*.claim"):
         claim.unlink()
-    monkeypatch.setattr(store_writing, "_write_part", lambda *args: (written.append(args[2]), real(*args)))
+    monkeypatch.setattr(store_writing, "write_part", lambda *args: (written.append(args[1]), real(*args)))
     again = open_token_store(source, tokenizer, tmp_path / "cache", processes=1)
     assert len(written) == num_parts
     assert files_of(again) == files_of(open_token_store(source, tokenizer, tmp_path / "alone", processes=1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwen3emb_train import lineage
-from qwen3emb_train.data import store_writing
+from qwen3emb_train.data import store_parts
 from qwen3emb_train.data.batch_plan import Step
 from qwen3emb_train.data.collators import EmbeddingCollator
 from qwen3emb_train.data.instructions import format_query
@@ -73,7 +73,7 @@ def test_the_store_is_reused_until_something_that_decides_the_ids_changes(
     cache = tmp_path / "cache"
     first = open_token_store(source, tokenizer, cache)
     with monkeypatch.context() as context:
-        context.setattr(store_writing, "read_examples", lambda *args, **kwargs: pytest.fail("read again"))
+        context.setattr(store_parts, "read_examples", lambda *args, **kwargs: pytest.fail("read again"))
         copy = source.with_name("moved.jsonl")
         copy.write_bytes(source.read_bytes())
         assert open_token_store(copy, tokenizer, cache).key == first.key  # contents count, not the path
