@@ -81,6 +81,26 @@ def assign_batches(
     return batch_of_row, repeated
 
 
+def balanced_owners(tokens: Int[np.ndarray, " rows"], num_ranks: int) -> Int[np.ndarray, " rows"]:
+    """The rank of each row of a batch: equally many rows on every rank, and nearly equally many tokens.
+
+    Rows are dealt from the longest to the shortest, ``num_ranks`` at a time, the longest of them to the rank with the
+    fewest tokens so far (longest processing time first, Graham 1969, with equal counts). A step waits for its slowest
+    rank, and rows in random order leave the ranks idle for a tenth of it.
+
+    Args:
+        tokens: of each row; ``num_ranks`` divides their number.
+        num_ranks: to deal to.
+    """
+    owners = np.empty(len(tokens), dtype=np.int64)
+    load = np.zeros(num_ranks, dtype=np.int64)
+    for round_ in np.argsort(-tokens, kind="stable").reshape(-1, num_ranks):
+        ranks = np.argsort(load, kind="stable")
+        owners[round_] = ranks
+        load[ranks] += tokens[round_]
+    return owners
+
+
 def _shared_texts(
     row_idx: Int[np.ndarray, " texts"], texts: Int[np.ndarray, " texts"]
 ) -> tuple[Int[np.ndarray, " rows"], list[np.ndarray], int]:

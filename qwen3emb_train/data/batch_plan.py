@@ -1,6 +1,6 @@
 """The global batch plan: which rows make up step s, a pure function of (seed, data contents, settings, s).
 
-Every rank computes the same plan and takes its slice, so all ranks of a step see the same task, the order does not
+Every rank computes the same plan and takes its rows, so all ranks of a step see the same task, the order does not
 depend on the number of ranks, and resuming means computing step s. A step belongs to one stream: a source, or all
 sources of a task mixed. A stream is read in epochs, each in a new random order that is computed, not stored
 (permutation.py); an epoch is divided into planning blocks of a few batches, and the rows of a block are assigned to its
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from qwen3emb_train.data.batch_assignment import assign_batches
+from qwen3emb_train.data.batch_assignment import assign_batches, balanced_owners
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, NoRepeats, SourceConfig
 from qwen3emb_train.data.sampling import permute, random_bits
 from qwen3emb_train.data.streams import Stream, build_streams, sample_schedule, shuffle_schedule
@@ -134,7 +134,7 @@ class BatchPlan:
         return Step(stream.name, stream.task, row_source, rows, int(assigned.num_repeated[batch]))
 
     def local(self, step: int, rank: int, world_size: int) -> Step:
-        """This rank's slice of the global batch: the same number of rows on every rank.
+        """This rank's rows of the global batch: equally many on every rank, and about equally many tokens.
 
         Args:
             step: 0-based.
@@ -145,8 +145,9 @@ class BatchPlan:
         """
         self.check_world_size(world_size)
         whole = self.step(step)
-        share = len(whole.rows) // world_size
-        own = slice(rank * share, (rank + 1) * share)
+        if world_size == 1:
+            return whole
+        own = np.flatnonzero(balanced_owners(self._row_tokens(whole.row_source, whole.rows), world_size) == rank)
         return Step(whole.stream, whole.task, whole.row_source[own], whole.rows[own], whole.num_repeated)
 
     def check_world_size(self, world_size: int) -> None:
@@ -216,11 +217,9 @@ class BatchPlan:
         self, row_source: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " rows"]
     ) -> Int[np.ndarray, " rows"]:
         """Sorts by language, then by length in steps of half an octave; within a bucket the random order stays."""
-        tokens, languages = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+        tokens, languages = self._row_tokens(row_source, rows), np.zeros(len(rows), dtype=np.int64)
         for number in np.unique(row_source):
             own, store = np.flatnonzero(row_source == number), self._stores[number]
-            limits = self._lengths.max_query_tokens, self._lengths.max_document_tokens
-            tokens[own] = store.row_tokens(rows[own], *limits)
             local = np.zeros(len(own), dtype=np.int64) if store.languages is None else store.languages[rows[own]]
             languages[own] = self._language_numbers[number][local]
         mantissa, octave = np.frexp(tokens.astype(np.float64))  # exact, unlike a logarithm
@@ -228,6 +227,17 @@ class BatchPlan:
         if not self._mixture.language_buckets:
             languages = np.zeros_like(languages)
         return np.lexsort((buckets, languages))
+
+    def _row_tokens(
+        self, row_source: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " rows"]
+    ) -> Int[np.ndarray, " rows"]:
+        """Truncated; of all texts of a row, also where a step draws some of them."""
+        tokens = np.zeros(len(rows), dtype=np.int64)
+        for number in np.unique(row_source):
+            own = np.flatnonzero(row_source == number)
+            limits = self._lengths.max_query_tokens, self._lengths.max_document_tokens
+            tokens[own] = self._stores[number].row_tokens(rows[own], *limits)
+        return tokens
 
 
 def _refuse_contradictions(sources: Mapping[str, SourceConfig], mixture: MixtureConfig, steps: int | None) -> None:

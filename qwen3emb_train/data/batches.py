@@ -15,6 +15,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Extents:
+    """Sizes of packed texts as Python integers, which varlen kernels need.
+
+    They are read on the CPU before the texts go to a device, where reading them would make the host wait.
+
+    Attributes:
+        longest_segment: tokens of the longest segment.
+        longest_key: of the longest segment with its prefix.
+        num_keys: of all segments with their prefixes.
+    """
+
+    longest_segment: int
+    longest_key: int
+    num_keys: int
+
+
+@dataclass(frozen=True)
 class PackedTokens:
     """Concatenated texts, without padding.
 
@@ -27,6 +44,7 @@ class PackedTokens:
             prefixes, then the rest of each text, and this is each segment's prefix (-1: none). None: every segment is
             a whole text.
         num_prefixes: how many of the segments are prefixes.
+        extents: where the texts have gone to a device.
     """
 
     input_ids: Int[Tensor, " tokens"]
@@ -34,6 +52,7 @@ class PackedTokens:
     position_ids: Int[Tensor, " tokens"]
     prefix_of: Int[Tensor, " segments"] | None = None
     num_prefixes: int = 0
+    extents: Extents | None = None
 
     @property
     def num_texts(self) -> int:
@@ -61,7 +80,13 @@ class PackedTokens:
             self.position_ids.to(device, non_blocking=True),
             None if self.prefix_of is None else self.prefix_of.to(device, non_blocking=True),
             self.num_prefixes,
+            self._extents() if self.extents is None and torch.device(device).type != "cpu" else self.extents,
         )
+
+    def _extents(self) -> Extents:
+        own = self.lengths
+        whole = own if self.prefix_of is None else own + torch.where(self.prefix_of >= 0, own[self.prefix_of], 0)
+        return Extents(int(own.max()), int(whole.max()), int(whole.sum()))
 
     @staticmethod
     def gather(

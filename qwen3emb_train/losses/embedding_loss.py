@@ -54,6 +54,11 @@ class EmbeddingLoss(ABC):
         """Whether it uses other ranks' hard negatives. False: those of ``gathered`` may be empty."""
         return False
 
+    def facts(self) -> dict[str, float]:
+        """Settings that diagnostics are read by: ``temperature`` and ``false_negative_margin``, where it has them."""
+        named = {name: getattr(self, name, None) for name in ("temperature", "false_negative_margin")}
+        return {name: value for name, value in named.items() if value is not None}
+
     @abstractmethod
     def __call__(self, local: Embeddings, gathered: Embeddings | None = None, first_query: int = 0) -> LossOutput:
         """The loss of this rank's queries; see the module for what makes it exact over ranks.

@@ -38,6 +38,9 @@ class WeightedSum(EmbeddingLoss):
     def needs_gathered_negatives(self) -> bool:
         return any(part.needs_gathered_negatives for part in self._parts())
 
+    def facts(self) -> dict[str, float]:
+        return self.main.facts()
+
     def _parts(self) -> list[EmbeddingLoss]:
         return [self.main, *(loss for _, loss in self.additions.values())]
 

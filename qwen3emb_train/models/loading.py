@@ -202,7 +202,8 @@ def save_model(
 
 
 def merged_state_dict(model: TextModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights under their saved names; each LoRA update is added to a copy of its base weight.
+    """The weights under their saved names; each LoRA update is added to a copy of its base weight on the CPU, one layer
+    after the other: on an accelerator the merged model would need the whole model's memory once more.
 
     Args:
         parameters: as in ``save_model``.
@@ -222,11 +223,11 @@ def _with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tenso
     for name, module in _bare(backbone).named_modules():
         if isinstance(module, LoraLayer):
             base, a, b = (
-                weights.pop(f"{name}.{part}.weight").detach()
+                weights.pop(f"{name}.{part}.weight").detach().cpu()
                 for part in ("base_layer", "lora_A.default", "lora_B.default")
             )
             if is_quantized(module.base_layer):
-                base, a, b = dequantized(module.base_layer), a.cpu(), b.cpu()
+                base = dequantized(module.base_layer)
                 for key in [key for key in weights if key.startswith(f"{name}.base_layer.weight.")]:
                     del weights[key]
             weights[f"{name}.weight"] = base + (b @ a) * module.scaling["default"]

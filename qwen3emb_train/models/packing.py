@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qwen3emb_train.data.batches import PackedTokens
+from qwen3emb_train.data.batches import Extents, PackedTokens
 from qwen3emb_train.models.grids import Copy, Grids
 from qwen3emb_train.models.varlen import VarlenSpans, varlen_kernel_for
 
@@ -37,6 +37,7 @@ class PackedLayout:
         cu_seqlens: of the tokens. None: a layout of shapes alone, which no kernel can use.
         prefix_of: the segment that each one continues, -1 = none; None: no prefix is shared.
         shapes: the grids of a layout of shapes alone.
+        extents: of the tokens, where they are known without asking a device.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class PackedLayout:
         cu_seqlens: Int[Tensor, " segments_and_one"] | None,
         prefix_of: Int[Tensor, " segments"] | None = None,
         shapes: Grids | None = None,
+        extents: Extents | None = None,
     ) -> None:
-        self.cu_seqlens, self.prefix_of, self.shapes = cu_seqlens, prefix_of, shapes
+        self.cu_seqlens, self.prefix_of, self.shapes, self.extents = cu_seqlens, prefix_of, shapes, extents
 
     @staticmethod
     def of(tokens: PackedTokens) -> "PackedLayout":
-        return PackedLayout(tokens.cu_seqlens, tokens.prefix_of)
+        return PackedLayout(tokens.cu_seqlens, tokens.prefix_of, extents=tokens.extents)
 
     @cached_property
     def grids(self) -> Grids:
@@ -63,12 +65,15 @@ class PackedLayout:
         """As a varlen kernel needs it."""
         assert self.cu_seqlens is not None
         cu_queries = self.cu_seqlens.int()
-        longest_query = int(self.cu_seqlens.diff().max())
+        known = self.extents
+        longest_query = int(self.cu_seqlens.diff().max()) if known is None else known.longest_segment
         if self.prefix_of is None:
             return VarlenSpans(cu_queries, cu_queries, longest_query, longest_query)
         shared, own = self._shared_and_own
         cu_keys = F.pad((shared + own).cumsum(0), (1, 0)).int()
-        return VarlenSpans(cu_queries, cu_keys, longest_query, int((shared + own).max()))
+        return VarlenSpans(
+            cu_queries, cu_keys, longest_query, int((shared + own).max()) if known is None else known.longest_key
+        )
 
     @cached_property
     def key_tokens(self) -> Int[Tensor, " keys"]:
@@ -79,7 +84,8 @@ class PackedLayout:
         starts, whole = self.cu_seqlens[:-1], shared + own
         ends = whole.cumsum(0)
         segments = torch.arange(len(whole), device=whole.device)
-        segment = segments.repeat_interleave(whole, output_size=int(ends[-1]))
+        num_keys = int(ends[-1]) if self.extents is None else self.extents.num_keys
+        segment = segments.repeat_interleave(whole, output_size=num_keys)
         position = torch.arange(len(segment), device=whole.device) - (ends - whole)[segment]
         in_prefix, in_own = starts[self.prefix_of], starts - shared
         return position + torch.where(position < shared[segment], in_prefix[segment], in_own[segment])

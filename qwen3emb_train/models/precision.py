@@ -1,6 +1,7 @@
 """In which precision matrix products run. Master weights are float32 in every case."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 
 import torch
@@ -38,3 +39,18 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """The context in which an encoder runs; ``precision`` must be resolved."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bf16)
+
+
+@contextmanager
+def full_float32_products() -> Iterator[None]:
+    """CUDA's float32 products in float32, not TF32, whatever the process or its environment chose.
+
+    TF32 has 10 bits of mantissa: a cosine is rounded to about 0.0005, which is 0.025 at temperature 0.02. The switch is
+    the process's, so it holds for backward passes in autograd's threads too.
+    """
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before

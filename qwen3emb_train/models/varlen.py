@@ -114,7 +114,7 @@ def flash_attn_kernel(
     window: tuple[int, int],
     scale: float | None,
 ) -> Float[Tensor, "queries query_heads head_dim"]:
-    """``flash_attn.flash_attn_varlen_func`` of flash-attn >= 2.3, the first with a window.
+    """``flash_attn.flash_attn_varlen_func`` of flash-attn >= 2.4.1, the first whose backward pass can be deterministic.
 
     Args:
         query, key, value, spans, window, scale: as in ``VarlenKernel``.
@@ -124,6 +124,7 @@ def flash_attn_kernel(
     return flash_attn_varlen_func(
         query, key, value, spans.cu_queries, spans.cu_keys, spans.longest_query, spans.longest_key,
         softmax_scale=scale, causal=window[1] == 0, window_size=window,
+        deterministic=torch.are_deterministic_algorithms_enabled(),  # torch's own kernel asks for itself
     )  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def load_weights(checkpoint: Path, model: TextModel) -> None:
 
 
 def load_optimizer(checkpoint: Path, engine: Engine) -> None:
-    """Puts the optimizer's state back; with ``load_weights`` the run continues to the bit.
+    """Puts the optimizer's state back; with ``load_weights`` the run continues as if unbroken.
 
     Raises:
         ValueError: the state is of another engine's layout, damaged, or not whole.

@@ -54,6 +54,8 @@ class TrainingConfig:
         sync_every_chunk: sharded engines only: reduce gradients after every chunk; less memory, more communication.
         precision: precision of the matrix products (autocast); weights and moments stay float32.
         device: auto, cpu, cuda, ...
+        deterministic: on a GPU, the same bits from the same steps (torch's deterministic algorithms, also in the
+            attention's backward pass); slower. A CPU gives them anyway.
         seed: seed of the order, the draws and dropout.
         max_grad_norm: gradients are scaled down to this L2 norm; null = no clipping.
         log_every: steps between lines of metrics.jsonl; the last step is always logged.
@@ -85,6 +87,7 @@ class TrainingConfig:
     sync_every_chunk: bool = False
     precision: Precision = Precision.auto
     device: str = "auto"
+    deterministic: bool = False
     seed: int = 0
     max_grad_norm: float | None = 1.0
     log_every: int = 10

@@ -69,7 +69,7 @@ class GradientCache:
             if vectors is None:
                 vectors = output.new_zeros(texts.num_texts, output.shape[1])
             if not chunk.is_filler:
-                vectors[chunk.texts.to(output.device)] = output.detach()
+                vectors[chunk.texts.to(output.device, non_blocking=True)] = output.detach()
         assert vectors is not None
         return vectors.requires_grad_()
 
@@ -139,7 +139,7 @@ def split_to(chunks: list[Tensor], wanted: int) -> list[Tensor]:
 def _surrogate(chunk: _Chunk, vectors: Tensor | None, gradient: Float[Tensor, "texts dim"]) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to the vectors is the cached one."""
     assert vectors is not None
-    return (vectors * (0.0 if chunk.is_filler else gradient[chunk.texts.to(gradient.device)])).sum()
+    return (vectors * (0.0 if chunk.is_filler else gradient[chunk.texts.to(gradient.device, non_blocking=True)])).sum()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Monitor:
     ) -> None:
         self.every, self._engine, self._objective, self._path = every, engine, objective, output_dir / "health.json"
         trained = [(name, p) for name, p in engine.model.named_parameters() if p.requires_grad]
-        self._watch = WeightWatch(trained, step=first_step)
+        self._watch = WeightWatch(trained, engine.device, step=first_step)
         self._alerts = Alerts(steps, max_grad_norm, first_step)
 
     def is_due(self, done: int) -> bool:
@@ -56,6 +56,7 @@ class Monitor:
         return gradient_norms_by_group(
             self._engine.named_gradients(),
             int(self._engine.model.config.num_hidden_layers),
+            self._engine.device,
             sharded=self._engine.has_partial_gradients,
         )
 
@@ -84,4 +85,5 @@ def mean_over_ranks(metrics: dict[str, torch.Tensor], device: torch.device) -> d
     """Means of 0-dim tensors over ranks, in one all-reduce. Collective."""
     ones = {"ranks": torch.ones((), device=device)}
     sums = sum_over_ranks({name: value.float().to(device) for name, value in metrics.items()} | ones)
-    return {name: float(value / sums["ranks"]) for name, value in sums.items() if name != "ranks"}
+    means = (torch.stack(list(sums.values())) / sums["ranks"]).tolist()  # one wait for the device
+    return {name: mean for name, mean in zip(sums, means, strict=True) if name != "ranks"}

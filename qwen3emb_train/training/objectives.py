@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from qwen3emb_train.data.batches import EmbeddingBatch
-from qwen3emb_train.distributed import all_gather_rows, all_gather_with_grad, gather_counts, rank, world_size
+from qwen3emb_train.distributed import all_gather_rows, all_gather_with_grad, gather_all_counts, rank, world_size
 from qwen3emb_train.losses.by_task import TaskLosses, loss_of_task
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
 from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.matryoshka import matryoshka
+from qwen3emb_train.models.precision import full_float32_products
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import GradientCache
 from qwen3emb_train.training.health.non_finite import bad_queries
@@ -28,11 +28,13 @@ class StepVectors:
         local: this rank's vectors.
         gathered: all ranks' vectors, where the loss needs them.
         first_query: index of this rank's first query among all ranks'.
+        facts: of the loss that served the step.
     """
 
     local: Embeddings
     gathered: Embeddings | None
     first_query: int
+    facts: Mapping[str, float]
 
 
 @dataclass
@@ -59,9 +61,10 @@ class EmbeddingObjective:
     def forward_backward(self, batch: EmbeddingBatch) -> Metrics:
         cache = GradientCache(self.engine, self.tokens_per_chunk, self.retained_graph_tokens)
         encoded = cache.encode(batch.texts)
-        loss, metrics = self._loss(batch, encoded)
-        # Only the vectors' gradient is needed here: the cache back-propagates it through the encoder's graphs.
-        (gradient,) = torch.autograd.grad(loss, encoded)
+        with full_float32_products():
+            loss, metrics = self._loss(batch, encoded)
+            # Only the vectors' gradient is wanted here: the encoder's graphs are pushed through by the cache.
+            (gradient,) = torch.autograd.grad(loss, encoded)
         cache.backward(gradient)
         return {"loss": loss.detach(), **metrics}
 
@@ -69,9 +72,11 @@ class EmbeddingObjective:
     def evaluate(self, batch: EmbeddingBatch) -> dict[str, Tensor]:
         """Sums over this rank's queries, without any gradient; the caller has put the model into eval mode."""
         cache = GradientCache(self.engine, self.tokens_per_chunk, 0)
-        loss, _ = self._loss(batch, cache.encode(batch.texts))
-        assert self.vectors is not None
-        ranks = ranks_of_positives(self.vectors.local)
+        encoded = cache.encode(batch.texts)
+        with full_float32_products():
+            loss, _ = self._loss(batch, encoded)
+            assert self.vectors is not None
+            ranks = ranks_of_positives(self.vectors.local)
         count = torch.tensor(len(ranks), device=loss.device)
         return {"loss": loss * count, "mrr": (1 / ranks).sum(), "accuracy_at_1": (ranks == 1).sum(), "queries": count}
 
@@ -83,11 +88,11 @@ class EmbeddingObjective:
     def diagnostics(self) -> ScalarMetrics:
         """Health metrics of the last step's vectors, of all ranks. Collective."""
         assert self.vectors is not None, "diagnostics follow a step"
-        margin = self.loss.false_negative_margin if isinstance(self.loss, InfoNCE) else None
         seen = self.vectors
+        margin = seen.facts.get("false_negative_margin")
         sums = vector_health(seen.local, seen.gathered, seen.first_query, false_negative_margin=margin)
-        metrics = dict(vector_metrics(sum_over_ranks(sums)))
-        return metrics | ({"temperature": self.loss.temperature} if isinstance(self.loss, InfoNCE) else {})
+        facts = {name: value for name, value in seen.facts.items() if name == "temperature"}
+        return vector_metrics(sum_over_ranks(sums)) | facts
 
     def bad_queries(self) -> list[int]:
         """This rank's queries of the last step of which a vector is not finite."""
@@ -103,7 +108,8 @@ class EmbeddingObjective:
         gathered, first_query = None, 0
         if loss.needs_gathered:
             gathered, first_query = gather_embeddings(local, with_negatives=loss.needs_gathered_negatives)
-        self.vectors = StepVectors(local.detach(), None if gathered is None else gathered.detach(), first_query)
+        everything = None if gathered is None else gathered.detach()
+        self.vectors = StepVectors(local.detach(), everything, first_query, loss.facts())
         result = matryoshka(loss, local, gathered, list(self.matryoshka_dims), first_query=first_query)
         return result.loss, result.metrics
 
@@ -111,19 +117,25 @@ class EmbeddingObjective:
 def embeddings_by_role(batch: EmbeddingBatch, vectors: Tensor) -> Embeddings:
     """Vectors by role. A text in several roles receives the sum of their gradients."""
     device = vectors.device
-    query_idx, positive_idx = batch.query_idx.to(device), batch.positive_idx.to(device)
-    negative_idx, text_hash = batch.negative_idx.to(device), batch.text_hash.to(device)
+    query_idx, positive_idx = (
+        batch.query_idx.to(device, non_blocking=True),
+        batch.positive_idx.to(device, non_blocking=True),
+    )
+    negative_idx, text_hash = (
+        batch.negative_idx.to(device, non_blocking=True),
+        batch.text_hash.to(device, non_blocking=True),
+    )
     return Embeddings(
         queries=vectors[query_idx],
         positives=vectors[positive_idx],
         negatives=vectors[negative_idx],
-        positive_query_idx=batch.positive_query_idx.to(device),
-        negative_query_idx=batch.negative_query_idx.to(device),
+        positive_query_idx=batch.positive_query_idx.to(device, non_blocking=True),
+        negative_query_idx=batch.negative_query_idx.to(device, non_blocking=True),
         query_hash=text_hash[query_idx],
         positive_hash=text_hash[positive_idx],
         negative_hash=text_hash[negative_idx],
-        positive_scores=None if batch.positive_scores is None else batch.positive_scores.to(device),
-        negative_scores=None if batch.negative_scores is None else batch.negative_scores.to(device),
+        positive_scores=None if batch.positive_scores is None else batch.positive_scores.to(device, non_blocking=True),
+        negative_scores=None if batch.negative_scores is None else batch.negative_scores.to(device, non_blocking=True),
     )
 
 
@@ -138,7 +150,11 @@ def gather_embeddings(local: Embeddings, with_negatives: bool = True) -> tuple[E
     """
     if world_size() == 1:
         return None, 0
-    first_query = sum(gather_counts(len(local.queries), local.queries.device)[: rank()])
+    roles = ("queries", "positives", "negatives")
+    own = [len(local.queries), len(local.positives), len(local.negatives) if with_negatives else 0]
+    of_ranks = zip(*gather_all_counts(own, local.queries.device), strict=True)
+    counts = dict(zip(roles, of_ranks, strict=True))  # of all ranks, by role
+    first_query = sum(counts["queries"][: rank()])
     numbered = replace(
         local,
         positive_query_idx=local.positive_query_idx + first_query,
@@ -152,13 +168,17 @@ def gather_embeddings(local: Embeddings, with_negatives: bool = True) -> tuple[E
             negative_hash=local.negative_hash[:0],
             negative_scores=None,
         )
-    vectors = ["queries", "positives"] + (["negatives"] if with_negatives else [])
-    plain = ["positive_query_idx", "query_hash", "positive_hash"]
-    plain += ["negative_query_idx", "negative_hash"] if with_negatives else []
-    # A step's rows come from one plan: either every rank has scores or none has (the collator ensures it).
-    plain += [name for name in ("positive_scores", "negative_scores") if getattr(numbered, name) is not None]
-    gathered = {name: all_gather_with_grad(getattr(numbered, name)) for name in vectors}
-    gathered |= {name: torch.cat(all_gather_rows(getattr(numbered, name))) for name in plain}
+    vectors = roles if with_negatives else roles[:2]
+    plain = {"positive_query_idx": "positives", "query_hash": "queries", "positive_hash": "positives"}
+    if with_negatives:
+        plain |= {"negative_query_idx": "negatives", "negative_hash": "negatives"}
+    # A step's rows come from one plan: either every rank has scores or none has (the collator sees to it).
+    scores = {"positive_scores": "positives", "negative_scores": "negatives"}
+    plain |= {name: role for name, role in scores.items() if getattr(numbered, name) is not None}
+    gathered = {name: all_gather_with_grad(getattr(numbered, name), counts[name]) for name in vectors}
+    gathered |= {
+        name: torch.cat(all_gather_rows(getattr(numbered, name), counts[role])) for name, role in plain.items()
+    }
     return replace(numbered, **gathered), first_query
 
 

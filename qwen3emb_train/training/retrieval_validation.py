@@ -1,6 +1,7 @@
 """nDCG and recall on retrieval sets during training, with the training engine's own model.
 
-Each rank encodes its share of a set; the main process ranks the documents, and every rank gets the metrics. They are
+Each rank encodes its share of a set and searches its own documents, on the engine's device; the best of all ranks'
+finds are merged exactly, and every rank gets the metrics. They are
 ``evaluate``'s on the checkpoint of that step, as far as texts are no longer than training's limits.
 """
 
@@ -28,7 +29,9 @@ from qwen3emb_train.distributed import (
     rank,
     world_size,
 )
-from qwen3emb_train.index.nearest import top_k_documents
+from qwen3emb_train.index.candidates import DECIMALS
+from qwen3emb_train.index.nearest import candidate_scores, top_k_documents
+from qwen3emb_train.index.vector_rows import TensorRows
 from qwen3emb_train.models.text_model import truncate_and_normalize
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.signals import StopSignal
@@ -185,11 +188,13 @@ def retrieval_metrics(
             return None
         if any_rank(not bool(torch.isfinite(encoded).all()), engine.device):
             raise ValueError(f"eval_sets.{data.name}: the model gives vectors with NaN or infinity.")
-        vectors.append(encoded)
+        vectors.append(truncate_and_normalize(encoded))
+    queries = vectors[0].new_empty(data.queries.total, vectors[0].shape[1])
+    everywhere = torch.cat(all_gather_rows(data.queries.rows.to(engine.device))).cpu()
+    queries[everywhere] = torch.cat(all_gather_rows(vectors[0].to(engine.device))).cpu()
+    found = _search(queries, vectors[1], data.documents, engine.device)
     metrics = torch.zeros(2, dtype=torch.float32 if engine.device.type == "mps" else torch.float64)
-    if is_main_process():
-        queries, documents = map(truncate_and_normalize, vectors)
-        _, found = top_k_documents(queries, documents, max(NDCG_AT, RECALL_AT))
+    if is_main_process():  # its sums are everybody's, to the bit
         metrics = metrics + metrics.new_tensor(_means(data.judged, found.tolist()))
     metrics = metrics.to(engine.device)
     if world_size() > 1:
@@ -199,23 +204,55 @@ def retrieval_metrics(
 
 
 def _encode(share: Share, engine: Engine, tokens_per_chunk: int, stop: StopSignal) -> Float[Tensor, "texts dim"] | None:
-    """The vectors of all ranks' texts, on the main process's CPU (elsewhere none); None: a signal came."""
+    """The vectors of this rank's texts, on the CPU; None: a signal came."""
     chunks = share.chunks(tokens_per_chunk)
     vectors: Tensor | None = None
-    # Passes are collectives where weights are sharded, and gathering always is: all ranks do equally many.
+    # Passes are collectives where weights are sharded: all ranks do equally many.
     for number in range(max(gather_counts(len(chunks), engine.device))):
         if stop.on_any_rank(engine.device):
             return None
         own = chunks[number] if number < len(chunks) else share.rows.new_empty(0)
-        output = engine.forward(_tokens(share, own, engine)).float()[: len(own)]
-        found = torch.cat(all_gather_rows(output)).cpu()
-        rows = torch.cat(all_gather_rows(share.rows[own].to(engine.device))).cpu()
+        output = engine.forward(_tokens(share, own, engine)).float()[: len(own)].cpu()
         if vectors is None:
-            vectors = found.new_zeros(share.total if is_main_process() else 0, found.shape[1])
-        if is_main_process():
-            vectors[rows] = found
+            vectors = output.new_zeros(len(share.rows), output.shape[1])
+        vectors[own] = output
     assert vectors is not None, "a set has queries and documents"
     return vectors
+
+
+def _search(
+    queries: Float[Tensor, "queries dim"], own: Float[Tensor, "own dim"], documents: Share, device: torch.device
+) -> Int[Tensor, "queries kept"]:
+    """The best documents of every query among all ranks', best first; the search of one process, to the row.
+
+    Each rank's best are scored in float64 as the search does it, so equal scores meet in the same order as there.
+
+    Args:
+        queries: all ranks' unit vectors, on the CPU.
+        own: unit vectors of this rank's documents, on the CPU.
+        documents: where they stand among all ranks'.
+        device: that multiplies, and gathers.
+    """
+    order = documents.rows.argsort()
+    kept = min(max(NDCG_AT, RECALL_AT), documents.total)
+    scores = torch.full((len(queries), kept), -torch.inf, dtype=torch.float64)
+    rows = torch.full((len(queries), kept), documents.total)
+    if len(own):
+        _, local = top_k_documents(queries, own[order], kept, device=device)
+        scores[:, : local.shape[1]] = candidate_scores(queries.double(), TensorRows(own[order].double()), local)
+        rows[:, : local.shape[1]] = documents.rows[order][local]
+    # As [kept, queries]: gathered end to end, all ranks' finds of a query are a column.
+    scores, rows = (_all_finds(finds.T.contiguous(), device).T for finds in (scores, rows))
+    rows, by_row = rows.sort(dim=1)
+    best = scores.gather(1, by_row).round(decimals=DECIMALS).sort(dim=1, descending=True, stable=True).indices
+    return rows.gather(1, best[:, :kept])
+
+
+def _all_finds(finds: Tensor, device: torch.device) -> Tensor:
+    if world_size() == 1:
+        return finds
+    bits = finds.view(torch.int64)  # also where a device has no float64
+    return torch.cat(all_gather_rows(bits.to(device))).cpu().view(finds.dtype)
 
 
 def _tokens(share: Share, own: Int[Tensor, " chosen"], engine: Engine) -> PackedTokens:

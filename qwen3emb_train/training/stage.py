@@ -45,6 +45,7 @@ from qwen3emb_train.training.checkpoints import (
     read_state,
 )
 from qwen3emb_train.training.config import TrainingConfig
+from qwen3emb_train.training.determinism import deterministic_algorithms
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.engines.launch import Launch, build_engine, close_process_group, start
 from qwen3emb_train.training.engines.probe import require_products
@@ -131,7 +132,7 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
         return output_dir / MODEL
     require_own(output_dir, stage.program, inputs | config.other_inputs())
     launch = start(config.device, config.timeout_s)
-    with held(output_dir, launch.device):
+    with held(output_dir, launch.device), deterministic_algorithms(config.deterministic):
         _train(stage, stop, launch)
     return output_dir / MODEL
 

@@ -20,6 +20,18 @@ RUN = InfoNCE(temperature=0.07)
 EIGHT = random_batch(0, 8, most_positives=2, num_texts=30, dim=6, score_levels=4)
 
 
+def test_a_loss_reports_the_settings_that_diagnostics_are_read_by() -> None:
+    """A step of an own loss was reported with the main loss's temperature and margin."""
+    losses = TaskLosses(spread_out_weight=0.3, distillation_weight=0.5)
+    assert loss_of_task("retrieval", InfoNCE(temperature=0.03), losses).facts() == {
+        "temperature": 0.03, "false_negative_margin": 0.1,
+    }  # fmt: skip
+    assert InfoNCE(false_negative_margin=None).facts() == {"temperature": 0.02}
+    for task in ("sts", "clustering"):
+        assert loss_of_task(task, InfoNCE(), losses).facts() == {"temperature": 0.05}
+    assert losses.spread_out.facts() == {}
+
+
 @pytest.mark.parametrize("task", ["retrieval", "bitext", "code", "unknown"])
 def test_the_run_s_loss_is_used_as_it_is(task: str) -> None:
     assert loss_of_task(task, RUN, TaskLosses()) is RUN

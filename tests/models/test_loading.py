@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.index.inference import TextEncoder
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, save_model
+from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict, save_model
 from qwen3emb_train.models.precision import Precision
 from tests.tiny import make_tiny_model_directory
 
@@ -64,6 +64,33 @@ def test_lora_merged_equals_the_adapter_and_differs_from_the_base(tiny_qwen3: Pa
     base = load_encoder(ModelConfig(path=str(tiny_qwen3))).eval()
     torch.testing.assert_close(merged(TOKENS), encoder(TOKENS), rtol=0, atol=1e-5)
     assert (merged(TOKENS) - base(TOKENS)).abs().max() > 1e-2
+
+
+class OnDevice(torch.Tensor):
+    """Stands for a weight on an accelerator: whatever computes with it, or copies it there, fails."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        assert func in (torch.Tensor.detach, torch.Tensor.as_subclass), f"{func} on the device"
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_adapters_are_merged_on_the_cpu_wherever_the_weights_are(tiny_qwen3: Path) -> None:
+    """All layers at once on the device took the whole model's memory there once more, at every checkpoint."""
+    encoder = load_encoder(ModelConfig(path=str(tiny_qwen3), lora=LoraConfig(rank=4)))
+    parameters = {}
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+        parameters[name] = parameter.detach().as_subclass(OnDevice)
+    merged, expected = merged_state_dict(encoder, parameters), merged_state_dict(encoder)
+    assert merged.keys() == expected.keys()
+    changed = [name for name, tensor in merged.items() if not isinstance(tensor, OnDevice)]
+    assert len(changed) == 14
+    for name in changed:
+        assert torch.equal(merged[name], expected[name])
 
 
 def test_a_missing_directory_is_named() -> None:

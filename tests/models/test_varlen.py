@@ -25,6 +25,7 @@ from qwen3emb_train.models.grids import Copy
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.text_model import Encoder
 from qwen3emb_train.models.varlen import VarlenSpans, flash_attn_kernel, torch_kernel, varlen_kernel_for
+from qwen3emb_train.training.determinism import deterministic_algorithms
 from tests.tiny import make_tiny_model_directory
 
 WINDOW = 16
@@ -272,9 +273,10 @@ def test_torchs_kernel_accepts_what_it_is_given(window: tuple[int, int]) -> None
 def flash_attn_varlen_func(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int,
     dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: tuple[int, int] = (-1, -1), deterministic: bool = False,
 ) -> Tensor:  # fmt: skip
     """The reference behind flash-attn's parameter names."""
+    assert deterministic == torch.are_deterministic_algorithms_enabled()
     spans = VarlenSpans(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     window = (window_size[0], 0 if causal else window_size[1])
     return reference(q, k, v, spans, window=window, scale=softmax_scale)
@@ -303,7 +305,9 @@ def test_a_kernels_arguments_mean_the_same(
     monkeypatch.setitem(sys.modules, "flash_attn", flash_attn)  # type: ignore[arg-type]
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", torch_varlen_attn)
     use(monkeypatch, kernel)
-    assert_same(run(encoders[name], tokens), dense, 1e-6 if name == "gemma3" else 1e-10)
+    for is_deterministic in (False, True):  # torch's own kernel asks the switch itself
+        with deterministic_algorithms(is_deterministic):
+            assert_same(run(encoders[name], tokens), dense, 1e-6 if name == "gemma3" else 1e-10)
 
 
 @pytest.mark.gpu

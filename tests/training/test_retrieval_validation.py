@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.mixture import LengthConfig, SourceConfig
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
 from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
+from qwen3emb_train.index.nearest import top_k_documents
 from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.checkpoints import Checkpoints, read_state
@@ -21,7 +25,9 @@ from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.engines.launch import build_engine, start
 from qwen3emb_train.training.optimization import OptimizerConfig
 from qwen3emb_train.training.retrieval_validation import (
+    Share,
     ValidationSetConfig,
+    _search,
     chosen_documents,
     open_validation_set,
     retrieval_metrics,
@@ -257,6 +263,28 @@ def test_vectors_that_are_not_finite_are_refused_by_name(
     monkeypatch.setattr(SingleEngine, "forward", lambda self, tokens, last=False: forward(self, tokens) * torch.nan)
     with pytest.raises(ValueError, match=r"eval_sets\.one: .*NaN"):
         retrieval_metrics(data, engine, 100, StopSignal())
+
+
+def found_on_ranks(queries: Tensor, documents: Tensor) -> list[list[int]]:
+    """The rows found where documents are dealt unevenly: the last rank has none."""
+    rows = torch.randperm(len(documents), generator=torch.Generator().manual_seed(1))
+    dealt = [rows] if world_size() == 1 else [rows[: len(rows) // 3], rows[len(rows) // 3 :], rows[:0]]
+    own = dealt[rank()]
+    share = Share(None, own, len(documents), PackedTokens.from_lists([[0]]))
+    found: list[list[int]] = _search(queries, documents[own], share, torch.device("cpu")).tolist()
+    return found
+
+
+@pytest.mark.parametrize("num_documents", [400, 30])
+def test_the_search_of_all_ranks_is_that_of_one_also_among_equal_scores(num_documents: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(num_documents + 20, 8, generator=generator)
+    vectors[5:60:3] = vectors[4]  # copies of a text
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    queries, documents = vectors[-20:], vectors[:-20]
+    _, expected = top_k_documents(queries, documents, 100)
+    assert found_on_ranks(queries, documents) == expected.tolist()
+    assert run_on_ranks(found_on_ranks, 3, queries, documents) == [expected.tolist()] * 3
 
 
 def test_max_documents_keeps_what_is_judged_and_always_the_same_others(sets: dict[str, Path]) -> None:

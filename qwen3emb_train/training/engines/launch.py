@@ -55,16 +55,16 @@ def start(device: str, timeout_s: float = 1800.0) -> Launch:
     """Joins the process group if there is one to join.
 
     Args:
-        device: auto, cpu, cuda, ...
+        device: auto, cpu, cuda, cuda:1, ...
         timeout_s: a collective operation that waits longer fails on every rank instead of hanging.
 
     Raises:
-        ValueError: FSDP version 1, or the requested engine is not available.
+        ValueError: FSDP version 1, an engine that was asked for but cannot be, or one GPU named for several processes.
     """
     resolved = resolve_device(device)
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if resolved.type == "cuda":
-        resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        resolved = _gpu_of_this_process(resolved, num_ranks)
         torch.cuda.set_device(resolved)
     if num_ranks > 1 and not dist.is_initialized():
         backend = "nccl" if resolved.type == "cuda" else "gloo"
@@ -134,6 +134,18 @@ def build_engine(
                 model, build_optimizer(model, optimizer), precision, launch.device, launch.deepspeed,
                 max_grad_norm, sync_every_chunk=sync_every_chunk,
             )  # fmt: skip
+
+
+def _gpu_of_this_process(device: torch.device, num_ranks: int) -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.index is None:
+        return torch.device("cuda", local_rank)
+    if num_ranks > 1 and device.index != local_rank:
+        raise ValueError(
+            f"device={device} names one GPU, and {num_ranks} processes were launched. Set device=cuda, and choose GPUs "
+            "by CUDA_VISIBLE_DEVICES."
+        )
+    return device
 
 
 def _asks_for(variable: str) -> bool:

@@ -30,21 +30,20 @@ def group_of(name: str) -> str:
 
 
 def gradient_norms_by_group(
-    named_gradients: NamedTensors, num_layers: int, *, sharded: bool = False
+    named_gradients: NamedTensors, num_layers: int, device: torch.device | str = "cpu", *, sharded: bool = False
 ) -> dict[str, float]:
     """L2 norms ``gradient_norm/<group>`` of the kinds that occur, and of the thirds of the network's depth.
 
     Args:
         named_gradients: parameters that have a gradient; any prefix before ``layers.`` will do.
         num_layers: of the network.
+        device: of the sums: the engine's, also on a rank without gradients.
         sharded: every rank gives its part of each gradient (FSDP2, ZeRO), and squares are added over ranks: collective.
             Ranks may name different parameters.
     """
     members: dict[str, list[Tensor]] = {group: [] for group in (*_PATTERNS, *_THIRDS)}
-    device = torch.device("cpu")
     for name, gradient in named_gradients:
         here = local(gradient)
-        device = here.device
         norm = torch.linalg.vector_norm(here, dtype=torch.float32)
         members[group_of(name)].append(norm)
         if found := _LAYER.search(name):
@@ -53,7 +52,7 @@ def gradient_norms_by_group(
     sums = torch.zeros(len(members), 2, device=device)
     for row, norms in zip(sums, members.values(), strict=True):
         if norms:
-            row[0], row[1] = torch.stack(norms).square().sum(), len(norms)
+            row[0], row[1] = torch.stack(norms).square().sum().to(device), len(norms)
     if sharded:
         sums = sum_over_ranks({"sums": sums})["sums"]
     return {

@@ -19,16 +19,23 @@ class WeightWatch:
 
     Args:
         named_parameters: the trained ones; in a sharded engine this rank's parts.
+        device: of the sums: the engine's, whatever a rank's parts lie on (it may have none, or they are offloaded).
         step: steps done so far.
         seed: of the choice.
         max_elements: remembered on this rank.
     """
 
     def __init__(
-        self, named_parameters: NamedTensors, *, step: int = 0, seed: int = 0, max_elements: int = 65_536
+        self,
+        named_parameters: NamedTensors,
+        device: torch.device | str = "cpu",
+        *,
+        step: int = 0,
+        seed: int = 0,
+        max_elements: int = 65_536,
     ) -> None:
         parameters = [(name, _part(parameter)) for name, parameter in named_parameters]
-        self._device = parameters[0][1].device if parameters else torch.device("cpu")
+        self._device = torch.device(device)
         parameters = [(name, flat) for name, flat in parameters if len(flat)][:max_elements]
         share = max_elements // max(len(parameters), 1)
         generator = torch.Generator().manual_seed(seed)
@@ -62,7 +69,7 @@ class WeightWatch:
                         is_lora_b * torch.ones_like(now).sum(),
                         is_lora_b * (now != 0).sum(),
                     ]
-                )
+                ).to(self._device)
             )
         return dict(zip(_SUMS, torch.stack(rows).sum(0), strict=True))
 
