@@ -1,6 +1,6 @@
 """Planned rows to an ``EmbeddingBatch``: truncated texts with their EOS token, each distinct text once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class EmbeddingCollator:
         lengths: LengthConfig,
         *,
         eos_token_id: int,
+        bos_ids: Sequence[int] = (),
         seed: int,
     ) -> None:
         """
@@ -34,12 +35,13 @@ class EmbeddingCollator:
             sources, stores: by name.
             lengths: truncation lengths.
             eos_token_id: appended to every text.
+            bos_ids: what stands before every text.
             seed: of the run.
         """
         self.names = tuple(sorted(sources))  # as BatchPlan.source_names
         self._sources, self._stores = [sources[name] for name in self.names], [stores[name] for name in self.names]
         self._lengths, self._seed = lengths, seed
-        self._frame = Frame(after=(eos_token_id,))
+        self._frame = Frame(tuple(bos_ids), (eos_token_id,))
 
     def __call__(self, step: int, planned: Step, members: tuple[int, ...]) -> EmbeddingBatch:
         """The batch of a step.

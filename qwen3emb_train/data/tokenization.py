@@ -22,28 +22,45 @@ _END_OF_TEXT = "<|endoftext|>"
 class TextTokenizer:
     """A transformers tokenizer whose post-processor appends exactly one EOS token.
 
+    What it puts in front of a text (the BOS of Llama, Mistral, Gemma) stays: the model was pretrained with it.
+
     Attributes:
         hf: the transformers tokenizer; ``hf(text)`` ends with the EOS token.
         eos_token, eos_token_id: the appended token.
+        bos_ids: what stands before every text; mostly nothing.
     """
 
     def __init__(self, hf: Any, eos_token: str | None = None) -> None:
         self.hf = hf
         self.eos_token = eos_token or _eos_token_of(hf)
         self.eos_token_id = _token_id(hf, self.eos_token)
-        if _appended_token_id(hf) != self.eos_token_id:
-            _append_in_post_processor(hf, self.eos_token, self.eos_token_id)
+        self.bos_ids, appended = _added_ids(hf)
+        if appended != self.eos_token_id:
+            _append_in_post_processor(hf, self.bos_ids, self.eos_token, self.eos_token_id)
         self.fingerprint = tokenizer_fingerprint(hf)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Ids of each text, at most ``max_tokens`` of them, the last one always the EOS token.
 
         Raises:
-            ValueError: ``max_tokens`` is below 2.
+            ValueError: ``max_tokens`` leaves no room for a token of the text.
         """
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens is {max_tokens}: a text needs at least one token and the EOS token (>= 2).")
-        return [[*ids[: max_tokens - 1], self.eos_token_id] for ids in self.tokenize_without_eos(texts)]
+        limit = self.max_text_tokens(max_tokens)
+        return [[*self.bos_ids, *ids[:limit], self.eos_token_id] for ids in self.tokenize_without_eos(texts)]
+
+    def max_text_tokens(self, max_tokens: int) -> int:
+        """``max_tokens`` minus the EOS token and what stands before a text.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        added = len(self.bos_ids) + 1
+        if max_tokens <= added:
+            kinds = "the EOS token" if added == 1 else "the tokenizer's BOS and EOS tokens"
+            raise ValueError(
+                f"max_tokens is {max_tokens}: a text needs at least one token and {kinds} (>= {added + 1})."
+            )
+        return max_tokens - added
 
     def tokenize_without_eos(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, untruncated and without special tokens (an empty text gives an empty list)."""
@@ -89,7 +106,7 @@ def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
 
     Raises:
         FileNotFoundError: nothing loadable at ``path``.
-        ValueError: the tokenizer is not a fast one.
+        ValueError: the tokenizer is not a fast one, or gives different texts the same ids.
     """
     from transformers import AutoTokenizer
 
@@ -106,7 +123,18 @@ def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
         )
     hf.backend_tokenizer.no_truncation()  # a saved truncation length would silently apply to every text
     hf.backend_tokenizer.no_padding()
+    _require_vocabulary(hf, path)
     return hf
+
+
+def _require_vocabulary(hf: Any, path: str) -> None:
+    """transformers makes an empty tokenizer, without an error, where a directory has no tokenizer files."""
+    different = ("Boil the eggs.", "重力", "a b c 1 2 3")
+    if len({tuple(ids) for ids in ids_without_eos(hf.backend_tokenizer, different)}) < len(different):
+        raise ValueError(
+            f"{path}: its tokenizer ({len(hf.get_vocab())} tokens) gives different texts the same ids. Copy the "
+            "tokenizer files (tokenizer.json, tokenizer_config.json) of the model it was trained from into it."
+        )
 
 
 def refuse_missing_directory(path: str) -> None:
@@ -121,7 +149,7 @@ def refuse_missing_directory(path: str) -> None:
 
 
 def _eos_token_of(hf: Any) -> str:
-    appended = _appended_token_id(hf)
+    _, appended = _added_ids(hf)
     if appended is not None:
         token: str = hf.convert_ids_to_tokens(appended)
         return token
@@ -141,38 +169,41 @@ def _token_id(hf: Any, token: str) -> int:
     return int(vocabulary[token])
 
 
-def _appended_token_id(hf: Any) -> int | None:
-    """The single token that the post-processor appends to a text; None if it appends nothing.
+def _added_ids(hf: Any) -> tuple[tuple[int, ...], int | None]:
+    """What the post-processor puts before a text, and the single token after it; None if it appends nothing.
 
     Raises:
-        ValueError: it adds other special tokens (a BOS), which the templates do not support.
+        ValueError: it appends several tokens.
     """
     backend = hf.backend_tokenizer
     bare = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a", add_special_tokens=True).ids
-    if whole == bare:
-        return None
-    if whole[: len(bare)] == bare and len(whole) == len(bare) + 1:
-        return int(whole[-1])
+    for before in range(len(whole) - len(bare) + 1):
+        after = whole[before + len(bare) :]
+        if whole[before : before + len(bare)] == bare and len(after) <= 1:
+            return tuple(whole[:before]), (int(after[0]) if after else None)
     raise ValueError(
-        f"The tokenizer turns 'a' into {whole}, without special tokens {bare}: only one appended token is supported. "
-        "Remove the other special tokens from tokenizer.json's post_processor."
+        f"The tokenizer turns 'a' into {whole}, without special tokens {bare}: tokens before a text and one after it "
+        "are supported. Remove the others from tokenizer.json's post_processor."
     )
 
 
-def _append_in_post_processor(hf: Any, token: str, token_id: int) -> None:
+def _append_in_post_processor(hf: Any, bos_ids: tuple[int, ...], token: str, token_id: int) -> None:
     """Appends ``token`` by a TemplateProcessing after the existing post-processor's ByteLevel (Qwen3), if any."""
     from tokenizers import processors
 
     backend = hf.backend_tokenizer
+    before = [str(one) for one in hf.convert_ids_to_tokens(list(bos_ids))]
     template = processors.TemplateProcessing(
-        single=f"$A {token}", pair=f"$A {token} $B:1 {token}:1", special_tokens=[(token, token_id)]
+        single=[*before, "$A", token],
+        pair=[*before, "$A", token, *(f"{one}:1" for one in before), "$B:1", f"{token}:1"],
+        special_tokens=[*zip(before, bos_ids, strict=True), (token, token_id)],
     )
     existing = json.loads(backend.to_str())["post_processor"]
     keep_byte_level = existing is not None and "ByteLevel" in json.dumps(existing)
     byte_level = processors.ByteLevel(trim_offsets=False)
     backend.post_processor = processors.Sequence([byte_level, template]) if keep_byte_level else template
-    if _appended_token_id(hf) != token_id:
+    if _added_ids(hf) != (bos_ids, token_id):
         raise AssertionError("the post-processor was written but does not append the EOS token")
 
 

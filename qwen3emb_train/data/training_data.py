@@ -136,11 +136,14 @@ def open_training_data(
     Raises:
         FileNotFoundError, ValueError: from reading (``data.readers``) or planning (``BatchPlan``).
     """
+    for limit in (lengths.max_query_tokens, lengths.max_document_tokens):
+        tokenizer.max_text_tokens(limit)  # refuses too low a limit
     stores = settings.open_stores(tokenizer)
     plan, components = settings.plan(stores, lengths), _components(settings, stores, lengths)
     collator = EmbeddingCollator(
-        settings.sources, stores, lengths, eos_token_id=tokenizer.eos_token_id, seed=settings.seed
-    )
+        settings.sources, stores, lengths, eos_token_id=tokenizer.eos_token_id, bos_ids=tokenizer.bos_ids,
+        seed=settings.seed,
+    )  # fmt: skip
     return TrainingData(plan, stores, components, collator)
 
 

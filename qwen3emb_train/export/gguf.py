@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qwen3emb_train import lineage
-from qwen3emb_train.data.tokenization import load_tokenizer
+from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.export.backbone import backbone_names, read_json, write_prompts_beside
 from qwen3emb_train.export.gguf_tokenizer import GgufVocabulary, gguf_vocabulary
 from qwen3emb_train.export.samples import REAL_TEXTS
@@ -111,7 +111,7 @@ def write_gguf(source: Path, file: Path, dtype: GgufDtype, max_tokens: int) -> N
     vocabulary = gguf_vocabulary(tokenizer, num_rows=weights.shape(backbone_names(weights)["embed_tokens.weight"])[0])
     writer = GGUFWriter(None, config["model_type"])
     _add_architecture(writer, config, dtype, max_tokens)
-    _add_tokenizer(writer, vocabulary, tokenizer.eos_token_id)
+    _add_tokenizer(writer, vocabulary, tokenizer)
     for name, shape, kind, _ in plan:
         item_size = {"F32": 4, "F16": 2, "BF16": 2}[kind.name]
         numel = torch.Size(shape).numel()
@@ -180,16 +180,22 @@ def _add_architecture(writer: Any, config: dict[str, Any], dtype: GgufDtype, max
     writer.add_file_type(LlamaFileType[file_type])
 
 
-def _add_tokenizer(writer: Any, vocabulary: GgufVocabulary, eos_token_id: int) -> None:
+def _add_tokenizer(writer: Any, vocabulary: GgufVocabulary, tokenizer: TextTokenizer) -> None:
     writer.add_vocab_size(len(vocabulary.tokens))
     writer.add_tokenizer_model("gpt2")  # llama.cpp's name of byte-level BPE
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.token_types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(eos_token_id)
-    writer.add_pad_token_id(eos_token_id)
-    writer.add_add_bos_token(False)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.eos_token_id)
+    if len(tokenizer.bos_ids) > 1:
+        raise ValueError(
+            f"the tokenizer puts {[*tokenizer.bos_ids]} before a text; GGUF files can name one such token."
+        )
+    if tokenizer.bos_ids:
+        writer.add_bos_token_id(tokenizer.bos_ids[0])
+    writer.add_add_bos_token(bool(tokenizer.bos_ids))
     writer.add_add_eos_token(True)
 
 

@@ -59,6 +59,7 @@ class EmbeddingFolder:
         checklist.run("truncation keeps it", self._truncation, [_EOS])
         checklist.run(_LOADS, self._load_by_transformers, [weights])
         checklist.run("left padding = right = none", self._padding, [weights, _LOADS])
+        checklist.run("different texts, different vectors", self._differences, [weights, _LOADS])
         self._encode = None
         checklist.run(_READS, self._load_by_sentence_transformers, [weights, _LOADS])
         checklist.run("prompts applied once", self._prompts, [weights, _LOADS])
@@ -97,6 +98,11 @@ class EmbeddingFolder:
         finding = verify_vectors.check_padding(self._encode, SAMPLE_TEXTS)
         self.vectors["transformers"] = self._encode(SAMPLE_TEXTS)
         return finding
+
+    def _differences(self) -> Finding:
+        self._require_last_token()
+        assert self._encode is not None
+        return verify_vectors.check_differences(self._encode(SAMPLE_TEXTS), SAMPLE_TEXTS)
 
     def _load_by_sentence_transformers(self) -> Finding:
         self._reader = SentenceTransformersReader.load(self.directory, SAMPLE_TEXTS)

@@ -80,6 +80,20 @@ def check_padding(encode: Encode, texts: Sequence[str]) -> Finding:
     )
 
 
+def check_differences(vectors: Float[Tensor, "texts dim"], texts: Sequence[str]) -> Finding:
+    """No two different texts have one vector, as they would with an empty vocabulary.
+
+    Raises:
+        BrokenPromiseError: two have.
+    """
+    between = F.cosine_similarity(vectors[:, None].double(), vectors[None].double(), dim=2).fill_diagonal_(-1.0)
+    highest, place = float(between.max()), int(between.argmax())
+    first, second = divmod(place, len(vectors))
+    if highest > 1 - 1e-6:
+        raise BrokenPromiseError(f"{texts[first][:40]!r} and {texts[second][:40]!r} have the same vector")
+    return Finding(f"highest cosine {highest:.4f}", {"highest": highest})
+
+
 @dataclass(frozen=True)
 class SentenceTransformersReader:
     """A folder as ``SentenceTransformer(path)`` reads it.

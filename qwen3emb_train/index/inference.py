@@ -16,6 +16,7 @@ from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.index.processes import ModelProcesses
+from qwen3emb_train.models.limits import require_positions, require_rows_for
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 from qwen3emb_train.models.text_model import Encoder, truncate_and_normalize
@@ -70,12 +71,13 @@ class TextEncoder:
             num_layers: keep only the first layers; None = all.
             max_tokens, precision, device: as in the constructor.
         """
+        tokenizer = load_tokenizer(path)
         encoder = load_encoder(ModelConfig(path=path, num_layers=num_layers))
+        require_rows_for(tokenizer.hf, encoder.backbone, path)
+        require_positions(encoder.backbone, max_tokens, f"{path}: max_tokens")
         if resolve_precision(Precision(precision), resolve_device(device)) is Precision.bf16:
             _round_once(encoder)
-        return TextEncoder(
-            encoder, load_tokenizer(path), max_tokens=max_tokens, precision=Precision(precision), device=device
-        )
+        return TextEncoder(encoder, tokenizer, max_tokens=max_tokens, precision=Precision(precision), device=device)
 
     @property
     def dim(self) -> int:

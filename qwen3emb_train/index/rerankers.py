@@ -19,6 +19,7 @@ from qwen3emb_train.data.tokenization import load_fast_tokenizer, refuse_missing
 from qwen3emb_train.index.model_files import model_file, model_json
 from qwen3emb_train.index.query_prompts import report_difference
 from qwen3emb_train.model_directory import PROMPTS_FILE, Prompts
+from qwen3emb_train.models.limits import require_rows_for
 from qwen3emb_train.models.loading import ModelConfig, load_reranker
 from qwen3emb_train.models.precision import Precision, autocast, resolve_device, resolve_precision
 from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
@@ -92,6 +93,7 @@ class TextReranker:
         require_yes_no_reranker(path)
         tokenizer = load_reranker_tokenizer(path)
         reranker = load_reranker(ModelConfig(path=path, num_layers=num_layers), tokenizer.answer_ids)
+        require_rows_for(tokenizer.hf, reranker.backbone, path)
         limits = [max_tokens, reranker.config.max_position_embeddings]
         if model_file(path, "modules.json") is not None:
             limits.append(tokenizer.hf.model_max_length)

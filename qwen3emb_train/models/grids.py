@@ -51,6 +51,8 @@ class Grid:
         window: int | None,
         dropout: float,
         scale: float | None,
+        softcap: float | None = None,
+        sinks: Float[Tensor, " query_heads"] | None = None,
     ) -> Float[Tensor, "queries query_heads head_dim"]:
         """Attention inside each text.
 
@@ -60,18 +62,27 @@ class Grid:
             window: keys that a query sees, its own included; None = unlimited.
             dropout: probability of dropping an attention weight.
             scale: of the logits; None = 1 / sqrt(head_dim).
+            softcap: logits are softcap * tanh(logits / softcap); None = as they are.
+            sinks: a further logit of each head, which takes weight and gives no value; None = there is none.
         """
         mask = self._mask(is_causal, window, query.dtype)
-        dense = F.scaled_dot_product_attention(
-            self._spread(query, self.query_cells, self.height),
-            self._spread(key, self.key_cells, self.width),
-            self._spread(value, self.key_cells, self.width),
-            attn_mask=mask,
-            is_causal=is_causal and mask is None,
-            dropout_p=dropout,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        queries = self._spread(query, self.query_cells, self.height)
+        keys, values = (self._spread(rows, self.key_cells, self.width) for rows in (key, value))
+        if softcap is None and sinks is None:
+            dense = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=mask,
+                is_causal=is_causal and mask is None,
+                dropout_p=dropout,
+                scale=scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        else:
+            if is_causal and mask is None:
+                mask = self._make_mask(True, self.width, query.dtype)
+            dense = _attention_with(queries, keys, values, mask, dropout, scale, softcap, sinks)
         rows = dense.transpose(1, 2).flatten(0, 1)
         return rows if self.is_full else _Collect.apply(rows, self.query_cells)
 
@@ -165,19 +176,22 @@ class Grids:
         window: int | None = None,
         dropout: float = 0.0,
         scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Float[Tensor, " query_heads"] | None = None,
     ) -> Float[Tensor, "tokens query_heads head_dim"]:
         """Attention inside each text, and to its shared prefix; the result is of ``dtype``.
 
         Args:
             query, key, value: of all tokens.
             dtype: in which the products are computed.
-            is_causal, window, dropout, scale: as in ``Grid.attend``.
+            is_causal, window, dropout, scale, softcap, sinks: as in ``Grid.attend``.
         """
         num_keys = [len(grid.key_cells) for grid in self.grids]
         queries = self._ordered(query.to(dtype)).split([len(grid.query_cells) for grid in self.grids])
         keys, values = (self._keys(rows, dtype).split(num_keys) for rows in (key, value))
+        how: dict[str, Any] = {"is_causal": is_causal, "window": window, "dropout": dropout, "scale": scale}
         found = [
-            grid.attend(*rows, is_causal=is_causal, window=window, dropout=dropout, scale=scale)
+            grid.attend(*rows, **how, softcap=softcap, sinks=sinks)
             for grid, *rows in zip(self.grids, queries, keys, values, strict=True)
         ]
         if self.order is None:
@@ -189,6 +203,38 @@ class Grids:
 
     def _keys(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         return self._ordered(rows.to(dtype)) if self.key_tokens is None else Copy.apply(rows, self.key_tokens, dtype)
+
+
+def _attention_with(
+    query: Float[Tensor, "texts query_heads height head_dim"],
+    key: Float[Tensor, "texts key_heads width head_dim"],
+    value: Float[Tensor, "texts key_heads width head_dim"],
+    mask: Float[Tensor, "#texts 1 height width"] | None,
+    dropout: float,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Float[Tensor, " query_heads"] | None,
+) -> Float[Tensor, "texts query_heads height head_dim"]:
+    """What ``scaled_dot_product_attention`` lacks; all scores are in memory, as in transformers' own "eager".
+
+    Args:
+        query, key, value: of a grid.
+        mask: what is added to the logits.
+        dropout, scale, softcap, sinks: as in ``Grid.attend``.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (rows.repeat_interleave(repeats, dim=1) for rows in (key, value))
+    wide = torch.promote_types(query.dtype, torch.float32)
+    logits = (query @ key.transpose(2, 3)).to(wide) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if mask is not None:
+        logits = logits + mask
+    if sinks is not None:
+        column = sinks.to(logits.dtype)[None, :, None, None].expand(*logits.shape[:3], 1)
+        logits = torch.cat([logits, column], dim=3)
+    weights = F.dropout(logits.softmax(3)[..., : key.shape[2]], dropout)
+    return weights.to(value.dtype) @ value
 
 
 def _groups(own: list[int], shared: list[int]) -> Iterator[list[int]]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.models.dropout import TextDropout, TextKeys
+from qwen3emb_train.models.exactness import settle_attention
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization, dequantized, is_quantized, quantization_settings
 from qwen3emb_train.models.reranker import YesNoReranker
@@ -24,7 +26,7 @@ LM_HEAD = "lm_head.weight"
 
 
 class Attention(str, Enum):
-    """``packed``: no padding (the default). ``padded``: transformers' own sdpa on padded batches, the reference."""
+    """``packed``: no padding (the default). ``padded``: transformers' own on padded batches, the reference."""
 
     packed = "packed"
     padded = "padded"
@@ -61,7 +63,8 @@ class ModelConfig:
         num_layers: keep only the first layers of the backbone (null = all): for small machines.
         bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
             ``is_causal: false`` in config.json.
-        attention: how texts of different lengths share a batch.
+        attention: how texts of different lengths share a batch. Tried on three short texts when the model is loaded;
+            where packing would give other vectors, padded is used and reported.
         eos_token: the token appended to every text; null = what the tokenizer appends, else <|endoftext|>, else its EOS
             token.
         lora: train adapters instead of all weights (rank > 0).
@@ -97,7 +100,8 @@ def load_encoder(config: ModelConfig) -> Encoder:
 
     Raises:
         FileNotFoundError: nothing loadable at ``config.path``.
-        ValueError: weights are missing, of another shape, or not finite; ``num_layers`` exceeds the model's.
+        ValueError: weights are missing, of another shape, or not finite; ``num_layers`` exceeds the model's; the model
+            cannot read several texts at once exactly (``models.exactness``).
     """
     from transformers import AutoModel
 
@@ -140,14 +144,18 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
         hf_config = getattr(hf_config, "text_config", hf_config)
         keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
-        implementation = PACKED if config.attention is Attention.packed else "sdpa"
         with quiet_transformers():
             model, info = auto_class.from_pretrained(
-                config.path, config=hf_config, dtype=torch.float32, attn_implementation=implementation,
-                output_loading_info=True, **source, **quantization_settings(config.quantization),
+                config.path, config=hf_config, dtype=torch.float32, output_loading_info=True, **source,
+                **quantization_settings(config.quantization),
             )  # fmt: skip
     except OSError as error:
         raise FileNotFoundError(f"model.path {config.path}: {str(error).splitlines()[0]}") from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"model.path {config.path}: its weights cannot be read ({error}): an incomplete copy, or a "
+            "git-lfs pointer. Fetch the safetensors files again (git lfs pull)."
+        ) from error
     _refuse_damaged(model, info, config.path)
     return model
 
@@ -158,7 +166,9 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     backbone.config.use_cache = False
     # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
-    is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and config.attention is Attention.packed
+    settle_attention(backbone, config.path, want_packed=config.attention is Attention.packed)
+    is_packed = backbone.config._attn_implementation == PACKED
+    is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and is_packed
     text_keys = TextKeys() if is_keyed else None
     if config.activation_checkpointing:
         contexts = {} if text_keys is None else {"context_fn": text_keys.checkpoint_contexts}
@@ -294,10 +304,12 @@ def _set_causality(backbone: Any) -> None:
 
     Without it a bidirectional model becomes causal whenever a batch has no padding (the mask is skipped then).
     """
-    is_causal = bool(getattr(backbone.config, "is_causal", True))
+    is_causal = getattr(backbone.config, "is_causal", None)
+    if is_causal is None:  # as the family is built: encoders and EmbeddingGemma look ahead
+        return
     for module in backbone.modules():
         if hasattr(module, "is_causal"):
-            module.is_causal = is_causal
+            module.is_causal = bool(is_causal)
 
 
 def add_lora(backbone: Any, lora: LoraConfig) -> Any:

@@ -110,6 +110,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Float[Tensor, " query_heads"] | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens query_heads head_dim"], None]:
     """The attention function that transformers calls in every layer.
@@ -122,21 +123,21 @@ def packed_attention(
         scaling: of the logits; None = 1 / sqrt(head_dim).
         dropout: probability of dropping an attention weight.
         sliding_window: keys that a query sees, its own included; None = unlimited.
-        softcap: not supported.
+        softcap: logits are softcap * tanh(logits / softcap) (Gemma-2); None = as they are.
+        s_aux: the logit of each head's attention sink (gpt-oss); None = no sinks.
 
     Raises:
-        ValueError: called without a layout, or for a model with soft-capped logits.
+        ValueError: called without a layout.
     """
     if layout is None:
-        raise ValueError("packed attention needs layout=PackedLayout; call it through models.text_model.Encoder.")
-    if softcap is not None:
-        raise ValueError("packed attention cannot soft-cap logits (Gemma-2): set model.attention=padded.")
+        raise ValueError("its attention is called without the layout of the texts (use models.text_model.Encoder)")
     is_causal = bool(getattr(module, "is_causal", True))
     if layout.prefix_of is not None and not is_causal:
         raise ValueError("shared prefixes are exact under causal attention only; encode a bidirectional model without.")
     dtype = _dtype_of_products(query)
     queries, keys, values = (rows[0].transpose(0, 1) for rows in (query, key, value))
-    kernel = None if dropout else varlen_kernel_for(query.device, dtype, query.shape[-1])
+    is_plain = not dropout and softcap is None and s_aux is None
+    kernel = varlen_kernel_for(query.device, dtype, query.shape[-1]) if is_plain else None
     if kernel is not None:
         keys, values = (
             rows.to(dtype) if layout.prefix_of is None else Copy.apply(rows, layout.key_tokens, dtype)
@@ -154,8 +155,15 @@ def packed_attention(
         window=sliding_window,
         dropout=dropout,
         scale=scaling,
+        softcap=softcap,
+        sinks=s_aux,
     )
     return rows.unsqueeze(0), None
+
+
+def is_causal(backbone: nn.Module) -> bool:
+    """Whether no attention layer looks ahead."""
+    return all(getattr(module, "is_causal", True) for module in backbone.modules())
 
 
 def _dtype_of_products(query: Tensor) -> torch.dtype:

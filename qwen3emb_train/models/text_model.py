@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.dropout import TextKeys
-from qwen3emb_train.models.packing import PACKED, PackedLayout
+from qwen3emb_train.models.packing import PACKED, PackedLayout, is_causal
 
 
 def pool_last_token(
@@ -54,6 +54,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.text_keys = text_keys
+        self._is_causal = is_causal(backbone)
 
     @property
     def config(self) -> Any:
@@ -64,7 +65,7 @@ class TextModel(nn.Module):
     def shares_prefixes(self) -> bool:
         """Whether encoding a shared prefix once is exact: packed, causal, and no dropout masks drawn per text."""
         is_packed = self.config._attn_implementation == PACKED
-        return is_packed and bool(getattr(self.config, "is_causal", True)) and self.text_keys is None
+        return is_packed and self._is_causal and self.text_keys is None
 
     def last_states(self, tokens: PackedTokens) -> Float[Tensor, "texts hidden"]:
         """The last layer's (normed) state at each text's last token, float32 or wider."""

@@ -34,6 +34,7 @@ from qwen3emb_train.lineage import (
     write_text,
 )
 from qwen3emb_train.model_directory import Prompts
+from qwen3emb_train.models.limits import require_positions, require_rows_for
 from qwen3emb_train.models.precision import resolve_precision
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.checkpoints import (
@@ -96,6 +97,10 @@ class Stage(ABC):
         """Whole, on the CPU, in float32."""
 
     @abstractmethod
+    def text_limits(self) -> dict[str, int]:
+        """Tokens of the longest texts, by the setting that limits them."""
+
+    @abstractmethod
     def build_objective(self, engine: Engine) -> Objective:
         """The forward and backward pass of a step."""
 
@@ -140,6 +145,11 @@ def _run(stage: Stage, stop: StopSignal) -> Path:
 def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     config, output_dir = stage.config, Path(stage.config.output_dir)
     tokenizer = stage.load_tokenizer()
+    torch.manual_seed(config.seed)  # LoRA's matrices begin at random
+    model = stage.load_model(tokenizer)  # before the data: what refuses it would do so after hours of tokenising
+    require_rows_for(tokenizer.hf, model.backbone, config.model.path)
+    for setting, longest in stage.text_limits().items():
+        require_positions(model.backbone, longest, setting)
     data, held_out = _open_together(stage, tokenizer, stop)
     _require_same_data(
         {"data": data} | {f"validation_data.{name}": one for name, one in held_out.items()}, launch.device
@@ -147,8 +157,6 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     data.plan.check_world_size(world_size())
     prompts = trained_prompts(config.data, data.stores, stage.template)
     sets = stage.open_validation_sets(tokenizer, prompts)
-    torch.manual_seed(config.seed)  # LoRA's matrices begin at random
-    model = stage.load_model(tokenizer)
     checkpoints = Checkpoints(output_dir / CHECKPOINTS, config.keep_last, prompts)
     fresh = TrainingState(plan_fingerprint=data.fingerprint, config_digest=value_digest(config.settings_beside_plan()))
     checkpoint = None if config.overwrite else checkpoints.at(config.resume_step)

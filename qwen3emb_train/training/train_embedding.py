@@ -57,6 +57,9 @@ class EmbeddingStage(Stage):
     def load_model(self, tokenizer: TextTokenizer) -> Encoder:
         return load_encoder(self.config.model)
 
+    def text_limits(self) -> dict[str, int]:
+        return {f"lengths.{name}": limit for name, limit in vars(self.config.lengths).items()}
+
     def build_objective(self, engine: Engine) -> EmbeddingObjective:
         config = self.config
         return EmbeddingObjective(

@@ -46,5 +46,8 @@ class RerankerStage(Stage):
     def load_model(self, tokenizer: RerankerTokenizer) -> YesNoReranker:
         return load_reranker(self.config.model, tokenizer.answer_ids, over_vocabulary=self.config.loss.needs_vocabulary)
 
+    def text_limits(self) -> dict[str, int]:
+        return {"max_tokens": self.config.max_tokens}
+
     def build_objective(self, engine: Engine) -> RerankingObjective:
         return RerankingObjective(engine, self.config.loss, self.config.tokens_per_chunk)

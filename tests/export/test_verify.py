@@ -352,3 +352,14 @@ def test_a_check_that_needs_a_failed_one_is_skipped_and_any_error_is_a_failure()
     checklist.run("d", unexpected, ["c"])
     assert [check.status.value for check in checklist.checks] == ["FAILED", "skipped", "skipped", "FAILED"]
     assert checklist.checks[3].detail == "KeyError: 'surprise'"
+
+
+def test_one_vector_for_different_texts_fails() -> None:
+    from qwen3emb_train.export.checks import BrokenPromiseError
+    from qwen3emb_train.export.verify_vectors import check_differences
+
+    vectors = torch.eye(3)
+    assert check_differences(vectors, ["a", "b", "c"]).metrics["highest"] == 0
+    vectors[2] = 2 * vectors[0]
+    with pytest.raises(BrokenPromiseError, match="'a' and 'c' have the same vector"):
+        check_differences(vectors, ["a", "b", "c"])
