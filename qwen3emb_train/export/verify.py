@@ -14,7 +14,7 @@ from qwen3emb_train.export import verify_files
 from qwen3emb_train.export.backbone import read_json
 from qwen3emb_train.export.checks import Check, Checklist, VerificationError, format_checks, has_failed
 from qwen3emb_train.export.samples import SAMPLE_TEXTS
-from qwen3emb_train.export.verify_embedding import EmbeddingFolder
+from qwen3emb_train.export.verify_embedding import PROMPTS_CHECK, EmbeddingFolder
 from qwen3emb_train.export.verify_prompts import TrainedQueryPrompt, check_trained_prompt
 from qwen3emb_train.export.verify_reranker import is_reranker, reranker_checks
 from qwen3emb_train.export.verify_vectors import check_adapter, check_differs_from_base
@@ -92,7 +92,7 @@ def verify_directory(
         EmbeddingFolder(directory, longest_text(directory), reference, prompts).run(checklist, _WEIGHTS, servers)
         _origin_checks(directory, checklist, base, adapter)
     if trained is not None and (trained.prompt is not None or prompts is not None):
-        checklist.run("query prompt of training", lambda: check_trained_prompt(directory, trained))
+        checklist.run("query prompt of training", lambda: check_trained_prompt(directory, trained), [PROMPTS_CHECK])
     checklist.run("card", lambda: verify_files.check_card(directory))
     return checklist.checks
 

@@ -12,6 +12,7 @@ from qwen3emb_train.export.verify_vectors import Encode, SentenceTransformersRea
 from qwen3emb_train.index.inference import TextEncoder
 
 _EOS, _LOADS, _READS = "EOS token", "transformers loads it", "Sentence-Transformers = transformers"
+PROMPTS_CHECK = "prompts applied once"
 
 
 class EmbeddingFolder:
@@ -62,7 +63,7 @@ class EmbeddingFolder:
         checklist.run("different texts, different vectors", self._differences, [weights, _LOADS])
         self._encode = None
         checklist.run(_READS, self._load_by_sentence_transformers, [weights, _LOADS])
-        checklist.run("prompts applied once", self._prompts, [weights, _LOADS])
+        checklist.run(PROMPTS_CHECK, self._prompts, [weights, _LOADS])
         checklist.run("length 1, cut or not", self._norms, [weights, _LOADS])
         if self._expected is not None:
             checklist.run("vectors of the reference", self._reference, [weights, _LOADS])

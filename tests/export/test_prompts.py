@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
+from qwen3emb_train.export.checks import BrokenPromiseError
 from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, RerankerDtype, export_reranker
 from qwen3emb_train.export.gguf import ExportGgufConfig, export_gguf
 from qwen3emb_train.export.verify import VerifyConfig, verify
+from qwen3emb_train.export.verify_prompts import TrainedQueryPrompt, check_trained_prompt
 from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.model_directory import Prompts
-from tests.export.folders import edit, export, failures, read
+from tests.export.folders import edit, export, read
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 
 CHECK = "query prompt of training"
@@ -45,9 +47,8 @@ def test_trained_prompts_are_the_exports_and_verify_has_a_row(
     assert _prompts(again) == _prompts(folder)
     assert not caplog.records
     edit(folder / "config_sentence_transformers.json", lambda config: config["prompts"].update(query=""))
-    assert failures(verify(VerifyConfig(str(folder))))[CHECK] == (
-        f"'' stands before queries, but the model was trained with {OWN!r}"
-    )
+    with pytest.raises(BrokenPromiseError, match="'' stands before queries, but the model was trained with"):
+        check_trained_prompt(folder, TrainedQueryPrompt(OWN))
 
 
 def test_bare_queries_stay_bare(model: Path, tmp_path: Path) -> None:

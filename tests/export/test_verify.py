@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from qwen3emb_train.cli.front_door import main
+from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
 from qwen3emb_train.export import backbone, sentence_transformers
 from qwen3emb_train.export.checks import (
     BrokenPromiseError,
@@ -21,6 +22,7 @@ from qwen3emb_train.export.checks import (
     format_checks,
 )
 from qwen3emb_train.export.verify import VerifyConfig, verify, verify_directory
+from qwen3emb_train.model_directory import Prompts
 from tests.export.folders import edit, edit_weights, export, failures, read
 from tests.tiny import make_tiny_model_directory
 
@@ -29,7 +31,9 @@ FACTS = {"license": "apache-2.0", "base_model": "me/base", "max_tokens": 64}  # 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model_directory(tmp_path_factory.mktemp("models") / "model", num_layers=1)
+    path = make_tiny_model_directory(tmp_path_factory.mktemp("models") / "model", num_layers=1)
+    Prompts({"query": query_prompt(DEFAULT_INSTRUCTION), "document": ""}).write(path)  # as training leaves it
+    return path
 
 
 @pytest.fixture(scope="module")
