@@ -4,6 +4,7 @@ The joined arrays do not depend on where the parts were cut. Memory: a few thous
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,7 @@ ARRAYS: dict[str, type[np.generic]] = {
 OPTIONAL_ARRAYS: dict[str, type[np.generic]] = {"scores": np.float32, "languages": np.int16}  # see TokenStore
 _ROWS_AT_ONCE = 2048
 _VALUES_AT_ONCE = 2**22  # numbers in memory while joining
+_MOST_INSTRUCTIONS = 1000  # that are counted: where every row has its own, none of them is the source's
 
 
 class Span(NamedTuple):
@@ -65,6 +67,7 @@ class _Totals:
     tokens: int = 0
     any_scores: bool = False
     languages: list[str] = field(default_factory=list)  # in the order of their numbers
+    instructions: dict[str, int] = field(default_factory=dict)  # rows of each
 
 
 def write_part(directory: Path, spans: Sequence[Span], how: Tokenization, tick: Callable[[], None]) -> None:
@@ -127,6 +130,7 @@ class _Row:
     num_positives: int
     scores: tuple[float, ...] | None
     language: str
+    instruction: str
 
 
 def _rows(how: Tokenization, span: Span, rejected: Path) -> Iterator[_Row]:
@@ -140,9 +144,9 @@ def _rows(how: Tokenization, span: Span, rejected: Path) -> Iterator[_Row]:
 
 def _embedding_row(example: TrainingExample, instruction: str | None) -> _Row:
     # A line's empty instruction means "none", not "the default".
-    query = format_query(instruction if example.instruction is None else example.instruction, example.query)
-    texts = [query, *example.positives, *example.negatives]
-    return _Row(texts, len(example.positives), example.scores, example.language)
+    own = (instruction if example.instruction is None else example.instruction) or ""
+    texts = [format_query(own, example.query), *example.positives, *example.negatives]
+    return _Row(texts, len(example.positives), example.scores, example.language, own)
 
 
 def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
@@ -151,7 +155,7 @@ def _reranking_row(example: RerankingExample, instruction: str | None) -> _Row:
     judged_by = example.instruction or instruction or DEFAULT_INSTRUCTION
     bodies = [reranker_body(judged_by, example.query, example.documents[i]) for i in order]
     scores = None if example.scores is None else tuple(example.scores[i] for i in order)
-    return _Row([example.query, *bodies], sum(example.labels), scores, "")
+    return _Row([example.query, *bodies], sum(example.labels), scores, "", judged_by)
 
 
 def _append_rows(
@@ -169,6 +173,8 @@ def _append_rows(
             row_ends.append(totals.texts + len(texts))
             if row.language not in totals.languages:
                 totals.languages.append(row.language)
+            if row.instruction in totals.instructions or len(totals.instructions) < _MOST_INSTRUCTIONS:
+                totals.instructions[row.instruction] = totals.instructions.get(row.instruction, 0) + 1
         ids = ids_without_eos(backend, texts)
         ends = totals.tokens + np.cumsum([len(one) for one in ids])
         columns = {
@@ -220,7 +226,13 @@ def join_parts(directory: Path, parts: Sequence[Path], source: Path, tick: Calla
             with (directory / REJECTED_FILE).open("ab") as rejected:
                 rejected.write((part / REJECTED_FILE).read_bytes())
         num_texts, num_tokens = num_texts + total.texts, num_tokens + total.tokens
-    meta = {"source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages}
+    instructions: Counter[str] = Counter()
+    for total in totals:
+        instructions.update(total.instructions)
+    meta = {
+        "source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages,
+        "instructions": dict(sorted(instructions.items(), key=lambda one: (-one[1], one[0]))[:_MOST_INSTRUCTIONS]),
+    }  # fmt: skip
     write_text(directory / "meta.json", json.dumps(meta, ensure_ascii=False))
 
 
