@@ -9,9 +9,8 @@ from torch import Tensor
 from qwen3emb_train.data.batches import EmbeddingBatch
 from qwen3emb_train.distributed import all_gather_rows, all_gather_with_grad, gather_all_counts, rank, world_size
 from qwen3emb_train.losses.by_task import TaskLosses, loss_of_task
-from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, matryoshka
 from qwen3emb_train.losses.embeddings import Embeddings
-from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.models.precision import full_float32_products
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.gradient_cache import GradientCache

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwen3emb_train.losses.distillation import Distillation
-from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, matryoshka
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.losses.spread_out import SpreadOut
 from qwen3emb_train.losses.weighted_sum import WeightedSum
 from tests.losses.drawn import batches, losses

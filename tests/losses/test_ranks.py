@@ -16,11 +16,10 @@ from qwen3emb_train.losses.by_task import OWN_LOSS, TaskLosses, loss_of_task
 from qwen3emb_train.losses.clustering import Clustering
 from qwen3emb_train.losses.cosent import CoSENT
 from qwen3emb_train.losses.distillation import Distillation, DistillationForm
-from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
+from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, matryoshka
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import HardnessMode, InfoNCE
 from qwen3emb_train.losses.label_contrast import LabelContrast
-from qwen3emb_train.losses.matryoshka import matryoshka
 from qwen3emb_train.losses.spread_out import SpreadOut
 from tests.losses.rows import embeddings_by_role, random_batch
 from tests.ranks import run_on_ranks
