@@ -35,6 +35,6 @@ echo "== format"; $bin/ruff format --check .
 echo "== lint";   $bin/ruff check .
 echo "== types";  $bin/mypy
 echo "== layers"; $bin/lint-imports
+if [ ${#chosen[@]} -eq 0 ]; then build_docs; fi
 # A process for each core, but no more than 8; tests that start ranks of their own share them.
 echo "== tests";  $bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal ${chosen[@]+"${chosen[@]}"}
-if [ ${#chosen[@]} -eq 0 ]; then build_docs; fi
