@@ -32,10 +32,12 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
             return 0
         exit_code = program.run(config) or 0
         if program.keeps_config and os.environ.get("RANK", "0") == "0":
-            # Afterwards: a refused run must not leave its settings beside another's results.
-            from qwen3emb_train.lineage import write_text
+            # Afterwards, and only where the run began: a refused run must not leave its settings beside another's
+            # results, nor one that was stopped while loading a directory that its next start does not know.
+            from qwen3emb_train.lineage import CLAIM_FILE, write_text
 
-            write_text(Path(config.output_dir) / "config.yaml", text)
+            if (Path(config.output_dir) / CLAIM_FILE).is_file():
+                write_text(Path(config.output_dir) / "config.yaml", text)
         return exit_code
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get(_DEBUG):

@@ -6,7 +6,7 @@ program whose ``run.json`` matches what it is asked to do again reports "up to d
 """
 
 from qwen3emb_train.lineage.digests import digest, digest_cached, file_digest, value_digest
-from qwen3emb_train.lineage.files import LOCK_FILE, RUN_FILE, entries, write_text
+from qwen3emb_train.lineage.files import CLAIM_FILE, LOCK_FILE, RUN_FILE, entries, write_text
 from qwen3emb_train.lineage.locks import DirectoryLock, OccupiedError
 from qwen3emb_train.lineage.ownership import claim, own_paths, require_apart, require_claimable
 from qwen3emb_train.lineage.producing import Output, produce, replacing
@@ -23,6 +23,7 @@ from qwen3emb_train.lineage.records import (
 )
 
 __all__ = [
+    "CLAIM_FILE",
     "LOCK_FILE",
     "RUN_FILE",
     "DirectoryLock",

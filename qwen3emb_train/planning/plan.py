@@ -15,6 +15,7 @@ from torch import nn
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.lineage import write_text
 from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.model_directory import TOKENIZER_FILES
 from qwen3emb_train.models.precision import Precision, resolve_precision
 from qwen3emb_train.planning.config import PlanConfig
 from qwen3emb_train.planning.cost import Disk, StepTime, predict_disk, step_time
@@ -156,12 +157,10 @@ def _or(given: float | None, otherwise: float) -> float:
 
 def _tokenizer(config: PlanConfig) -> TextTokenizer | None:
     """The model's tokenizer, where it is a directory: a plan does not use the network."""
-    if not Path(config.model.path).is_dir():
+    path = Path(config.model.path)
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
         return None
-    try:
-        return load_tokenizer(config.model.path, config.model.eos_token)
-    except FileNotFoundError:
-        return None
+    return load_tokenizer(config.model.path, config.model.eos_token)
 
 
 def candidate_negatives(config: PlanConfig, row: RowShape) -> dict[str, int]:

@@ -42,7 +42,8 @@ def require_own(output_dir: Path, program: str, inputs: Mapping[str, Path]) -> N
         ValueError: it is, holds or lies in an input, or holds such files; some of them are named.
     """
     require_apart(output_dir, inputs)
-    require_claimable(output_dir, program, _WRITTEN)
+    if not _holds_checkpoints_of(output_dir, program):
+        require_claimable(output_dir, program, _WRITTEN)
     foreign = [path for path in _children(output_dir / CHECKPOINTS) if not path.name.startswith(("step_", ".step_"))]
     record = read_record(output_dir) if (output_dir / RUN_FILE).is_file() else None
     if record is not None and (output_dir / MODEL).is_dir():
@@ -77,6 +78,13 @@ def delete_former(output_dir: Path) -> None:
         shutil.rmtree(deleted)
         if path.is_symlink():
             real.mkdir()
+
+
+def _holds_checkpoints_of(output_dir: Path, program: str) -> bool:
+    """Whether its checkpoints are the program's by their own records: they may have been copied to be continued."""
+    checkpoints = [path for path in _children(output_dir / CHECKPOINTS) if path.name.startswith("step_")]
+    records = [read_record(path) if (path / RUN_FILE).is_file() else None for path in checkpoints]
+    return bool(records) and all(record is not None and record.program == program for record in records)
 
 
 def _children(directory: Path) -> list[Path]:

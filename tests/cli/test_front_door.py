@@ -62,7 +62,7 @@ def test_help_shows_example_keys_and_choices(program, capsys: pytest.CaptureFixt
     assert main([program.name, "model=x", "--help"]) == 0
     shown = capsys.readouterr().out
     assert program.example in shown
-    assert "  output_dir=..." in shown or program.name in ("search", "verify")
+    assert "  output_dir=..." in shown or program.name in ("plan", "search", "verify")
     if program.name == "train_embedding":
         for choice in ("infonce", "distillation", "qwen3_infonce", "qwen3_vl_stage2"):
             assert f"\n  {choice}  " in shown

@@ -226,13 +226,13 @@ def test_a_finished_store_does_not_grow_unasked(directory: Path, tiny_qwen3: Pat
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"dim": 8}, "dim=None, and now dim=8"),
-        ({"dtype": VectorType.int8}, "dtype=float32, and now dtype=int8"),
-        ({"max_tokens": 9}, "max_tokens=512, and now max_tokens=9"),
+        ({"dim": 8}, "dim=None, but dim=8"),
+        ({"dtype": VectorType.int8}, "dtype=float32, but dtype=int8"),
+        ({"max_tokens": 9}, "max_tokens=512, but max_tokens=9"),
         ({"rows_per_shard": 6}, "rows_per_shard=5"),
-        ({"role": TextRole.query}, "role=document, and now role=query"),
-        ({"num_layers": 1}, "num_layers=None, and now num_layers=1"),
-        ({"precision": Precision.bf16}, "precision=fp32, and now precision=bf16"),
+        ({"role": TextRole.query}, "role=document, but role=query"),
+        ({"num_layers": 1}, "num_layers=None, but num_layers=1"),
+        ({"precision": Precision.bf16}, "precision=fp32, but precision=bf16"),
     ],
 )
 def test_other_settings_are_refused_by_name(
@@ -244,7 +244,7 @@ def test_other_settings_are_refused_by_name(
 
 def test_another_instruction_or_model_is_refused(tmp_path: Path, tiny_qwen3: Path, tiny_llama: Path) -> None:
     _embed(tmp_path / "store", tiny_qwen3, role=TextRole.query, instruction="Find")
-    with pytest.raises(ValueError, match="instruction=Find, and now instruction=Look"):
+    with pytest.raises(ValueError, match="instruction=Find, but instruction=Look"):
         _embed(tmp_path / "store", tiny_qwen3, role=TextRole.query, instruction="Look")
     with pytest.raises(ValueError, match="made with model="):
         _embed(tmp_path / "store", tiny_llama, role=TextRole.query, instruction="Find")

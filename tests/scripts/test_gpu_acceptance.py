@@ -204,9 +204,9 @@ def test_a_wrong_kernel_is_out_of_bounds(broken: bool, setup: Setup, monkeypatch
         assert isinstance(arguments[3], VarlenSpans)
         return reference(*arguments, window=(-1, -1) if broken else window, scale=scale)
 
-    monkeypatch.setattr(packing, "varlen_kernel_for", lambda device, dtype, head_dim: kernel)
     problem, cpu = exactness.make_problem(setup), torch.device("cpu")
-    encoder = load_on(problem.model, cpu)
+    encoder = load_on(problem.model, cpu)  # before: loading would notice the wrong kernel, and use padded batches
+    monkeypatch.setattr(packing, "varlen_kernel_for", lambda device, dtype, head_dim: kernel)
     plain = exactness.observe(encoder, problem, Precision.fp32, cpu)
     rows = exactness.kernel_rows(encoder, problem, Precision.fp32, cpu, plain, "fp32")
     assert [row.ok for row in rows] == [not broken] * 3

@@ -81,10 +81,9 @@ def troubles_of(run: Path) -> set[str]:
     return {alert["name"] for alert in json.loads((run / "health.json").read_text())["alerts"] if alert["begins"]}
 
 
-def scores_of(model: Path, query: str, documents: list[str]) -> list[float]:
-    return (
-        TextReranker.load(str(model), max_tokens=300, precision="fp32", device="cpu").score(query, documents).tolist()
-    )
+def scores_of(model: Path, query: str, documents: list[str], instruction: str | None = None) -> list[float]:
+    reranker = TextReranker.load(str(model), max_tokens=300, precision="fp32", device="cpu")
+    return reranker.score(query, documents, instruction).tolist()
 
 
 def stopped_after(step: int) -> Callable[..., object]:
@@ -134,7 +133,8 @@ def test_training_teaches_and_leaves_everything_a_next_stage_needs(learned: tupl
 def test_the_trained_model_scores_alike_in_transformers_and_here(learned: tuple[TrainRerankerConfig, Path]) -> None:
     _, run = learned
     query, documents = "how to sort a file?", ["def sort_3(): file", "class sum: list", "x " * 400, "return"]
-    expected = PlainReranker(run / "model", 300).score(query, documents, WEB_SEARCH)
+    own = "Find code"  # of the most rows, so the model's own
+    expected = PlainReranker(run / "model", 300).score(query, documents, own)
     assert scores_of(run / "model", query, documents) == pytest.approx(expected, abs=1e-4)
     assert expected[0] > 1 > -1 > expected[1], "it has learned"
 
@@ -207,11 +207,11 @@ def test_adapters_change_the_scores_and_are_merged_into_what_is_saved(
     base = ModelConfig(path=str(tiny), lora=LoraConfig(rank=4))
     model = train_reranker(make_config(tiny, rows, tmp_path / "run", model=base, steps=3))
     query, documents = "how to sort a file?", ["def sort_3(): file", "class sum: list", "return"]
-    before, after = scores_of(tiny, query, documents), scores_of(model, query, documents)
+    before, after = scores_of(tiny, query, documents, "Find code"), scores_of(model, query, documents)
     assert min(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-2
     tokenizer = load_reranker_tokenizer(str(model))
     adapter = TextReranker(trained[0], tokenizer, max_tokens=300, precision=Precision.fp32, device="cpu")
-    assert after == pytest.approx(adapter.score(query, documents).tolist(), abs=1e-5)
+    assert after == pytest.approx(adapter.score(query, documents, "Find code").tolist(), abs=1e-5)
     saved, original = load_file(model / "model.safetensors"), load_file(tiny / "model.safetensors")
     assert saved.keys() == original.keys()
     for name in ("model.embed_tokens.weight", LM_HEAD):

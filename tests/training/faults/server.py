@@ -86,14 +86,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def _compose_once(arguments: list[str]) -> None:
     """Composing the configuration takes as long as the steps; ranks and restarts find it done."""
-    from qwen3emb_train.cli import compose
-    from qwen3emb_train.training.config import TrainEmbeddingConfig
+    from qwen3emb_train.cli.programs import PROGRAMS
+    from qwen3emb_train.configuration import compose
+    from qwen3emb_train.configuration.arguments import parse_arguments
 
     key, plain = tuple(arguments), getattr(compose.compose, "plain", compose.compose)
     if key not in _composed:
-        _composed[key] = plain(compose.parse_arguments("train_embedding", arguments), TrainEmbeddingConfig)
+        program = PROGRAMS["train_embedding"]
+        _composed[key] = plain(program, parse_arguments(program, arguments))
 
-    def composed(request: Any, schema: type) -> Any:
+    def composed(program: Any, request: Any) -> Any:
         return _composed[key]
 
     composed.plain = plain  # type: ignore[attr-defined]
