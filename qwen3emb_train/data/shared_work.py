@@ -13,6 +13,9 @@ import time
 import uuid
 from pathlib import Path
 
+from qwen3emb_train.lineage.files import sync, sync_tree
+from qwen3emb_train.lineage.locks import process_start
+
 _SILENCE_S = 300.0  # a claim of another host that was not renewed for so long is nobody's
 
 
@@ -25,8 +28,7 @@ def unique_directory(parent: Path, name: str) -> Path:
 
 def publish(temporary: Path, final: Path) -> bool:
     """Syncs a flat directory and gives it its final name; False, and it is removed, where that name is taken."""
-    for path in [*temporary.iterdir(), temporary]:
-        _sync(path)
+    sync_tree(temporary)
     try:
         temporary.rename(final)  # never replaces a directory that holds something
     except OSError as error:
@@ -34,7 +36,7 @@ def publish(temporary: Path, final: Path) -> bool:
             raise
         shutil.rmtree(temporary)
         return False
-    _sync(final.parent)
+    sync(final.parent)
     return True
 
 
@@ -62,7 +64,7 @@ class Claim:
                     return False
                 self.release()
                 continue
-            owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+            owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid())}
             with os.fdopen(descriptor, "w") as file:
                 json.dump(owner, file)
             return True
@@ -74,7 +76,7 @@ class Claim:
             age = time.time() - self.path.stat().st_mtime
             owner = json.loads(self.path.read_text())
             if owner["host"] == socket.gethostname():
-                return _started(owner["pid"]) == owner["started"]
+                return process_start(owner["pid"]) == owner["started"]
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError):
@@ -90,26 +92,3 @@ class Claim:
 
     def release(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this host started, in the kernel's terms; None where there is no such process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return ""  # no /proc: the process id alone has to do
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

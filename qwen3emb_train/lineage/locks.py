@@ -173,10 +173,10 @@ def _identity(pid: int) -> dict[str, Any]:
         pids = os.readlink("/proc/self/ns/pid")
     except OSError:
         pids = ""
-    return {"host": platform.node(), "pids": pids, "pid": pid, "started": _started(pid)}
+    return {"host": platform.node(), "pids": pids, "pid": pid, "started": process_start(pid)}
 
 
-def _started(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """When a process began, in a form that no later process of its number has; None if it is gone."""
     try:
         os.kill(pid, 0)
