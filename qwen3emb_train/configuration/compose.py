@@ -6,8 +6,6 @@ and brackets of a query or a path. There is no ``_target_`` anywhere: a file can
 Hydra's own output directory and logging are not used (ranks would race on them).
 """
 
-import math
-import re
 from importlib import import_module
 from typing import Any
 
@@ -23,9 +21,8 @@ from qwen3emb_train.configuration.arguments import ConfigError, Request
 from qwen3emb_train.configuration.config_files import config_directory
 from qwen3emb_train.configuration.messages import foreign_file, readable
 from qwen3emb_train.configuration.program import Program
+from qwen3emb_train.configuration.refusals import forget_resolvers, refuse_files, refuse_values
 from qwen3emb_train.configuration.setting import default_mixes, set_key
-
-_RESOLVER = re.compile(r"\$\{[^}]*:")
 
 
 def load(name: str) -> Any:
@@ -45,13 +42,15 @@ def compose(program: Program, request: Request) -> tuple[Any, str]:
     mixes = _register(program, schema)
     chosen = [override for override in request.overrides if _is_choice(override, program)]
     if request.config_dir is not None:  # Hydra looks for the primary file in its first directory only
+        refuse_files(request.config_dir, list(program.groups))
         chosen.append(f"hydra.searchpath=['file://{config_directory()}']")
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(request.config_dir or config_directory())):
+            forget_resolvers()  # here: Hydra has just registered its own
             composed = hydra_compose(request.config_name or program.name, chosen)
         if OmegaConf.get_type(composed) is not schema:  # without the schema a file could hold any key
             raise ConfigError(foreign_file(request.config_name, program))
-        _refuse_values(OmegaConf.to_container(composed, resolve=False))
+        refuse_values(OmegaConf.to_container(composed, resolve=False))
         OmegaConf.set_struct(composed, None)  # a user's names are new keys; the classes refuse others
         for path, mix in mixes.items():
             if OmegaConf.is_missing(OmegaConf.select(composed, path.rpartition(".")[0]), path.rpartition(".")[2]):
@@ -59,12 +58,14 @@ def compose(program: Program, request: Request) -> tuple[Any, str]:
         for override in request.overrides:
             if not _is_choice(override, program):
                 set_key(composed, override, program)
-        _refuse_values(OmegaConf.to_container(composed, resolve=False))
+        refuse_values(OmegaConf.to_container(composed, resolve=False))
         _refuse_missing(composed, program)
         text = OmegaConf.to_yaml(composed)
         return OmegaConf.to_object(composed), text
     except YAMLError as error:
         raise ConfigError(f"not readable as YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"a value is nested too deeply.\nAll keys: {program.command} --help") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error, schema, request.config_name, program)) from error
 
@@ -99,30 +100,6 @@ def _stored(name: str) -> str:
 def _is_choice(override: str, program: Program) -> bool:
     """Whether this is for Hydra: a group's choice, or a deletion."""
     return override.startswith("~") or override.lstrip("+").partition("=")[0].partition("@")[0] in program.groups
-
-
-def _refuse_values(value: Any, path: str = "") -> None:
-    """Refuses what runs code or reads secrets, and numbers that compare as false with every limit.
-
-    Walks plain containers (``OmegaConf.to_container``).
-    """
-    if isinstance(value, dict):
-        if "_target_" in value:
-            raise ConfigError(
-                f"{path or 'the configuration'} has a _target_: a configuration sets values, it runs no code."
-            )
-        for key, child in value.items():
-            _refuse_values(child, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for number, child in enumerate(value):
-            _refuse_values(child, f"{path}[{number}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path} is {value}: give a finite number (null, where a key allows it, switches it off).")
-    elif isinstance(value, str) and _RESOLVER.search(value):
-        raise ConfigError(
-            f"{path} is {value}: a configuration may refer to its own keys, as in ${{output_dir}}, but not to the "
-            "environment, where secrets are: the files of a run would hold them. Give the value itself."
-        )
 
 
 def _refuse_missing(composed: DictConfig, program: Program) -> None:

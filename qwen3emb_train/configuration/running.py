@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwen3emb_train.configuration.help import program_help
 from qwen3emb_train.configuration.program import Program
+from qwen3emb_train.texts.visible import visible
 
 _DEBUG = "QWEN3EMB_DEBUG"
 
@@ -39,12 +40,29 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
             if (Path(config.output_dir) / CLAIM_FILE).is_file():
                 write_text(Path(config.output_dir) / "config.yaml", text)
         return exit_code
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get(_DEBUG):
             traceback.print_exc()
-        if isinstance(error, RuntimeError) and type(error).__module__ == "builtins":
-            raise  # not one of ours: the traceback is the message
-        return fail(f"{error}\n(set {_DEBUG}=1 to see where it was raised)")
+        if (told := _message(error)) is None:
+            raise  # a fault of ours: the traceback is the message
+        return fail(f"{told}\n(set {_DEBUG}=1 to see where it was raised)")
+
+
+def _message(error: Exception) -> str | None:
+    """What an error says to the user; None for one that is a fault of the program."""
+    if isinstance(error, RecursionError):
+        return f"a file or value is nested too deeply ({error})."
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({error}). Lower the setting that asks for it."
+    if isinstance(error, RuntimeError) and type(error).__module__ == "builtins":
+        is_users = str(error).startswith(("Symlink loop", "[enforce fail at alloc_cpu"))
+        return str(error) if is_users else None
+    if isinstance(error, (ValueError, OSError, ImportError, RuntimeError)):
+        return str(error)
+    if type(error).__module__ == "builtins":
+        return None
+    # A library's own class (SafetensorError, struct.error, UnpicklingError): it could not read what it was given.
+    return f"{type(error).__module__}.{type(error).__qualname__}: {error} (a file is damaged, as a rule)"
 
 
 def print_text(text: str) -> None:
@@ -63,5 +81,5 @@ def fail(message: str) -> int:
     """
     rank = os.environ.get("RANK")
     prefix = f"[rank {rank}] " if rank not in (None, "0") else ""
-    print(f"{prefix}error: {message}", file=sys.stderr)
+    print(visible(f"{prefix}error: {message}"), file=sys.stderr)
     return 2

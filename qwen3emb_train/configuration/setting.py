@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from qwen3emb_train.configuration.arguments import ConfigError
 from qwen3emb_train.configuration.messages import all_keys, unknown_key
 from qwen3emb_train.configuration.program import Program
+from qwen3emb_train.configuration.refusals import read_yaml
 
 _NOT_FINITE = re.compile(r"[-+]?\.?(nan|inf|infinity)", flags=re.IGNORECASE)
 
@@ -68,7 +69,9 @@ def _read(key: str, raw: str) -> Any:
     except HydraException:
         pass
     try:
-        return yaml.safe_load(raw)
+        return read_yaml(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}={raw}: the value is not readable as YAML: {error}") from error
 

@@ -17,6 +17,7 @@ from qwen3emb_train.data.layouts import RowReader, UnknownLayoutError
 from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
 from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, json_rows, parquet_rows, raw_text
 from qwen3emb_train.data.validation import InvalidExampleError
+from qwen3emb_train.texts.visible import visible
 
 _JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
 _SHARD_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")  # a directory may hold a run.json
@@ -284,7 +285,11 @@ class _BadLines:
         if self._num and not num_good:
             raise BadLinesError(self._listed, f"All {self._num} lines are bad, the first of them:")
         if self._num:
-            where = f"they are in {self._rejected_path}" if self._rejected_path else f"the first: {self._listed[0]}"
+            where = (
+                f"they are in {self._rejected_path}"
+                if self._rejected_path
+                else visible(f"the first: {self._listed[0]}")
+            )
             logger.warning("Skipped %d of %d lines; %s", self._num, self._num + num_good, where)
 
     def _advice(self) -> str:

@@ -61,7 +61,8 @@ class CachedEmbedder:
         if self._directory is None:
             return encode()
         file = self._directory / f"{self._key(texts, how)}.npy"
-        if not file.is_file():
+        cached = _read(file, len(texts))
+        if cached is None:
             vectors = encode()
             self._directory.mkdir(parents=True, exist_ok=True)
             writing = file.with_suffix(f".{os.getpid()}.writing")
@@ -70,8 +71,9 @@ class CachedEmbedder:
                 stream.flush()
                 os.fsync(stream.fileno())
             writing.replace(file)
-        # Copy on write: torch needs a writable array, and the file must not change.
-        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+            cached = _read(file, len(texts))
+            assert cached is not None
+        return torch.from_numpy(cached)
 
     def _key(self, texts: Sequence[str], how: dict[str, str | None]) -> str:
         return lineage.value_digest({
@@ -86,6 +88,16 @@ class CachedEmbedder:
     @cached_property
     def _identity(self) -> str:
         return model_identity(self._model)
+
+
+def _read(file: Path, num_texts: int) -> Float[np.ndarray, "texts dim"] | None:
+    """The vectors of a file; None where it is missing, damaged or short: they are encoded again."""
+    try:
+        # Copy on write: torch needs a writable array, and the file must not change.
+        vectors: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors if vectors.ndim == 2 and len(vectors) == num_texts and vectors.dtype == np.float32 else None
 
 
 def _texts_digest(texts: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.text_model import truncate_and_normalize
+from qwen3emb_train.texts.visible import visible
 
 
 @dataclass
@@ -122,13 +123,13 @@ def format_hits(hits: Sequence[Hit], *, width: int = 100) -> str:
     is_reranked = any(hit.found_at is not None for hit in hits)
     lines = ["rank  reranker  cosine  by cosine  id  text"] if is_reranked else []
     for hit in hits:
-        text = " ".join(hit.text.split())
+        text, text_id = visible(" ".join(hit.text[: 4 * width].split())), visible(hit.id)
         shown = text if len(text) <= width else text[: width - 3] + "..."
         if is_reranked:
             score = "-" if hit.rerank_score is None else f"{hit.rerank_score:+.4f}"
-            lines.append(f"{hit.rank:>4}  {score:>8}  {hit.score:6.4f}  {hit.found_at:>9}  {hit.id}  {shown}")
+            lines.append(f"{hit.rank:>4}  {score:>8}  {hit.score:6.4f}  {hit.found_at:>9}  {text_id}  {shown}")
         else:
-            lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {shown}")
+            lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {text_id}  {shown}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ Anchors are queries. A cluster is identified by its texts: two rows are of the s
 or a positive) is a text of the other. So a positive may be the cluster's name, or another text of the cluster.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +21,7 @@ from qwen3emb_train.losses import denominator, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings, GatheredTexts, Pairs, normalized
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 @dataclass
@@ -44,8 +44,7 @@ class Clustering(EmbeddingLoss):
     tile_elements: int = 2**24
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} of Clustering must be positive; 0.05 is the default.")
+        require_temperature(self.temperature, of="Clustering", usual="0.05 is the default")
         if self.tile_elements < 1:
             raise ValueError(f"tile_elements={self.tile_elements} must be 1 or more; the default is {2**24}.")
 

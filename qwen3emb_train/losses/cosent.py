@@ -11,7 +11,6 @@ The sum has quadratically many terms. Sorted by score, the terms of one i form a
 and one cumulative log-sum-exp gives all P_i: exact, ties included, in O(n log n) time and O(n) memory.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings, normalized
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 @dataclass
@@ -38,8 +38,7 @@ class CoSENT(EmbeddingLoss):
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} of CoSENT must be positive; 0.05 is usual.")
+        require_temperature(self.temperature, of="CoSENT", usual="0.05 is usual")
 
     @property
     def needs_gathered_negatives(self) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings, normalized
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 class DistillationForm(str, Enum):
@@ -59,9 +60,10 @@ class Distillation(EmbeddingLoss):
     require_scores: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("temperature", "teacher_temperature", "cosine_per_score"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"{key}={getattr(self, key)} of Distillation must be positive.")
+        for key in ("temperature", "teacher_temperature"):
+            require_temperature(getattr(self, key), key, of="Distillation", usual="0.05 suits cosines, 1 logits")
+        if not 0 < self.cosine_per_score < math.inf:
+            raise ValueError(f"cosine_per_score={self.cosine_per_score} of Distillation must be positive.")
 
     @property
     def needs_gathered(self) -> bool:

@@ -29,6 +29,7 @@ from qwen3emb_train.losses import denominator, ragged
 from qwen3emb_train.losses.denominator import Negatives
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings, GatheredTexts, Pairs, normalized
+from qwen3emb_train.losses.temperature import require_temperature
 from qwen3emb_train.losses.tiles import TiledLogSum, Tiles, Vectors
 
 
@@ -110,8 +111,7 @@ class InfoNCE(EmbeddingLoss):
     tile_elements: int = 2**24
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be positive; usual values are 0.01 to 0.1.")
+        require_temperature(self.temperature, of="InfoNCE", usual="usual values are 0.01 to 0.1")
         if self.false_negative_margin is not None and not self.false_negative_margin >= 0:
             raise ValueError(
                 f"false_negative_margin={self.false_negative_margin} must be 0 or more, in units of cosine "

@@ -4,13 +4,13 @@ In-batch documents are no negatives: with few labels, most of them *are* the que
 explicit wrong labels of the same query, and nothing else.
 """
 
-import math
 import warnings
 from dataclasses import dataclass
 
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 @dataclass
@@ -31,8 +31,7 @@ class LabelContrast(EmbeddingLoss):
     temperature: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} of LabelContrast must be positive; 0.02 is usual.")
+        require_temperature(self.temperature, of="LabelContrast", usual="0.02 is usual")
 
     @property
     def needs_gathered(self) -> bool:

@@ -6,7 +6,6 @@ P(yes) may drift as a whole and thresholds on it lose their meaning. They can st
 within a query matters, best in addition to the point-wise loss (``RerankingSum``).
 """
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 @dataclass
@@ -33,10 +33,7 @@ class _ListWise(RerankingLoss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"temperature={self.temperature} of {type(self).__name__} must be positive; 1 is usual for logits."
-            )
+        require_temperature(self.temperature, of=type(self).__name__, usual="1 is usual for logits")
 
     @property
     def needs_whole_queries(self) -> bool:

@@ -9,7 +9,6 @@ The teacher's scores are logits, like the student's, divided by ``teacher_temper
 - ``bce``: binary cross-entropy with P(yes) of the teacher as a soft label, document by document.
 """
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.reranker_logits import RerankerLogits, Targets
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
+from qwen3emb_train.losses.temperature import require_temperature
 
 
 class TeacherForm(str, Enum):
@@ -55,8 +55,7 @@ class RerankerDistillation(RerankingLoss):
 
     def __post_init__(self) -> None:
         for key in ("temperature", "teacher_temperature"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"{key}={getattr(self, key)} of RerankerDistillation must be positive; 1 is neutral.")
+            require_temperature(getattr(self, key), key, of="RerankerDistillation", usual="1 is neutral")
 
     @property
     def needs_whole_queries(self) -> bool:

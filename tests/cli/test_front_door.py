@@ -146,7 +146,7 @@ BAD_CONFIGURATIONS = [
     ([*TRAIN, "precision=fp16"], "Invalid value 'fp16', expected one of [auto, fp32, bf16]"),
     ([*TRAIN, "loss=foo"], "infonce"),
     ([*TRAIN, "batch_size=1"], "batch_size is 1; it must be at least 2."),
-    ([*TRAIN, "loss.temperature=0"], "temperature=0.0 must be positive"),
+    ([*TRAIN, "loss.temperature=0"], "temperature=0.0 of InfoNCE must be positive"),
     ([*TRAIN, "data.mine.weight=nan"], "data.mine.weight is nan: give a finite number"),
     (TRAIN[:-1], "missing: output_dir. Give it as key=value"),
     (["train_embedding", "output_dir=o"], "missing: model.path."),

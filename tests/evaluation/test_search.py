@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,27 @@ def test_cached_vectors_give_the_same_hits_without_encoding_the_corpus(
     monkeypatch.setattr(TextEncoder, "encode", counted)
     assert search(config) == first
     assert encoded == [1]
+
+
+@pytest.mark.parametrize("damage", ["rows", "bytes", "nothing left"])
+def test_a_short_cache_is_short_not_done(model: Path, corpus: Path, tmp_path: Path, damage: str) -> None:
+    """A file with 4 of 11 vectors searched 4 documents."""
+    config = _config(model, corpus, cache_dir=str(tmp_path / "cache"), top_k=3)
+    first = search(config)
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    if damage == "rows":
+        np.save(file, np.load(file)[:1])
+    else:
+        file.write_bytes(whole[: len(whole) // 2 if damage == "bytes" else 0])
+    assert search(config) == first
+    assert file.read_bytes() == whole
+
+
+def test_a_hit_cannot_command_the_terminal() -> None:
+    shown = format_hits([Hit(1, 0.5, "d\x1b[2J", "before\x1b]0;owned\x07 \x9b31mafter \u202egnihton")])
+    assert shown.isprintable()
+    assert "\\x1b]0;owned\\x07 \\x9b31mafter \\u202egnihton" in shown
 
 
 def test_one_file_of_the_cache_serves_every_dimension(model: Path, corpus: Path, tmp_path: Path) -> None:

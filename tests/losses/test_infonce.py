@@ -324,7 +324,13 @@ def test_the_dataclass_is_its_own_schema() -> None:
     assert isinstance(loss, EmbeddingLoss)
     by_name = OmegaConf.to_object(OmegaConf.merge(schema, {"document_document_threshold": "none"}))
     assert by_name == InfoNCE(document_document_threshold=DocumentDocumentThreshold.none)
-    with pytest.raises(ValueError, match=r"temperature=-1\.0 must be positive"):
+    with pytest.raises(ValueError, match=r"temperature=-1\.0 of InfoNCE must be positive"):
         OmegaConf.to_object(OmegaConf.merge(schema, {"temperature": -1.0}))
     with pytest.raises(TypeError, match="abstract"):
         EmbeddingLoss()  # type: ignore[abstract]
+
+
+def test_a_temperature_of_rounding_errors_is_refused_with_the_reason() -> None:
+    """1e-12 trained at a loss of 3e11."""
+    with pytest.raises(ValueError, match=r"temperature=1e-12 of InfoNCE is below 0\.001: .* 1e\+06: .* rounding error"):
+        InfoNCE(temperature=1e-12)
