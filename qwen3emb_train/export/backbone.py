@@ -73,7 +73,7 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
 
     generic = PreTrainedConfig().to_dict()  # defaults of every model (id2label, return_dict, ...)
     kept = {"tie_word_embeddings", "transformers_version"}
-    full = AutoConfig.from_pretrained(source).to_dict()
+    full = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
     config = {key: value for key, value in full.items() if key in kept or key not in generic or generic[key] != value}
     for private in (
         "_name_or_path",

@@ -111,7 +111,9 @@ def write_onnx(source: Path, file: Path) -> None:
     from transformers import AutoModel
 
     with quiet_transformers():
-        backbone: Any = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+        backbone: Any = AutoModel.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        ).eval()
     config = backbone.config
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{source}: has sliding-window layers, which this graph does not support.")
@@ -172,7 +174,7 @@ def embed_with_onnxruntime(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(directory / MODEL_FILE, options, providers=["CPUExecutionProvider"])
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side=padding_side)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side=padding_side, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     vectors = []
     for first in range(0, len(texts), texts_per_batch):

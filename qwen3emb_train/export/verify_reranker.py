@@ -130,8 +130,12 @@ def _check_scores(directory: Path, model: Any) -> Finding:
     if instruction is None or answers.get("false_token_id") is None:
         raise NotApplicableError("another way of scoring than Qwen3-Reranker's")
     scores = torch.as_tensor(model.predict([list(pair) for pair in PAIRS], show_progress_bar=False)).float()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(model.device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    plain = (
+        AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
+        .to(model.device)
+        .eval()
+    )
     wanted = []
     for pair in PAIRS:
         ids = torch.tensor([expected_ids(tokenizer, instruction, *pair, model.max_seq_length)], device=model.device)

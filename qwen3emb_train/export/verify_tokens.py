@@ -26,7 +26,7 @@ class FolderTokenizer:
     def __init__(self, directory: Path, texts: Sequence[str], max_tokens: int) -> None:
         from transformers import AutoTokenizer
 
-        self.hf: Any = AutoTokenizer.from_pretrained(directory)
+        self.hf: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         self.texts = list(texts)
         self.max_tokens = max_tokens
 

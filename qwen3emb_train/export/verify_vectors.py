@@ -48,8 +48,10 @@ def encode_by_transformers(
     from transformers import AutoModel, AutoTokenizer
 
     device = resolve_device("auto")
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-    model, loading = AutoModel.from_pretrained(weights or directory, dtype=torch.float32, output_loading_info=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    model, loading = AutoModel.from_pretrained(
+        weights or directory, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
     lacking = [*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])]
     if lacking:
         raise BrokenPromiseError(f"the weights lack {sorted(lacking)[:5]}, or have them in another shape")

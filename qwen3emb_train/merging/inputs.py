@@ -97,7 +97,7 @@ def load_config(directory: Path) -> dict[str, Any]:
 
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory}: no config.json. Give a model directory in the Hugging Face layout.")
-    return dict(AutoConfig.from_pretrained(directory).to_dict())
+    return dict(AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict())
 
 
 def _names(model: ModelInput, config: Mapping[str, Any]) -> list[str]:

@@ -101,6 +101,7 @@ def _save_dequantized(gguf_file: Path, directory: Path) -> int:
             gguf_file=gguf_file.name,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
         # What is left of the quantisation would make transformers refuse to save; the weights are plain already.
         if hasattr(model.config, "quantization_config"):
@@ -108,6 +109,8 @@ def _save_dequantized(gguf_file: Path, directory: Path) -> int:
         model.hf_quantizer, model.is_quantized = None, False
         model.config._name_or_path = ""  # it may be a path of this machine
         model.save_pretrained(directory)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf_file.parent), gguf_file=gguf_file.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(gguf_file.parent), gguf_file=gguf_file.name, trust_remote_code=False
+        )
         tokenizer.save_pretrained(directory)
     return int(sum(parameter.numel() for parameter in model.parameters()))

@@ -268,7 +268,7 @@ def _tiny_encoder() -> Encoder:
         num_key_value_heads=2,
         head_dim=16,
     )
-    backbone = AutoModel.from_config(shape, attn_implementation=PACKED, dtype=torch.float32)
+    backbone = AutoModel.from_config(shape, attn_implementation=PACKED, dtype=torch.float32, trust_remote_code=False)
     backbone.config.use_cache = False
     return Encoder(backbone).train()
 

@@ -146,7 +146,9 @@ def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
 
     register_packed_attention()
     with torch.device("meta"), quiet_transformers():
-        backbone: nn.Module = AutoModel.from_config(shape, attn_implementation=PACKED, dtype=torch.float32)
+        backbone: nn.Module = AutoModel.from_config(
+            shape, attn_implementation=PACKED, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+        )
         if config.lora.rank:
             backbone = add_lora(backbone, config.lora)
     if config.activation_checkpointing:
