@@ -109,6 +109,7 @@ class EndpointPool:
             endpoint.num_overloads += 1
         wait = min(self._config.backoff_seconds * 2.0 ** min(endpoint.num_overloads - 1, 16), _LONGEST_WAIT)
         pause = wait if retry_after is None else min(retry_after, _LONGEST_RETRY_AFTER)
+        pause = min(pause, self._config.patience_seconds)  # a request that gives up must not wait for the pause to end
         endpoint.paused_until = max(endpoint.paused_until, loop.time() + pause)
         loop.call_at(endpoint.paused_until, self._wake)
 

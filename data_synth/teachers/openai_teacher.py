@@ -9,7 +9,7 @@ not a chat completion counts as a failure.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ _TELEMETRY = (
     "Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async", "Retry-Count", "Read-Timeout",
 )  # fmt: skip
 _MAX_MESSAGE = 500  # characters of a server's error message that are repeated
+_SHORTEST_SECRET = 8  # characters; a shorter key ("EMPTY" of a local server) is an ordinary word of replies
+_MOST_TOKENS = 10**9  # that a reply is believed to have taken
 # The client's telemetry about this machine costs a fifth of a request's time and is not wanted.
 _HEADERS: Any = {
     **dict.fromkeys((f"X-Stainless-{name}" for name in _TELEMETRY), Omit()),
@@ -168,7 +170,7 @@ class OpenAITeacher:
             raise _FailureError(self._scrubbed(str(error) or type(error).__name__)) from None
         if response.status_code != 200:
             raise self._status_error(endpoint, _as_error(response)) from None
-        return _read_reply(response.content)
+        return _read_reply(response.content, self._without_key)
 
     def _status_error(self, endpoint: Endpoint, error: APIStatusError) -> Exception:
         status, headers = error.status_code, error.response.headers
@@ -228,6 +230,10 @@ class OpenAITeacher:
         """Truncated and without the key, which some servers repeat in their errors."""
         return (words.replace(self._key, "***") if self._key else words)[:_MAX_MESSAGE]
 
+    def _without_key(self, text: str) -> str:
+        """A reply as it may be stored: what a server repeats of a request's header would go into the training data."""
+        return text.replace(self._key, "***") if self._key and len(self._key) >= _SHORTEST_SECRET else text
+
 
 class _BoundedStream(httpx2.AsyncByteStream):
     """The body of a response; raises if it exceeds ``max_bytes``."""
@@ -262,30 +268,37 @@ def _response_format(request: Request) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema, "strict": True}}
 
 
-def _read_reply(content: bytes) -> Reply:
+def _read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
     try:
         body = json.loads(content)
         choice = body["choices"][0]
         text, finish_reason = choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
         usage = body.get("usage") or {}
         reply = Reply(
-            _whole(text),
-            str(finish_reason),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            without_key(_whole(text)),
+            without_key(str(finish_reason)),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise _FailureError(f"the reply is no chat completion ({type(error).__name__}): {content[:80]!r}") from None
+        shown = without_key(content.decode(errors="replace"))[:80]
+        raise _FailureError(f"the reply is no chat completion ({type(error).__name__}): {shown!r}") from None
     if finish_reason in ("abort", "error"):
         raise _FailureError(f"the server broke off: finish_reason {finish_reason}")
     return reply
+
+
+def _count(value: Any) -> int:
+    """A number of tokens that the ledger can add up, whatever the server wrote."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(max(0, min(value, _MOST_TOKENS))) if is_number and value == value else 0
 
 
 def _as_error(response: httpx2.Response) -> APIStatusError:
     """The client's own error, which parses code and message from a vendor's JSON."""
     try:
         body = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     words = response.text or f"Error code: {response.status_code}"
     return APIStatusError(words, response=response, body=body.get("error", body) if isinstance(body, dict) else body)

@@ -2,9 +2,18 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from data_synth.teachers.addresses import refuse_secrets
+
+_KEY_NAME = re.compile(
+    r"(.*[-_])?(api[-_]?key|authorization|bearer|secret|password|passwd|credentials?)|((access|auth|api|session)[-_])?token",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"\b(sk-[\w-]{16,}|hf_\w{20,}|gh[a-z]_\w{20,}|xox[a-z]-[\w-]{10,}|AKIA[A-Z0-9]{16}|Bearer \S{8,})")
 
 
 class Routing(str, Enum):
@@ -67,7 +76,20 @@ class TeacherConfig:
         for name in ("connect_seconds", "request_seconds", "patience_seconds", "backoff_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}: a finite time above 0 is needed. Set one.")
-        self.extra_fields()
+        for url in self.base_urls:
+            refuse_secrets(url)
+        if self.api_key_env is not None and (not self.api_key_env.isidentifier() or _KEY.search(self.api_key_env)):
+            raise ValueError(
+                "api_key_env: this is no name of an environment variable, perhaps the key itself (it is not repeated "
+                "here). Export the key, e.g. as TEACHER_KEY, and set api_key_env=TEACHER_KEY."
+            )
+        key = None if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
+        given = json.dumps([self.model, *self.base_urls])
+        if _holds_key(self.extra_fields(), key) or _KEY.search(given) or (key and key in given):
+            raise ValueError(
+                "teacher: a key stands in extra_body, base_urls or model, and the files of a run would hold it. Export "
+                "it, and name the variable in api_key_env."
+            )
 
     def extra_fields(self) -> dict[str, Any]:
         """``extra_body`` as a dictionary.
@@ -77,12 +99,10 @@ class TeacherConfig:
         """
         try:
             fields = json.loads(self.extra_body or "{}")
-        except ValueError as error:
-            raise ValueError(
-                f"extra_body={self.extra_body!r}: not JSON ({error}). Write an object, or nothing."
-            ) from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"extra_body: not JSON ({error}). Write an object, or nothing.") from None
         if not isinstance(fields, dict):
-            raise ValueError(f"extra_body={self.extra_body!r}: no JSON object. Write one in braces, or nothing.")
+            raise ValueError("extra_body: no JSON object. Write one in braces, or nothing.")
         return fields
 
     def identity(self) -> str:
@@ -105,3 +125,12 @@ class TeacherConfig:
                 "api_key_env=null for a server without a key."
             )
         return value
+
+
+def _holds_key(value: Any, key: str | None) -> bool:
+    """Whether a field is named like a key, or a text looks like one or is the one in the environment."""
+    if isinstance(value, dict):
+        return any(_KEY_NAME.fullmatch(name) or _holds_key(child, key) for name, child in value.items())
+    if isinstance(value, list):
+        return any(_holds_key(child, key) for child in value)
+    return isinstance(value, str) and bool(_KEY.search(value) or (key and key in value))

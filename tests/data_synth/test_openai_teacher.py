@@ -88,6 +88,35 @@ def test_an_empty_reply_is_a_reply() -> None:
         assert complete(server) == Reply("", "stop", 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "counted"),
+    [("9" * 4000, 10**9), ("1e400", 10**9), ("-5", 0), ("7.0", 7), ("true", 0), ('"9"', 0), ("NaN", 0)],
+)
+def test_usage_is_a_number_that_can_be_added_up(given: str, counted: int) -> None:
+    """One reply with 4,000 digits killed every later start."""
+    body = f'{{"choices": [{{"message": {{"content": "x"}}}}], "usage": {{"prompt_tokens": {given}}}}}'
+    with FakeServer(then(Answer(body.encode()))) as server:
+        assert complete(server) == Reply("x", "stop", counted, 0)
+
+
+def test_a_key_that_the_server_repeats_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a reply, which becomes training data, nor in the message about an unreadable one."""
+    monkeypatch.setenv("CANARY", KEY)
+    with FakeServer(then(completion(f"your key is {KEY}."))) as server:
+        assert complete(server, api_key_env="CANARY").text == "your key is ***."
+    unreadable = Answer(f'{{"detail": "{"x" * 55} {KEY}"}}'.encode())
+    with FakeServer(then(unreadable)) as server, pytest.raises(TeacherUnavailable) as caught:
+        complete(server, api_key_env="CANARY", max_attempts=1)
+    assert KEY[:6] not in str(caught.value)
+
+
+def test_a_pause_ends_with_the_patience() -> None:
+    """A server asked for 300 s of an owner who waits for 0.2 s."""
+    busy = FakeServer(then(error(429, "busy", **{"Retry-After": "300"})))
+    with busy as server, pytest.raises(TeacherUnavailable, match="busy too long"):
+        complete(server, patience_seconds=0.2)
+
+
 WRONG = {
     "500": error(500, "engine died"),
     "502": error(502, "bad gateway"),

@@ -1,5 +1,7 @@
 """Invalid settings are refused before any request."""
 
+from typing import Any
+
 import pytest
 
 from data_synth.teachers.addresses import check_base_url, is_loopback
@@ -12,6 +14,8 @@ from data_synth.teachers.settings import TeacherConfig
     "url",
     [
         "http://169.254.169.254/v1", "http://2852039166/v1", "http://0xA9FEA9FE/v1", "http://[::ffff:169.254.169.254]/v1",
+        "http://[64:ff9b::a9fe:a9fe]/v1", "http://[2002:a9fe:a9fe::1]/v1", "http://[::169.254.169.254]/v1",
+        "http://[64:ff9b:1::100.100.100.200]/v1", "http://[fe80::5efe:169.254.1.1]/v1", "http://[::ffff:0:a9fe:a9fe]/v1",
         "http://[fe80::1]/v1", "http://[fd00:ec2::254]/v1", "http://100.100.100.200", "http://169.254.0.1:8000/v1",
     ],
 )  # fmt: skip
@@ -30,6 +34,43 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="api_key_env") as caught:
         check_base_url("https://me:hunter2@example.invalid/v1")
     assert "hunter2" not in str(caught.value)
+
+
+SECRET = "hunter2-hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_urls": [f"https://example.invalid/v1?api_key={SECRET}"]},
+        {"base_urls": [f"https://example.invalid/v1#{SECRET}"]},
+        {"base_urls": [f"https://me:{SECRET}@example.invalid/v1"]},
+        {"base_urls": [f"https://example.invalid/{SECRET}/v1"], "api_key_env": "MY_KEY"},
+        {"extra_body": f'{{"api_key": "{SECRET}"}}'},
+        {"extra_body": f'{{"headers": [{{"X-Api-Key": "{SECRET}"}}]}}'},
+        {"extra_body": f'{{"auth": {{"Authorization": "{SECRET}"}}}}'},
+        {"extra_body": f'{{"user": "Bearer {SECRET}"}}'},
+        {"extra_body": f'{{"user": "sk-{SECRET}"}}'},
+        {"extra_body": f'{{"user": "{SECRET}"}}', "api_key_env": "MY_KEY"},
+        {"extra_body": f"{{'user': '{SECRET}'"},
+        {"api_key_env": f"sk-{SECRET}"},
+        {"api_key_env": "hf_abcdefghijklmnopqrstuvwxyz"},
+    ],
+)
+def test_a_key_in_the_settings_is_refused_and_not_repeated(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run.json and the report hold the settings."""
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with pytest.raises(ValueError, match=r"api_key_env|not JSON") as caught:
+        TeacherConfig(model="m", **settings)
+    assert SECRET not in str(caught.value)
+    assert "hf_" not in str(caught.value)
+
+
+def test_ordinary_extra_fields_are_not_taken_for_keys() -> None:
+    extra = '{"max_tokens": 5, "skip_special_tokens": true, "stop": ["</s>"], "min_tokens": 1, "eos_token": "x"}'
+    assert TeacherConfig(model="Qwen/Qwen3-32B", extra_body=extra).extra_fields()["max_tokens"] == 5
 
 
 def test_private_and_not_yet_known_hosts_pass() -> None:
