@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.data.rows import decode_row, json_rows
-from qwen3emb_train.data.validation import InvalidExampleError
+from qwen3emb_train.data.validation import InvalidExampleError, check_length, describe
 
 
 def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
@@ -71,5 +71,9 @@ def _text_of(record: dict[str, Any], path: Path, line: int) -> str:
     title, text = record.get("title") or "", record.get("text")
     for field, value in (("text", text), ("title", title)):
         if not isinstance(value, str):
-            raise ValueError(f"{path}:{line}: field {field!r} is {value!r}; it must be a string.")
+            raise ValueError(f"{path}:{line}: field {field!r} is {describe(value)}; it must be a string.")
+        try:
+            check_length(value, field)
+        except InvalidExampleError as problem:
+            raise ValueError(f"{path}:{line}: {problem}") from problem
     return f"{title}\n{text}" if title else str(text)

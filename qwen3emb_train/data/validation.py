@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from qwen3emb_train.data.instructions import TEMPLATE_START, has_template
 
 ColumnNames = str | tuple[str, ...]
+# What one row may cost. Tokenising takes some 200 bytes a character, and no model reads a million of them.
+MAX_TEXT_CHARACTERS = 1_000_000
+MAX_ROW_BYTES = 32 * 2**20  # of a line, or of a row's cells in Parquet
 
 
 class InvalidExampleError(ValueError):
@@ -64,11 +67,28 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {reprlib.repr(value)}"
 
 
-def check_text(value: object, name: str) -> str:
-    """A non-blank string.
+def check_length(text: str, name: str) -> None:
+    """Refuses a text that no model reads to its end, before it costs gigabytes.
 
     Raises:
-        InvalidExampleError: it is none, or cannot be encoded as UTF-8.
+        InvalidExampleError: it has more than ``MAX_TEXT_CHARACTERS``.
+    """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        reason = f"has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read"
+        raise InvalidExampleError(name, reason, "Cut it into passages, or keep its beginning.")
+
+
+def row_too_large(size: str) -> InvalidExampleError:
+    """The error for a row that is not read into memory."""
+    reason = f"takes {size}; at most {MAX_ROW_BYTES:,} bytes are read"
+    return InvalidExampleError("row", reason, "Cut its texts into passages, or split it into several rows.")
+
+
+def check_text(value: object, name: str) -> str:
+    """A non-blank string of bounded length.
+
+    Raises:
+        InvalidExampleError: it is none, is too long, or cannot be encoded as UTF-8.
     """
     if isinstance(value, str) and _is_text(value):
         return value
@@ -78,6 +98,7 @@ def check_text(value: object, name: str) -> str:
         raise InvalidExampleError(name, f"should be a text, but is {describe(value)}", "Write it as a string.")
     if not value.strip():
         raise InvalidExampleError(name, "is empty", "Give a text, or remove it.")
+    check_length(value, name)
     raise InvalidExampleError(name, "holds half a surrogate pair", "Write the character itself, in UTF-8.")
 
 
@@ -162,7 +183,7 @@ def check_labels(labels: object, documents: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _is_text(value: object) -> bool:
-    if not isinstance(value, str) or not value or value.isspace():
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT_CHARACTERS or value.isspace():
         return False
     if value.isascii():
         return True

@@ -1,0 +1,76 @@
+"""What would fill the memory is refused by its row number, and reading goes on behind it."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples
+from qwen3emb_train.data.validation import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS
+
+GOOD = json.dumps({"query": "a", "positive": "b"})
+SKIP = ReadingConfig(skip_bad_lines=True)
+
+
+def problem_of(path: Path) -> str:
+    with pytest.raises(BadLinesError) as caught:
+        list(read_examples(path))
+    assert len(list(read_examples(path, SKIP, rejected_path=path.with_name("rejected.jsonl")))) == 2
+    return str(caught.value)
+
+
+def test_a_text_that_no_model_reads_to_its_end_is_refused(tmp_path: Path) -> None:
+    long = json.dumps({"query": "a", "positive": "x" * (MAX_TEXT_CHARACTERS + 1)})
+    (tmp_path / "a.jsonl").write_text(f"{GOOD}\n{long}\n{GOOD}\n")
+    assert "a.jsonl:2: positive: has 1,000,001 characters" in problem_of(tmp_path / "a.jsonl")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"_id": "1", "text": "x" * (MAX_TEXT_CHARACTERS + 1)}))
+    with pytest.raises(ValueError, match=r"c\.jsonl:1: text: has 1,000,001 characters"):
+        read_texts(tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_line_is_not_held_beyond_its_cap(suffix: str, tmp_path: Path) -> None:
+    content = f"{GOOD}\n{'x' * (MAX_ROW_BYTES + 7)}\n{GOOD}\n".encode()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(content, 1) if suffix.endswith("gz") else content)
+    assert f"a{suffix}:2: row: takes {MAX_ROW_BYTES + 8:,} bytes" in problem_of(path)
+
+
+def test_a_parquet_cell_that_unpacks_to_hundreds_of_megabytes_is_not_unpacked(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    with pq.ParquetWriter(path, pa.schema([("query", "string"), ("positive", "string")]), compression="zstd") as file:
+        for positive in ("b", "x" * (3 * MAX_ROW_BYTES), "b"):
+            file.write_table(pa.table({"query": ["a"], "positive": [positive]}))
+    assert path.stat().st_size < 100_000
+    assert "a.parquet:2: row: takes over" in problem_of(path)
+    script = f"""
+import resource
+from pathlib import Path
+from qwen3emb_train.data.rows import parquet_rows
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(list(parquet_rows(Path({str(path)!r})))) == 3
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert int(grown) * 1024 < 2 * MAX_ROW_BYTES, f"{grown} KiB"
+
+
+def test_a_large_cell_between_small_ones_is_the_only_one_refused(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    positives = ["b", "x" * (MAX_ROW_BYTES + 1), "c"]
+    pq.write_table(pa.table({"query": ["a"] * 3, "positive": positives}), tmp_path / "a.parquet", compression="none")
+    assert "a.parquet:2: row: takes" in problem_of(tmp_path / "a.parquet")
+
+
+def test_a_gzip_bomb_of_blank_lines_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    with gzip.open(path, "wb", 9) as file:
+        file.write(f"{GOOD}\n{GOOD}\n".encode())
+        for _ in range(20):
+            file.write((b" " * 4095 + b"\n") * 4096)
+    assert "unpacked to over 500 times its size" in problem_of(path)
