@@ -32,6 +32,24 @@ OLD_POOLING_NAMES = {
 }
 
 
+def shard_names(index: Path) -> list[str]:
+    """The files that a weight index names, sorted.
+
+    Raises:
+        ValueError: it is damaged, or names a file in another directory.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index}: not a weight index ({error!r}). Copy the model again.") from None
+    if outside:
+        raise ValueError(
+            f"{index}: names the shard {outside[0]!r}, which is not a file beside it. Copy the model again."
+        )
+    return names
+
+
 def step_directory(parent: Path, step: int) -> Path:
     return parent / f"step_{step:06d}"
 

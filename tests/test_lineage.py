@@ -1,6 +1,7 @@
 """Directories are whole or absent; digests see contents; records carry their parents."""
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,61 @@ def test_damaged_notes_and_missing_files(tmp_path: Path) -> None:
     assert lineage.digest_cached(file, tmp_path / "cache") == lineage.digest(file)
     with pytest.raises(FileNotFoundError, match="no such file or directory"):
         lineage.digest_cached(tmp_path / "absent", tmp_path / "cache")
+
+
+def made(out: Path, source: Path) -> bool:
+    def write(output: lineage.Output) -> dict[str, int]:
+        (output.directory / "inner").mkdir()
+        for name in ("a", "inner/b"):
+            (output.directory / name).write_text(name * 10)
+        return {}
+
+    return lineage.produce("p", out, {}, {"in": source}, write)
+
+
+def test_up_to_date_looks_at_the_output_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights cut to 1,000 bytes, or deleted, were 'up to date'."""
+    (tmp_path / "in").write_text("x")
+    out = tmp_path / "out"
+    assert made(out, tmp_path / "in")
+    assert not made(out, tmp_path / "in")
+    (out / "inner" / "b").unlink()
+    assert made(out, tmp_path / "in"), "what is missing is made again"
+    assert (out / "inner" / "b").read_text() == "inner/b" * 10
+    (out / "a").write_text("cut")
+    with pytest.raises(ValueError, match=r"out/a: has 3 bytes, and p wrote 10"):  # a user may have edited it
+        made(out, tmp_path / "in")
+    (out / "a").unlink()
+    assert made(out, tmp_path / "in")
+
+
+def test_a_flipped_bit_is_named_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x")
+    made(tmp_path / "out", tmp_path / "in")
+    record = lineage.read_record(tmp_path / "out")
+    assert record is not None
+    lineage.require_unchanged(tmp_path / "out", record.digests)
+    (tmp_path / "out" / "inner" / "b").write_text("inner/c" * 10)
+    with pytest.raises(ValueError, match="inner/b: its bytes are not those that were written"):
+        lineage.require_unchanged(tmp_path / "out", record.digests)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"program": 1}', "[" * 10_000, '{"a": 1}', "\x00"])
+def test_a_garbage_record_is_no_reason_to_delete_what_lies_beside_it(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json: not a run record .*Move this one file away"):
+        lineage.read_record(tmp_path)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    left = tmp_path / f".a.{platform.node()}.{child}.tmp"
+    others = [tmp_path / f".a.elsewhere.{child}.tmp", tmp_path / f".a.{platform.node()}.{os.getppid()}.tmp"]
+    for path in (left, *others):
+        path.write_text("half")
+    lineage.write_text(tmp_path / "a", "whole")
+    assert not left.exists()
+    assert all(path.exists() for path in others), "they may still be written"

@@ -19,7 +19,7 @@ from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examp
 from qwen3emb_train.data.records import RerankingExample, TrainingExample
 from qwen3emb_train.data.rows import ByteRange, lines_before
 from qwen3emb_train.data.tokenization import ids_without_eos, text_hash
-from qwen3emb_train.lineage import write_text
+from qwen3emb_train.lineage import file_digest, write_text
 
 REJECTED_FILE = "rejected.jsonl"
 _TOTALS_FILE = "totals.json"
@@ -232,6 +232,7 @@ def join_parts(directory: Path, parts: Sequence[Path], source: Path, tick: Calla
     meta = {
         "source": source.name, "num_rows": num_rows, "arrays": arrays, "languages": languages,
         "instructions": dict(sorted(instructions.items(), key=lambda one: (-one[1], one[0]))[:_MOST_INSTRUCTIONS]),
+        "digests": {f"{name}.bin": file_digest(directory / f"{name}.bin") for name in arrays},
     }  # fmt: skip
     write_text(directory / "meta.json", json.dumps(meta, ensure_ascii=False))
 

@@ -22,7 +22,7 @@ from qwen3emb_train.data.shared_work import Claim
 from qwen3emb_train.data.store_parts import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE
 from qwen3emb_train.data.store_writing import write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.lineage import digest_cached, value_digest
+from qwen3emb_train.lineage import digest_cached, require_unchanged, value_digest
 
 STORE_VERSION = 3
 
@@ -128,7 +128,7 @@ def open_token_store(
         instruction: for rows without an instruction.
         reading: how strictly to read; None = the defaults.
         verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
-            unchanged since they were last digested (see ``lineage.digest_cached``).
+            unchanged since they were last digested (see ``lineage.digest_cached``), and the store's own files.
         processes: that tokenise at once; None: this process's share of the host's cores, one for little data.
 
     Raises:
@@ -154,6 +154,8 @@ def open_token_store(
         names = [*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in meta["arrays"])]
         arrays = {name: _map(directory, name, (ARRAYS | OPTIONAL_ARRAYS)[name]) for name in names}
         _require_whole(arrays, meta["num_rows"])
+        if verify_contents:
+            require_unchanged(directory, meta.get("digests", {}))
         return TokenStore(
             directory, key, contents, **arrays, language_names=tuple(meta["languages"]),
             instructions=meta["instructions"],

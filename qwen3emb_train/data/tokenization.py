@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qwen3emb_train.model_directory import shard_names
 from qwen3emb_train.texts.words import hash64
 
 # The end-of-text token of the families that pool on it, in order of preference, before the tokenizer's eos_token.
@@ -142,10 +143,13 @@ def refuse_missing_directory(path: str) -> None:
 
     Raises:
         FileNotFoundError: ``path`` can only be a local directory, and does not exist.
+        ValueError: its weight index names files elsewhere, which transformers would read.
     """
     looks_local = path.startswith((".", "/", "~", "outputs/", "exports/")) or path.count("/") > 1
     if looks_local and not Path(path).is_dir():
         raise FileNotFoundError(f"model {path}: no such directory. Run the stage that writes it, or correct the path.")
+    for index in sorted(Path(path).glob("*.index.json")):
+        shard_names(index)
 
 
 def _eos_token_of(hf: Any) -> str:

@@ -85,6 +85,8 @@ def verify_directory(
     """
     checklist = Checklist()
     checklist.run(_WEIGHTS, lambda: verify_files.check_weights(directory))
+    if (directory / lineage.RUN_FILE).is_file() or (directory.parent / lineage.RUN_FILE).is_file():
+        checklist.run("bytes as they were written", lambda: verify_files.check_written(directory))
     checklist.run("dtype as config.json says", lambda: verify_files.check_dtype(directory), [_WEIGHTS])
     if is_reranker(directory):
         reranker_checks(directory, checklist, _WEIGHTS)

@@ -6,6 +6,7 @@ from typing import Any
 
 from qwen3emb_train.export.backbone import read_json
 from qwen3emb_train.export.checks import BrokenPromiseError, Finding, NotApplicableError
+from qwen3emb_train.lineage import RUN_FILE, read_record, require_unchanged
 from qwen3emb_train.model_directory import OLD_POOLING_NAMES, POOLING_MODES
 from qwen3emb_train.models.weights import StoredWeights
 
@@ -23,6 +24,22 @@ def check_weights(directory: Path) -> Finding:
     for name in weights.names:
         weights.load(name)
     return Finding(f"{len(weights.names)} tensors, all finite")
+
+
+def check_written(directory: Path) -> Finding:
+    """The bytes are those that the run wrote, by the digests in its ``run.json``, which may lie one level up.
+
+    Raises:
+        NotApplicableError: there are none.
+        ValueError: a file is missing or has other bytes.
+    """
+    record, prefix = read_record(directory), "" if (directory / RUN_FILE).is_file() else f"{directory.name}/"
+    digests = {} if record is None else record.digests
+    own = {name.removeprefix(prefix): value for name, value in digests.items() if name.startswith(prefix)}
+    if not own:
+        raise NotApplicableError("no run.json with digests")
+    require_unchanged(directory, own)
+    return Finding(f"{len(own)} files, as run.json has them")
 
 
 def check_dtype(directory: Path) -> Finding:

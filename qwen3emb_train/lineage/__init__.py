@@ -5,6 +5,7 @@ inputs, versions), syncs them to the disk and gives them their name. So a finish
 program whose ``run.json`` matches what it is asked to do again reports "up to date" and stops.
 """
 
+from qwen3emb_train.lineage.contents import is_up_to_date, require_unchanged, with_contents
 from qwen3emb_train.lineage.digests import digest, digest_cached, file_digest, value_digest
 from qwen3emb_train.lineage.files import CLAIM_FILE, LOCK_FILE, RUN_FILE, entries, write_text
 from qwen3emb_train.lineage.locks import DirectoryLock, OccupiedError
@@ -14,7 +15,6 @@ from qwen3emb_train.lineage.publishing import atomic_directory, writing_name
 from qwen3emb_train.lineage.records import (
     RunRecord,
     environment,
-    is_up_to_date,
     new_record,
     read_record,
     settings_of,
@@ -45,8 +45,10 @@ __all__ = [
     "replacing",
     "require_apart",
     "require_claimable",
+    "require_unchanged",
     "settings_of",
     "value_digest",
+    "with_contents",
     "with_metrics",
     "write_record",
     "write_text",

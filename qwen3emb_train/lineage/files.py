@@ -1,8 +1,12 @@
 """Files that readers see whole or not at all, and that a power failure does not take away again."""
 
+import glob
 import os
+import platform
 from collections.abc import Collection
 from pathlib import Path
+
+from qwen3emb_train.lineage.locks import process_start
 
 RUN_FILE = "run.json"
 CLAIM_FILE = ".program"  # see ownership
@@ -12,7 +16,12 @@ LOCK_FILE = ".lock"  # see locks
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    before = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(before)}*.tmp"):  # by a writer that was killed
+        pid = left.name[len(before) : -len(".tmp")]
+        if pid.isdigit() and len(pid) < 10 and process_start(int(pid)) is None:
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{before}{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

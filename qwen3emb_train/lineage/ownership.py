@@ -48,7 +48,9 @@ def require_replaceable(place: Place, program: str) -> None:
     record = read_record_file(final / RUN_FILE) if (final / RUN_FILE).is_file() else None
     if record is not None and record.program != program:
         raise ValueError(f"{final} was written by {record.program}, and {program} does not replace it. {_WAY_OUT}")
-    _refuse(final, program, set(found) - {RUN_FILE, *(record.files if record is not None else ())})
+    own = {RUN_FILE, *(record.files if record is not None else ())}
+    emptied = {name for name in found if name.endswith("/") and any(file.startswith(name) for file in own)}
+    _refuse(final, program, set(found) - own - emptied)
 
 
 def require_claimable(directory: Path, program: str, names: Collection[str]) -> None:

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qwen3emb_train.lineage.files import entries
+from qwen3emb_train.lineage.contents import is_up_to_date, with_contents
 from qwen3emb_train.lineage.locks import DirectoryLock
 from qwen3emb_train.lineage.ownership import require_apart, require_replaceable
 from qwen3emb_train.lineage.publishing import Place
-from qwen3emb_train.lineage.records import RunRecord, is_up_to_date, new_record, write_record
+from qwen3emb_train.lineage.records import RunRecord, new_record, write_record
 
 
 @dataclass
@@ -56,8 +56,8 @@ def produce(
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: the output is, holds or lies in an input, holds files that no run of ``program`` wrote, or another
-            process is writing it. Nothing is changed then.
+        ValueError: the output is, holds or lies in an input, holds files that no run of ``program`` wrote or that were
+            changed since, or another process is writing it. Nothing is changed then.
     """
     if is_up_to_date(output, program, settings, inputs):
         print(f"{output}: up to date")
@@ -84,6 +84,5 @@ def replacing(program: str, output: Path, settings: Mapping[str, Any], inputs: M
         with place.fill() as directory:
             made = Output(directory, program, settings, inputs)
             yield made
-            record = replace(made.record, metrics=made.metrics, files=entries(directory))
-            write_record(directory, record)
+            write_record(directory, with_contents(replace(made.record, metrics=made.metrics), directory))
         place.publish()

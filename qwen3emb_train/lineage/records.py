@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qwen3emb_train.lineage.digests import digest, value_digest
+from qwen3emb_train.lineage.digests import digest
 from qwen3emb_train.lineage.files import RUN_FILE, write_text
 
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy")
@@ -29,6 +29,7 @@ class RunRecord:
         environment: package version, git commit, Python and library versions.
         finished: UTC time stamp.
         files: what the run wrote into the directory, by ``files.entries``: only these may be replaced.
+        sizes, digests: bytes and SHA-256 of each of these, by name; empty in records of older versions.
     """
 
     program: str
@@ -39,6 +40,13 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
     files: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("config", dict), ("inputs", dict), ("metrics", dict), ("files", list), ("sizes", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"its {name} is no {kind.__name__}")
 
 
 def environment() -> dict[str, Any]:
@@ -139,32 +147,8 @@ def read_record_file(file: Path) -> RunRecord:
     """
     try:
         return RunRecord(**json.loads(file.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: not a run record ({error}). Delete the directory and run the stage again.") from None
-
-
-def is_up_to_date(
-    directory: Path,
-    program: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    digest_of: Callable[[Path], str] = digest,
-) -> bool:
-    """Whether ``directory`` is the finished result of this program, configuration and input contents.
-
-    Args:
-        directory: an output directory; may not exist.
-        program: its name.
-        config: its resolved configuration.
-        inputs: name -> file or directory.
-        digest_of: gives an input's content digest; ``digest_cached`` where reading all of it takes long.
-    """
-    if not (directory / RUN_FILE).is_file():
-        return False
-    record = read_record(directory)
-    return (
-        record is not None
-        and record.program == program
-        and value_digest(record.config) == value_digest(dict(config))
-        and record.inputs == {name: digest_of(path) for name, path in inputs.items()}
-    )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file}: not a run record ({error}); it is damaged, or another program's. Move this one file away and run "
+            "the stage again: what lies beside it stays."
+        ) from None

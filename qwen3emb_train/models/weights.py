@@ -14,6 +14,8 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qwen3emb_train.model_directory import shard_names
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -193,12 +195,7 @@ def _write_all(file: Any, buffer: memoryview) -> None:
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if outside := [name for name in names if Path(name).name != name]:
-            raise ValueError(
-                f"{index}: names the shard {outside[0]!r}, which is not a file beside it. Copy the model again."
-            )
-        files = [directory / name for name in names]
+        files = [directory / name for name in shard_names(index)]
         for file in files:
             if not file.is_file():
                 raise FileNotFoundError(

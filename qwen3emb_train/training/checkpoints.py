@@ -2,7 +2,7 @@
 
     checkpoints/step_000100/
         model/   config.json, float32 safetensors, tokenizer, prompts: a plain model directory (adapters merged)
-        state/   pieces_* (optimizer, see state_files), trainable.safetensors (LoRA only), state.json
+        state/   pieces_* (optimizer, see state_files), trainable.safetensors (LoRA only), state.json, digests_*
         run.json
 
 The directory is written under another name by all ranks together, synced and renamed, so one that carries its name is
@@ -28,6 +28,7 @@ from qwen3emb_train.model_directory import STEP_DIRECTORY, Prompts, step_directo
 from qwen3emb_train.models.loading import loadable_name, save_model
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.models.weights import StoredWeights
+from qwen3emb_train.training.checkpoint_digests import write_digests
 from qwen3emb_train.training.engines.engine import Engine
 from qwen3emb_train.training.state_files import DELETE_IT, StoredPieces, write_pieces
 
@@ -130,6 +131,7 @@ class Checkpoints:
                 if self.prompts is not None:
                     self.prompts.write(temporary / "model")
                 write_record(temporary, record)
+            write_digests(temporary, rank())
         with together(engine.device):
             if is_main_process():
                 self._delete_old(state.best_step)

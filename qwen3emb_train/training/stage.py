@@ -7,7 +7,6 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,10 +24,10 @@ from qwen3emb_train.lineage import (
     RunRecord,
     claim,
     digest_cached,
-    entries,
     is_up_to_date,
     new_record,
     value_digest,
+    with_contents,
     with_metrics,
     write_record,
     write_text,
@@ -37,6 +36,7 @@ from qwen3emb_train.model_directory import Prompts
 from qwen3emb_train.models.limits import require_positions, require_rows_for
 from qwen3emb_train.models.precision import resolve_precision
 from qwen3emb_train.models.text_model import TextModel
+from qwen3emb_train.training.checkpoint_digests import require_intact
 from qwen3emb_train.training.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -44,6 +44,7 @@ from qwen3emb_train.training.checkpoints import (
     load_optimizer,
     load_weights,
     read_state,
+    together,
 )
 from qwen3emb_train.training.config import TrainingConfig
 from qwen3emb_train.training.determinism import deterministic_algorithms
@@ -163,6 +164,8 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     state = fresh if checkpoint is None else _continued(config, checkpoint, data, fresh)
     _require_same_start(state, output_dir, launch.device)
     if checkpoint is not None:
+        with together(launch.device, "read its part of the checkpoint"):
+            require_intact(checkpoint, rank(), world_size())
         _say(f"continuing from {checkpoint}")
         load_weights(checkpoint, model)
     counts = _count_parameters(model)  # before they are sharded
@@ -317,8 +320,7 @@ def _finish(
         if copy_rejected(store, output_dir / f"rejected_{name}.jsonl"):
             _say(f"data.{name}: some lines were left out, see {output_dir / f'rejected_{name}.jsonl'}")
     link_or_copy(latest / MODEL, output_dir / MODEL)
-    written = [f"{MODEL}/{name}" for name in entries(output_dir / MODEL)]
-    write_record(output_dir, replace(record, files=written))
+    write_record(output_dir, with_contents(record, output_dir, MODEL))
     _say(f"model: {output_dir / MODEL}")
 
 

@@ -161,3 +161,12 @@ def test_a_damaged_store_is_named(tokenizer: TextTokenizer, source: Path) -> Non
     (store.directory / "ids.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"damaged token store of .*Delete it"):
         open_token_store(source, tokenizer, source.parent / "cache")
+
+
+def test_a_flipped_bit_of_a_store_is_named_when_contents_are_verified(tokenizer: TextTokenizer, source: Path) -> None:
+    store = open_token_store(source, tokenizer, source.parent / "cache")
+    content = bytearray((store.directory / "ids.bin").read_bytes())
+    content[4] ^= 1
+    (store.directory / "ids.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"ids\.bin: its bytes are not those"):
+        open_token_store(source, tokenizer, source.parent / "cache", verify_contents=True)

@@ -112,9 +112,29 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_the_remedy(
     for number, (name, damage) in enumerate(DAMAGES):
         checkpoint = stopped(f"damaged_{number}")
         damage(checkpoint / name)
+        (
+            checkpoint / "state" / "digests_00000.json"
+        ).unlink()  # of an older version, or whoever damaged it was thorough
         ended = launcher.run(problem.command(f"damaged_{number}"))
         assert ended.codes == [2], (number, name, ended.logs)
         assert_names_file_and_remedy(ended, checkpoint / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["model/model.safetensors", "state/pieces_00000.safetensors", "state/state.json", "model/tokenizer.json"]
+)
+def test_a_flipped_bit_is_named_and_not_trained_on(
+    launcher: Launcher, problem: Problem, stopped: Callable[[str], Path], name: str
+) -> None:
+    output = f"flipped_{name.replace('/', '_')}"
+    checkpoint = stopped(output)
+    content = bytearray((checkpoint / name).read_bytes())
+    content[-9] ^= 1
+    (checkpoint / name).write_bytes(content)
+    ended = launcher.run(problem.command(output))
+    assert ended.codes == [2], ended.logs
+    assert f"{checkpoint / name}: its bytes are not those that were written" in ended.logs[0]
+    assert_names_file_and_remedy(ended, checkpoint / name)
 
 
 def test_an_index_cannot_point_outside_the_checkpoint(
@@ -126,6 +146,7 @@ def test_an_index_cannot_point_outside_the_checkpoint(
     pieces = checkpoint / "state" / "pieces_00000.json"
     named = {key: entry | {"file": str(elsewhere)} for key, entry in json.loads(pieces.read_text()).items()}
     pieces.write_text(json.dumps(named))
+    (checkpoint / "state" / "digests_00000.json").unlink()
     assert launcher.run(problem.command("outside")).codes == [0]  # nobody asks for a name
     checkpoint = stopped("outside_model")
     index = checkpoint / "model" / "model.safetensors.index.json"
