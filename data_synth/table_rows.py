@@ -53,7 +53,7 @@ def _lines(file: BufferedIOBase, max_bytes: int) -> Iterator[tuple[int, bytes | 
 
 def _object(raw: bytes) -> Row:
     try:
-        row = json.loads(raw.decode("utf-8"))
+        row = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
         return UnreadableError("not_unicode", f"byte {error.start} of the line is not UTF-8. Convert the file.")
     except (ValueError, RecursionError) as error:
@@ -61,6 +61,13 @@ def _object(raw: bytes) -> Row:
     if not isinstance(row, dict):
         return UnreadableError("not_json", f"a {type(row).__name__} instead of an object. Write one object per line.")
     return row
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("A key is there twice, and one of its values would be lost")
+    return found
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:

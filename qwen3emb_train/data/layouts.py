@@ -1,7 +1,7 @@
 """The layouts of other tools, each a table entry: how to recognise its columns, and what they mean here.
 
-A row of a foreign layout may also have our ``task``, ``instruction``, ``source``, ``language``, and identifiers, which
-are ignored (``IGNORED_COLUMNS``). Any other column is refused rather than silently dropped, since a misspelt
+A row of a foreign layout may also have our ``task``, ``instruction``, ``source``, ``language``. Identifiers are ignored
+in every layout (``is_identifier``). Any other column is refused rather than silently dropped, since a misspelt
 ``negatives`` would otherwise train without them; ``ReadingConfig.ignored_columns`` lists those to drop.
 """
 
@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen3emb_train.data.records import TRAINING_FIELDS, FieldNames, own_fields
-from qwen3emb_train.data.validation import InvalidExampleError, describe, refuse_unknown_fields, texts_of
+from qwen3emb_train.data.validation import (
+    InvalidExampleError,
+    describe,
+    refuse_unknown_fields,
+    refuse_written_list,
+    texts_of,
+)
 
 Row = Mapping[str, Any]
 
-IGNORED_COLUMNS = frozenset({
-    "id", "_id", "idx", "index", "query_id", "qid", "question_id", "docid", "doc_id", "document_id", "corpus_id",
-    "pos_id", "neg_id", "type", "answers", "meta", "metadata", "__index_level_0__",
+_IDENTIFIERS = frozenset({
+    "id", "_id", "idx", "index", "rowid", "row_id", "uuid", "guid", "example_id", "sample_id", "pair_id",
+    "query_id", "query-id", "qid", "question_id", "docid", "doc_id", "document_id", "corpus_id", "corpus-id",
+    "passage_id", "pid", "pos_id", "neg_id", "positive_id", "negative_id", "type", "answers", "meta", "metadata",
 })  # fmt: skip
-"""Identifiers and the like in foreign layouts that training does not need."""
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__|level_\d+|unnamed: \d+(\.\d+)*|")  # the last: a CSV's nameless column
 OWN_LABELS = frozenset({"task", "instruction", "source", "language"})
 """Fields of ours that a foreign row may have too."""
 
@@ -28,6 +35,11 @@ _GRADED_COLUMNS = frozenset({"label", "labels", "score"})
 _QUERY_COLUMNS = ("anchor", "query", "question")
 _POSITIVE_COLUMNS = ("positive", "answer", "document")
 _NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
+
+
+def is_identifier(column: str) -> bool:
+    """Whether a column is an identifier, pandas' index or the like, which training does not need."""
+    return column.casefold() in _IDENTIFIERS or _PANDAS_INDEX.fullmatch(column.casefold()) is not None
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Layout:
         """
         if self.is_own:
             return
-        for column in sorted(columns - self.listed - OWN_LABELS - IGNORED_COLUMNS):
+        for column in sorted(columns - self.listed - OWN_LABELS):
             if column in _GRADED_COLUMNS:
                 remedy = (
                     "Keep the lines that are positive and drop the column, or write graded pairs in our own layout: "
@@ -89,6 +101,9 @@ def _sentence_transformers(row: Row) -> dict[str, Any]:
         negatives, negative_names = texts_of(row[columns[0]], columns[0])
     else:
         negatives, negative_names = [row[column] for column in columns], tuple(columns)
+        for column in columns:
+            if isinstance(row[column], str):
+                refuse_written_list(row[column], column)
     return {
         "query": row.get(query_column),
         "positives": positives,
@@ -241,6 +256,7 @@ class RowReader:
 
     def __init__(self, ignored_columns: list[str]) -> None:
         self._ignored_columns = frozenset(ignored_columns)
+        self._dropped: dict[str, bool] = {}  # whether a column is, by its name
         self._layout: Layout | None = None
         self._columns: Set[str] = frozenset()  # of the row before
         self._passed: set[tuple[str, frozenset[str]]] = set()  # columns that a layout has accepted
@@ -252,8 +268,7 @@ class RowReader:
             UnknownLayoutError: neither this row nor one before it is of a known layout.
             InvalidExampleError: for a column or value that does not fit the layout.
         """
-        if self._ignored_columns:
-            row = {name: value for name, value in row.items() if name not in self._ignored_columns}
+        row = self.without_ignored(row)
         layout = self._layout
         if layout is None or row.keys() != self._columns:
             layout = self._layout = recognise_layout(row.keys(), layout)
@@ -268,6 +283,15 @@ class RowReader:
         if layout.is_own:
             return fields
         return {name: row[name] for name in OWN_LABELS if name in row} | fields
+
+    def without_ignored(self, row: Row) -> Row:
+        """The row without identifiers and ``ignored_columns``."""
+        dropped = self._dropped
+        for name in row.keys() - dropped.keys():
+            dropped[name] = name in self._ignored_columns or is_identifier(name)
+        if not any(map(dropped.__getitem__, row)):
+            return row
+        return {name: value for name, value in row.items() if not dropped[name]}
 
 
 def recognise_layout(columns: Set[str], current: Layout | None = None) -> Layout:

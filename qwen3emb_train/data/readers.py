@@ -173,8 +173,8 @@ def read_reranking_examples(
         def parse(row: dict[str, Any]) -> RerankingExample:
             if "documents" not in row:
                 return RerankingExample.from_training(build_example(**(defaults | rows.read(row))))
-            kept = {name: value for name, value in row.items() if value is not None}
-            return RerankingExample.from_json(defaults | {k: kept[k] for k in kept if k not in config.ignored_columns})
+            kept = {name: value for name, value in rows.without_ignored(row).items() if value is not None}
+            return RerankingExample.from_json(defaults | kept)
 
         return parse
 

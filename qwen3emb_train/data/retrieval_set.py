@@ -4,8 +4,8 @@
     queries.jsonl    {"_id": "q1", "text": "..."}                     may hold queries of other splits
     qrels/test.tsv   query-id <tab> corpus-id <tab> score             with this header; or one flat qrels.tsv
 
-An inconsistent set (a duplicate id, a judgement of an unknown document) is refused, because each such error silently
-lowers or raises scores.
+Judgements may also be written as TREC and others do (``qrels.py``). An inconsistent set (a duplicate id, two grades for
+one pair) is refused, because each such error silently lowers or raises scores.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a malformed line, a duplicate id, a judgement of an unknown query or document, a judged query
-            without any relevant document; always with file, line and field.
+        ValueError: a malformed line, a duplicate id, judgements of other ids only, a judged query without any relevant
+            document; always with file, line and field.
     """
     qrels_file = find_qrels(path, split)
     documents = read_texts(path / "corpus.jsonl", ids_required=True)

@@ -216,4 +216,14 @@ def _refuse_constant(token: str) -> None:
     raise InvalidExampleError("line", f"holds {token}, which is not JSON", "Write a finite number, or leave it out.")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a key that is there twice: JSON libraries keep the last value, and the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidExampleError(twice, "is there twice", 'Keep one; several texts are a list: ["...", "..."].')
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)

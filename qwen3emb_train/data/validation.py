@@ -4,9 +4,12 @@ Values come from files, so they are ``object`` here and typed afterwards. A name
 gives ``pos[2]``), a tuple where each text has a column of its own (``negative_3``).
 """
 
+import ast
 import difflib
+import re
 import reprlib
 import sys
+import warnings
 from collections.abc import Iterable
 
 from qwen3emb_train.data.instructions import TEMPLATE_START, has_template
@@ -15,6 +18,9 @@ ColumnNames = str | tuple[str, ...]
 # What one row may cost. Tokenising takes some 200 bytes a character, and no model reads a million of them.
 MAX_TEXT_CHARACTERS = 1_000_000
 MAX_ROW_BYTES = 32 * 2**20  # of a line, or of a row's cells in Parquet
+
+_WRITTEN_LIST = re.compile(r"\s*(?:array\()?(\[\s*(?:[\"'\[{]|None|nan|null).*\])(?:,\s*dtype=\w+)?\)?\s*", re.DOTALL)
+_LIST_PARTS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Name)  # Name: null, nan
 
 
 class InvalidExampleError(ValueError):
@@ -59,8 +65,36 @@ def name_of(columns: ColumnNames, index: int | None = None) -> str:
 
 
 def texts_of(value: object, column: str) -> tuple[object, ColumnNames]:
-    """The texts of a column that may hold one text or a list of them, and their names."""
-    return ([value], (column,)) if isinstance(value, str) else (value, column)
+    """The texts of a column that may hold one text or a list of them, and their names.
+
+    Raises:
+        InvalidExampleError: the one text is a list that was written as text.
+    """
+    if not isinstance(value, str):
+        return value, column
+    refuse_written_list(value, column)
+    return [value], (column,)
+
+
+def refuse_written_list(text: str, column: str) -> None:
+    """Refuses ``"['a', 'b']"``, what is left of a list of texts in a CSV file. In a real list it is a text like others.
+
+    Raises:
+        InvalidExampleError: the text is a list of texts or objects, as Python, numpy or JSON write it.
+    """
+    found = _WRITTEN_LIST.fullmatch(text)
+    if found is None:
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            parsed = ast.parse(found[1], mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    if not isinstance(parsed, ast.List) or not all(isinstance(one, _LIST_PARTS) for one in parsed.elts):
+        return
+    if any(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in ast.walk(parsed)):
+        remedy = 'Write a list of texts: ["...", "..."]. A text that shall look so is a list of one.'
+        raise InvalidExampleError(column, f"is a list written as text: {reprlib.repr(text)}", remedy)
 
 
 def describe(value: object) -> str:
@@ -109,7 +143,7 @@ def check_texts(values: object, columns: ColumnNames) -> tuple[str, ...]:
         InvalidExampleError: it is neither, or a text is invalid.
     """
     if isinstance(values, str):
-        values = [values]
+        values, columns = texts_of(values, name_of(columns))
     if not isinstance(values, (list, tuple)):
         raise InvalidExampleError(
             name_of(columns), f"should be a list of texts, but is {describe(values)}", 'Write ["...", "..."].'

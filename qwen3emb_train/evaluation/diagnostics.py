@@ -53,9 +53,9 @@ def _histogram(
         [query, row_of[document_id]]
         for query, query_id in enumerate(data.query_ids)
         for document_id, grade in data.relevance[query_id].items()
-        if grade > 0
+        if grade > 0 and document_id in row_of  # others are judged, and not in the corpus
     ]
-    positives = np.array(relevant, dtype=np.int64)
+    positives = np.array(relevant, dtype=np.int64).reshape(-1, 2)
     randomness = np.random.default_rng([seed, 1])
     drawn = np.stack(
         [
@@ -139,7 +139,7 @@ def _worst(
             "query_id": query_id,
             "query": shorten(data.queries[query], _LETTERS),
             "score": scores[query],
-            "relevant": [{"id": i, "text": shorten(text_of[i], _LETTERS)} for i in relevant],
+            "relevant": [{"id": i, "text": shorten(text_of.get(i, ""), _LETTERS)} for i in relevant],
             "found": found,
         })  # fmt: skip
     return entries

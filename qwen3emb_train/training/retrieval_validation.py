@@ -146,8 +146,13 @@ def open_validation_set(
         name,
         Share.of(queries, tokenizer, lengths.max_query_tokens),
         Share.of([data.documents[row] for row in kept], tokenizer, lengths.max_document_tokens),
-        [{row_of[d]: grade for d, grade in data.relevance[query].items()} for query in data.query_ids],
+        [_by_row(data.relevance[query], row_of) for query in data.query_ids],
     )
+
+
+def _by_row(judged: Mapping[str, int], row_of: Mapping[str, int]) -> dict[int, int]:
+    """Grades by row; documents that the corpus lacks count too, under rows that no search finds."""
+    return {row_of.get(document, -1 - place): grade for place, (document, grade) in enumerate(judged.items())}
 
 
 def chosen_documents(data: RetrievalSet, max_documents: int | None) -> list[int]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwen3emb_train.data.layouts import LAYOUTS
-from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples
+from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples, read_reranking_examples
 from qwen3emb_train.data.records import TrainingExample
 
 
@@ -74,6 +74,8 @@ SAME: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+EXAMPLES = [TrainingExample("q", ("p",), negatives) for negatives in ((), ("n",), ("n", "m"))]
+
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -90,8 +92,7 @@ def test_the_table_above_covers_every_layout() -> None:
 
 @pytest.mark.parametrize("layout", SAME)
 def test_all_layouts_mean_the_same_examples(tmp_path: Path, layout: str) -> None:
-    expected = [TrainingExample("q", ("p",), negatives) for negatives in ((), ("n",), ("n", "m"))]
-    assert read_lines(tmp_path, SAME[layout]) == expected
+    assert read_lines(tmp_path, SAME[layout]) == EXAMPLES
 
 
 @pytest.mark.parametrize("layout", SAME)
@@ -236,3 +237,48 @@ def test_columns_may_be_ignored_by_name(tmp_path: Path, row: dict[str, Any]) -> 
     with pytest.raises(BadLinesError, match="ignored_columns"):
         read_lines(tmp_path, [row | {"difficulty": 3}])
     assert read_lines(tmp_path, [row | {"difficulty": 3}], ignored_columns=["difficulty"])
+
+
+@pytest.mark.parametrize(
+    "written", ["['a', 'b']", "['a' 'b']", '["a", null]', "array(['a'\n 'b'], dtype=object)", "[['a']]"]
+)
+@pytest.mark.parametrize(
+    "columns", [("query", "positive"), ("query", "pos"), ("anchor", "positive"), ("query", "positive_passages")]
+)
+def test_a_list_written_as_text_is_refused_and_not_trained_as_a_text(
+    tmp_path: Path, columns: tuple[str, str], written: str
+) -> None:
+    """What pandas makes of a list in a CSV file."""
+    path = write_lines(tmp_path / "a.jsonl", [dict(zip(columns, ("q", written), strict=True))])
+    with pytest.raises(BadLinesError, match=rf"a.jsonl:1: {columns[1]}: is a list written as text"):
+        list(read_examples(path))
+
+
+@pytest.mark.parametrize("name", ["negatives", "negative", "negative_2", "neg"])
+def test_so_are_negatives(tmp_path: Path, name: str) -> None:
+    row = {"query": "q", "pos" if name == "neg" else "positive": "p", name: "['n', 'm']"}
+    more = {"negative_1": "n"} if name == "negative_2" else {}
+    with pytest.raises(BadLinesError, match=rf"{name}: is a list written as text"):
+        list(read_examples(write_lines(tmp_path / "a.jsonl", [row | more])))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2, 3]", "[x for x in 'abc']", "[a]['b']", "[ -f 'file' ]", "['a', 'b'", "[a](b)"]
+)
+def test_a_text_with_brackets_is_a_text(tmp_path: Path, text: str) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"query": "q", "positive": text}])
+    assert list(read_examples(path)) == [TrainingExample("q", (text,))]
+
+
+def test_a_text_that_looks_like_a_list_is_taken_from_a_list_of_one(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"query": "q", "positives": ["['a']"]}])
+    assert list(read_examples(path)) == [TrainingExample("q", ("['a']",))]
+
+
+@pytest.mark.parametrize("layout", SAME)
+def test_identifiers_are_ignored_in_every_layout(tmp_path: Path, layout: str) -> None:
+    names = ("id", "_id", "ID", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__", "", "level_0", "doc_id", "uuid")
+    rows = [row | dict.fromkeys(names, 7) for row in SAME[layout]]
+    assert list(read_examples(write_lines(tmp_path / "a.jsonl", rows))) == EXAMPLES
+    judged = {"query": "q", "documents": ["d"], "labels": [1]} | dict.fromkeys(names, 7)
+    assert next(read_reranking_examples(write_lines(tmp_path / "b.jsonl", [judged]))).documents == ("d",)

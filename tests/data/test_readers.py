@@ -52,6 +52,9 @@ def test_byte_order_mark_blank_lines_and_windows_line_ends_are_no_matter(tmp_pat
         (b'{"query": "q", "positive": "p", "negatives": ["n", "p"]}\n', "negatives[1]", "equal to a positive"),
         (b'{"query": "q", "positive": "p", "negatives": ["n", 3]}\n', "negatives[1]", "int 3"),
         (b'{"query": "q", "positive": "p", "negatve": "n"}\n', "negatve", "not a known field"),
+        (b'{"query": "q", "positive": "p", "positive": "r"}\n', "positive", "is there twice"),
+        (b'{"query": "q", "positive_passages": [{"text": "a", "text": "b"}]}\n', "text", "is there twice"),
+        (b'{"query": "q", "documents": ["d"], "labels": [1], "labels": [0]}\n', "labels", "is there twice"),
     ],
 )
 def test_a_bad_line_is_named_by_file_line_and_field(tmp_path: Path, line: bytes, field: str, reason: str) -> None:
