@@ -67,7 +67,7 @@ def _recipe(program: Program, options: dict[str, str]) -> tuple[Path | None, str
     together = "--config-dir and --config-name go together: a recipe's directory, and its file without .yaml."
     if "--config-dir" not in options:
         raise ConfigError(together)
-    directory = Path(options["--config-dir"]).resolve()
+    directory = Path(options["--config-dir"]).expanduser().resolve()
     if not directory.is_dir():
         raise ConfigError(f"--config-dir {directory}: no such directory.")
     name = options.get("--config-name", program.name)

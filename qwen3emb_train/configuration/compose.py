@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from qwen3emb_train.configuration.arguments import ConfigError, Request
 from qwen3emb_train.configuration.config_files import config_directory
 from qwen3emb_train.configuration.messages import foreign_file, readable
+from qwen3emb_train.configuration.paths import expand_home
 from qwen3emb_train.configuration.program import Program
 from qwen3emb_train.configuration.refusals import forget_resolvers, refuse_files, refuse_values
 from qwen3emb_train.configuration.setting import default_mixes, set_key
@@ -58,6 +59,7 @@ def compose(program: Program, request: Request) -> tuple[Any, str]:
         for override in request.overrides:
             if not _is_choice(override, program):
                 set_key(composed, override, program)
+        expand_home(composed)
         refuse_values(OmegaConf.to_container(composed, resolve=False))
         _refuse_missing(composed, program)
         text = OmegaConf.to_yaml(composed)

@@ -21,7 +21,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.?(nan|inf|infinity)", flags=re.IGNORECASE)
 def set_key(composed: DictConfig, override: str, program: Program) -> None:
     """Sets ``a.b.c=value``; entries under a user's own name (``data.mine.path``) are made on the way.
 
-    Text is taken as typed. Other values are in Hydra's grammar, or else in YAML's. A whole mix of a mapping replaces
+    Text is taken as typed, also in a list or a mapping of texts: only commas divide it (a text that holds one is
+    quoted, or in brackets). Other values are in Hydra's grammar, or else in YAML's. A whole mix of a mapping replaces
     the one before; a single entry (``languages.de=0.7``) is added to it.
 
     Args:
@@ -39,8 +40,11 @@ def set_key(composed: DictConfig, override: str, program: Program) -> None:
             raise ConfigError(f"{key} is chosen as {group}=NAME.\nAll keys: {program.command} --help")
     kind = _kind_at(composed, path, program)
     if kind in (str, str | None):
-        is_quoted = len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "'\""
-        value: Any = None if raw == "null" else raw[1:-1] if is_quoted else raw
+        value: Any = None if raw == "null" else _unquoted(raw)
+    elif kind in (list[str], list[str] | None) and raw != "null" and not raw.startswith("${"):
+        value = _texts(key, raw, "[]")
+    elif kind == dict[str, str] and raw.startswith("{"):
+        value = _named_texts(key, raw)
     elif _NOT_FINITE.fullmatch(raw):
         raise ConfigError(f"{key} is {raw}: give a finite number (null, where a key allows it, switches it off).")
     else:
@@ -59,6 +63,62 @@ def default_mixes(node: DictConfig, path: str = "") -> dict[str, Any]:
         elif get_origin(kind) is dict and not OmegaConf.is_missing(node, name) and node[name]:
             found[f"{path}{name}"] = OmegaConf.to_container(node[name])
     return found
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _texts(key: str, raw: str, brackets: str) -> list[str]:
+    """The elements of ``[a, b]``, as typed and unquoted."""
+    if raw[:1] != brackets[0] or raw[-1] != brackets[1]:
+        raise ConfigError(f"{key} is several texts: give {key}={brackets[0]}{raw.strip(brackets)}{brackets[1]}.")
+    inside = raw[1:-1].strip()
+    parts = _divided(inside.removesuffix(","), is_named=brackets == "{}") if inside else []
+    if "" in parts:
+        raise ConfigError(f"{key}={raw}: one of the texts is empty. Leave it out, or write ''.")
+    return [_unquoted(part) for part in parts]
+
+
+def _named_texts(key: str, raw: str) -> dict[str, str]:
+    named = {}
+    for part in _texts(key, raw, "{}"):
+        name, colon, text = part.partition(":")
+        if not colon:
+            raise ConfigError(f"{key}={raw}: {part!r} has no name. Give {{NAME: text, ...}}.")
+        named[_unquoted(name.strip())] = _unquoted(text.strip())
+    return named
+
+
+def _divided(text: str, *, is_named: bool) -> list[str]:
+    """Cut at the commas that stand in no quotes and, where brackets are balanced, in no brackets."""
+    parts, depth, begin, position = [], 0, 0, 0
+    counts = _are_balanced(text)
+    start = re.compile(r"\s*[^:,]+:\s*" if is_named else r"\s*")
+    while position < len(text):
+        letter = text[position]
+        if letter in "'\"" and start.fullmatch(text, begin, position):  # begins a text
+            quoted = re.compile(rf".*?{letter}\s*(?=,|$)", re.DOTALL).match(text, position + 1)
+            if quoted:  # else an apostrophe
+                position = quoted.end()
+                continue
+        if counts:
+            depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append(text[begin:position].strip())
+            begin = position + 1
+        position += 1
+    return [*parts, text[begin:].strip()]
+
+
+def _are_balanced(text: str) -> bool:
+    opened: list[str] = []
+    for letter in text:
+        if letter in "([{":
+            opened.append(letter)
+        elif letter in ")]}" and (not opened or opened.pop() + letter not in ("()", "[]", "{}")):
+            return False
+    return not opened
 
 
 def _read(key: str, raw: str) -> Any:

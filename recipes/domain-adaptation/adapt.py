@@ -94,6 +94,11 @@ def read_settings(path: Path) -> Settings:
         sys.exit(f"{path}: {missing} must be there.")
     if missing := sorted({"url"} - set(given["teacher"])):
         sys.exit(f"{path}: teacher needs {missing}: the address of an OpenAI-compatible server, or local.")
+    for name in ("documents", "model", "output_dir", "prompts"):
+        if isinstance(given.get(name), str):
+            given[name] = os.path.expanduser(given[name])
+    for chosen in (given.get("sets") or {}).values():
+        chosen["path"] = os.path.expanduser(chosen["path"])
     return Settings(**given)
 
 
