@@ -71,6 +71,7 @@ class BatchPlan:
         batch_size: int,
         steps: int | None,
         seed: int,
+        held_out: bool = False,
     ) -> None:
         """
         Args:
@@ -81,6 +82,7 @@ class BatchPlan:
             batch_size: of sources without one of their own, and of mixed steps.
             steps: None exactly when ``mixture.epochs`` is given.
             seed: of the order and the draws.
+            held_out: whether this is validation data, for messages.
 
         Raises:
             ValueError: settings that contradict one another, or a source with less than a batch.
@@ -97,6 +99,7 @@ class BatchPlan:
             mixture,
             batch_size=batch_size,
             seed=seed,
+            held_out=held_out,
         )
         if mixture.epochs is None:
             assert steps is not None

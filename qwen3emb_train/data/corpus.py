@@ -8,7 +8,7 @@ from qwen3emb_train.data.rows import decode_row, json_rows
 from qwen3emb_train.data.validation import InvalidExampleError, check_length, describe
 
 
-def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
+def read_texts(path: Path, *, ids_required: bool = False, are_queries: bool = False) -> dict[str, str]:
     """Texts by id, in file order: title, a line break, text where there is a title, else the text alone.
 
     The line break separates the title from the text; mteb joins the two with a space instead.
@@ -16,23 +16,29 @@ def read_texts(path: Path, *, ids_required: bool = False) -> dict[str, str]:
     Args:
         path: the file.
         ids_required: every line must have ``_id`` (or ``id``); otherwise the id defaults to the line number.
+        are_queries: a line with an ``instruction`` of its own is refused: all queries of a file have the same one.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a bad line, or a duplicate id; names file, line and field. An empty file.
     """
     texts: dict[str, str] = {}
-    for line, text_id, text in iterate_texts(path, ids_required=ids_required):
+    for line, text_id, text in iterate_texts(path, ids_required=ids_required, are_queries=are_queries):
         if text_id in texts:
             raise duplicate_id(path, line, text_id)
         texts[text_id] = text
     return texts
 
 
-def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[int, str, str]]:
+def iterate_texts(
+    path: Path, *, ids_required: bool = False, are_queries: bool = False
+) -> Iterator[tuple[int, str, str]]:
     """Line number, id and text of each line, for a corpus larger than memory; as ``read_texts``.
 
     The caller checks that ids are unique.
+
+    Args:
+        path, ids_required, are_queries: as in ``read_texts``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -52,6 +58,12 @@ def iterate_texts(path: Path, *, ids_required: bool = False) -> Iterator[tuple[i
             text_id = f"line {line}"
         if not isinstance(text_id, str | int) or isinstance(text_id, bool) or text_id == "":
             raise ValueError(f"{path}:{line}: field '_id' is {text_id!r}; it must be a non-empty string.")
+        if are_queries and record.get("instruction"):
+            raise ValueError(
+                f"{path}:{line}: field 'instruction': all queries of a file have one instruction, which is a setting. "
+                "Set it (evaluate: sets.NAME.instruction; embed: instruction) and drop the field; a file for each "
+                "instruction, where they differ."
+            )
         yield line, str(text_id), _text_of(record, path, line)
     if is_empty:
         raise ValueError(f"{path}: holds no lines.")

@@ -25,7 +25,8 @@ class SourceConfig:
     Attributes:
         path: JSONL or Parquet file, or a directory of them.
         weight: factor on the source's share.
-        task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task).
+        task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task). Rows whose own
+            ``task`` is another are bad lines.
         instruction: for rows that bring none; null = the query stays bare.
         max_positives: take at most so many positives of a row, drawn anew every time it is seen; null = all (a
             reranker: the run's number).

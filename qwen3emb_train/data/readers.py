@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 from qwen3emb_train.data.layouts import RowReader, UnknownLayoutError
 from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
 from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, json_rows, parquet_rows, raw_text
-from qwen3emb_train.data.validation import InvalidExampleError
+from qwen3emb_train.data.validation import InvalidExampleError, require_task
 from qwen3emb_train.texts.visible import visible
 
 _JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
@@ -102,7 +102,7 @@ def read_examples(
     *,
     rejected_path: Path | None = None,
     part: ByteRange | None = None,
-    task: str = "retrieval",
+    task: str | None = None,
     instruction: str | None = None,
     source: str = "",
     language: str = "",
@@ -114,7 +114,8 @@ def read_examples(
         config: how strictly to read.
         rejected_path: where ``skip_bad_lines`` writes the lines it skips; a former file is replaced.
         part: read only these lines of a file (``rows.json_rows``); lines are counted from the part's first.
-        task, instruction, source, language: for lines that do not say.
+        task: of all lines; one that says otherwise is bad. None: any, and retrieval for lines that do not say.
+        instruction, source, language: for lines that do not say.
 
     Raises:
         FileNotFoundError: at once, if there is no such file or no shard in the directory.
@@ -122,8 +123,9 @@ def read_examples(
         BadLinesError: while reading, for bad lines; with ``skip_bad_lines`` only when no line is good.
     """
     config = config or ReadingConfig()
-    defaults = {"task": task, "instruction": instruction, "source": source, "language": language}
-    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, defaults), part)
+    defaults = {"instruction": instruction, "source": source, "language": language}
+    parser = _training_parser(config, defaults, task)
+    rows = _read(shard_paths(path, rejected_path), config, rejected_path, parser, part)
     return (example for _, _, _, example in rows)
 
 
@@ -141,11 +143,21 @@ def read_lines(
 
 
 def _training_parser(
-    config: ReadingConfig, defaults: dict[str, Any]
+    config: ReadingConfig, defaults: dict[str, Any], task: str | None = None
 ) -> Callable[[], Callable[[dict[str, Any]], TrainingExample]]:
+    if task is not None:
+        defaults = defaults | {"task": task}
+
     def new_parser() -> Callable[[dict[str, Any]], TrainingExample]:
         rows = RowReader(config.ignored_columns)
-        return lambda row: build_example(**(defaults | rows.read(row)))
+
+        def parse(row: dict[str, Any]) -> TrainingExample:
+            example = build_example(**(defaults | rows.read(row)))
+            if task is not None:
+                require_task(example.task, task)
+            return example
+
+        return parse
 
     return new_parser
 
@@ -156,23 +168,26 @@ def read_reranking_examples(
     *,
     rejected_path: Path | None = None,
     part: ByteRange | None = None,
+    task: str | None = None,
     instruction: str | None = None,
     source: str = "",
 ) -> Iterator[RerankingExample]:
     """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0).
 
     Args:
-        path, config, rejected_path, part, instruction, source: as in ``read_examples``.
+        path, config, rejected_path, part, task, instruction, source: as in ``read_examples``.
     """
     config = config or ReadingConfig()
     defaults = {"instruction": instruction, "source": source}
 
+    new_training_parser = _training_parser(config, defaults, task)
+
     def new_parser() -> Callable[[dict[str, Any]], RerankingExample]:
-        rows = RowReader(config.ignored_columns)
+        training = new_training_parser()
 
         def parse(row: dict[str, Any]) -> RerankingExample:
             if "documents" not in row:
-                return RerankingExample.from_training(build_example(**(defaults | rows.read(row))))
+                return RerankingExample.from_training(training(row))
             kept = {name: value for name, value in rows.without_ignored(row).items() if value is not None}
             return RerankingExample.from_json(defaults | kept)
 

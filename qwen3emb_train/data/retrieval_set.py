@@ -8,11 +8,15 @@ Judgements may also be written as TREC and others do (``qrels.py``). An inconsis
 one pair) is refused, because each such error silently lowers or raises scores.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.qrels import find_qrels, read_qrels
+from qwen3emb_train.distributed import is_main_process
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,18 @@ class RetrievalSet:
     relevance: dict[str, dict[str, int]]
     files: tuple[Path, ...]
 
+    @property
+    def own_rows(self) -> list[int]:
+        """The row of the document that has the query's id, for each query; -1: it is in no ranking to be left out of.
+
+        Where queries are documents (ArguAna, Quora, CQADupStack), BEIR and mteb leave a query's own document out of its
+        ranking. Where a judgement calls such a document relevant, equal ids are two counts that met: none is left out.
+        """
+        if any(judged.get(query_id, 0) > 0 for query_id, judged in self.relevance.items()):
+            return [-1] * len(self.query_ids)
+        row_of = {document_id: row for row, document_id in enumerate(self.document_ids)}
+        return [row_of.get(query_id, -1) for query_id in self.query_ids]
+
 
 def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
     """Reads a directory in the BEIR layout; ``qrels/{split}.tsv`` takes precedence over a flat ``qrels.tsv``.
@@ -45,7 +61,7 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
     """
     qrels_file = find_qrels(path, split)
     documents = read_texts(path / "corpus.jsonl", ids_required=True)
-    queries = read_texts(path / "queries.jsonl", ids_required=True)
+    queries = read_texts(path / "queries.jsonl", ids_required=True, are_queries=True)
     relevance = read_qrels(qrels_file, queries, documents)
     for query_id, judged in relevance.items():
         if not any(grade > 0 for grade in judged.values()):
@@ -54,7 +70,7 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
                 "defined. Remove its lines."
             )
     judged_queries = {query_id: text for query_id, text in queries.items() if query_id in relevance}
-    return RetrievalSet(
+    data = RetrievalSet(
         query_ids=list(judged_queries),
         queries=list(judged_queries.values()),
         document_ids=sorted(documents),
@@ -62,3 +78,6 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
         relevance=relevance,
         files=(path / "corpus.jsonl", path / "queries.jsonl", qrels_file),
     )
+    if (own := sum(row >= 0 for row in data.own_rows)) and is_main_process():
+        logger.warning("%s: %d queries are documents by their ids; each is left out of its own ranking", path, own)
+    return data

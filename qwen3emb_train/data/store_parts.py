@@ -50,12 +50,14 @@ class Tokenization:
     Attributes:
         backend: the fast tokenizer.
         template: what of a row is tokenised.
+        task: of all rows.
         instruction: for rows that bring none of their own.
         reading: what happens to bad lines.
     """
 
     backend: Any
     template: Template
+    task: str
     instruction: str | None
     reading: ReadingConfig
 
@@ -136,9 +138,9 @@ class _Row:
 def _rows(how: Tokenization, span: Span, rejected: Path) -> Iterator[_Row]:
     shard, lines = span
     if how.template is Template.embedding:
-        examples = read_examples(shard, how.reading, rejected_path=rejected, part=lines)
+        examples = read_examples(shard, how.reading, rejected_path=rejected, part=lines, task=how.task)
         return (_embedding_row(example, how.instruction) for example in examples)
-    documents = read_reranking_examples(shard, how.reading, rejected_path=rejected, part=lines)
+    documents = read_reranking_examples(shard, how.reading, rejected_path=rejected, part=lines, task=how.task)
     return (_reranking_row(example, how.instruction) for example in documents)
 
 

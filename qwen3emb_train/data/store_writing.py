@@ -70,6 +70,7 @@ def write_store(
     source: Path,
     tokenizer: TextTokenizer | RerankerTokenizer,
     template: Template,
+    task: str,
     instruction: str | None,
     reading: ReadingConfig,
     processes: int | None,
@@ -79,14 +80,15 @@ def write_store(
     Args:
         directory: of the store.
         source: a file or a directory of shards.
-        tokenizer, template, instruction, reading, processes: as in ``open_token_store``.
+        tokenizer, template, task, instruction, reading, processes: as in ``open_token_store``.
 
     Raises:
         FileNotFoundError, ValueError: from reading, or when there is no example at all.
     """
     parts = _parts(shard_paths(source))
     work = directory.with_name(f".{directory.name}.parts_{_PART_BYTES}")  # parts that were cut otherwise are others
-    job = _Job(directory, work, parts, Tokenization(tokenizer.hf.backend_tokenizer, template, instruction, reading))
+    how = Tokenization(tokenizer.hf.backend_tokenizer, template, task, instruction, reading)
+    job = _Job(directory, work, parts, how)
     processes = min(_num_cores() if processes is None else processes, len(parts))
     said = time.monotonic()
     try:

@@ -67,6 +67,7 @@ def build_streams(
     *,
     batch_size: int,
     seed: int,
+    held_out: bool = False,
 ) -> list[Stream]:
     """The streams whose share is not 0.
 
@@ -76,6 +77,7 @@ def build_streams(
         mixture: the shares.
         batch_size: for streams without their own.
         seed: of the run.
+        held_out: whether this is validation data, whose settings have other names.
 
     Raises:
         ValueError: a stream has fewer rows than a batch.
@@ -99,13 +101,28 @@ def build_streams(
             seed=seed,
         )
         if stream.num_rows < stream.batch_size:
-            raise ValueError(
-                f"data.{stream.name} has {stream.num_rows} rows, fewer than batch_size={stream.batch_size}. Lower "
-                f"batch_size or data.{members[0]}.batch_size, join it with another source of the same task, or mix the "
-                "task's sources (mixture.mixed_share=1)."
-            )
+            raise ValueError(_too_few_rows(stream, "validation_data" if held_out else "data", first.batch_size))
         streams.append(stream)
     return streams
+
+
+def _too_few_rows(stream: Stream, section: str, own: int | None) -> str:
+    """For a stream with less than a batch.
+
+    Args:
+        stream: the stream.
+        section: of the configuration that its sources are in.
+        own: batch size of its first source, where that sets one.
+    """
+    common = "batch_size" if section == "data" else "validation.batch_size"
+    key = common if own is None or len(stream.names) > 1 else f"{section}.{stream.name}.batch_size"
+    otherwise = ""
+    if section == "data":
+        otherwise = ", or mix it with the other sources of its task (mixture.mixed_share=1)"
+    return (
+        f"{section}.{stream.name} has {stream.num_rows} rows, fewer than {key}={stream.batch_size}. Set {key} to at "
+        f"most {stream.num_rows}, give it more rows{otherwise}."
+    )
 
 
 @dataclass(frozen=True, eq=False)

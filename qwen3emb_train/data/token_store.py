@@ -1,8 +1,8 @@
 """Token ids of a data source, written once, then memory-mapped.
 
-Key: the tokenizer, the query template, the default instruction and the *contents* of the files. The ids are stored
-untruncated and without the EOS token, so truncation lengths can change without tokenising again. A row's texts are
-adjacent: query, positives, hard negatives; so one offset and one count describe a row, without Python objects.
+Key: the tokenizer, the query template, the task, the default instruction and the *contents* of the files. The ids are
+stored untruncated and without the EOS token, so truncation lengths can change without tokenising again. A row's texts
+are adjacent: query, positives, hard negatives; so one offset and one count describe a row, without Python objects.
 """
 
 import json
@@ -111,6 +111,7 @@ def open_token_store(
     cache_dir: Path,
     *,
     template: Template = Template.embedding,
+    task: str = "retrieval",
     instruction: str | None = None,
     reading: ReadingConfig | None = None,
     verify_contents: bool = False,
@@ -125,6 +126,7 @@ def open_token_store(
         tokenizer: of the model.
         cache_dir: the parent of all token stores.
         template: what of a row is tokenised.
+        task: of the source; rows that say otherwise are bad lines.
         instruction: for rows without an instruction.
         reading: how strictly to read; None = the defaults.
         verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
@@ -141,6 +143,7 @@ def open_token_store(
             "version": STORE_VERSION,
             "tokenizer": tokenizer.fingerprint,
             "template": template.text,
+            "task": task,
             "instruction": instruction,
             "contents": contents,
             "reading": [reading.skip_bad_lines, sorted(reading.ignored_columns)],
@@ -148,7 +151,7 @@ def open_token_store(
     )
     directory = cache_dir / key[:32]
     if not directory.exists():
-        write_store(directory, source, tokenizer, template, instruction, reading, processes)
+        write_store(directory, source, tokenizer, template, task, instruction, reading, processes)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         names = [*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in meta["arrays"])]

@@ -94,6 +94,7 @@ class DataSettings:
         cache_dir: token stores.
         reading: what happens to bad lines.
         verify_contents: see ``open_token_store``.
+        held_out: whether this is validation data, for messages.
     """
 
     sources: Mapping[str, SourceConfig]
@@ -104,6 +105,7 @@ class DataSettings:
     cache_dir: Path
     reading: ReadingConfig | None = None
     verify_contents: bool = False
+    held_out: bool = False
 
     def open_stores(
         self, tokenizer: TextTokenizer | RerankerTokenizer, template: Template = Template.embedding
@@ -111,16 +113,17 @@ class DataSettings:
         """Tokenises the sources that were not tokenised before."""
         return {
             name: open_token_store(
-                Path(source.path), tokenizer, self.cache_dir, template=template, instruction=source.instruction,
-                reading=self.reading, verify_contents=self.verify_contents,
+                Path(source.path), tokenizer, self.cache_dir, template=template, task=source.task,
+                instruction=source.instruction, reading=self.reading, verify_contents=self.verify_contents,
             )
             for name, source in self.sources.items()
         }  # fmt: skip
 
     def plan(self, stores: Mapping[str, TokenStore], lengths: LengthConfig) -> BatchPlan:
         return BatchPlan(
-            self.sources, stores, self.mixture, lengths, batch_size=self.batch_size, steps=self.steps, seed=self.seed
-        )
+            self.sources, stores, self.mixture, lengths, batch_size=self.batch_size, steps=self.steps, seed=self.seed,
+            held_out=self.held_out,
+        )  # fmt: skip
 
 
 def open_training_data(
@@ -224,7 +227,7 @@ def _source_difference(name: str, old: Mapping[str, Any], new: Mapping[str, Any]
     found = []
     if old["contents"] != new["contents"]:
         found.append(f"the contents of data.{name} changed ({old['rows']:,} -> {new['rows']:,} rows)")
-    elif old["tokens"] != new["tokens"]:
+    elif old["tokens"] != new["tokens"] and old["task"] == new["task"]:  # the task is part of the key, too
         found.append(f"data.{name} is tokenised otherwise (tokenizer, instruction, query template or reading)")
     told = ("contents", "tokens", "rows")
     return found + _changes(

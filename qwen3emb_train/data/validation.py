@@ -57,6 +57,21 @@ def refuse_unknown_fields(found: Iterable[str], known: frozenset[str]) -> None:
             raise InvalidExampleError(field, "is not a known field", remedy)
 
 
+def require_task(found: str, task: str) -> None:
+    """All rows of a source are of one task, since the source's task decides the loss.
+
+    Raises:
+        InvalidExampleError: this row's is another.
+    """
+    if found != task:
+        hint = f"Did you mean {task}? Else set" if difflib.get_close_matches(found, [task], 1, 0.8) else "Set"
+        raise InvalidExampleError(
+            "task",
+            f"is {found!r}, but {task!r} is the task of its source",
+            f"{hint} the source's task (data.NAME.task={found}), or keep the rows of each task in a file of their own.",
+        )
+
+
 def name_of(columns: ColumnNames, index: int | None = None) -> str:
     """The user's name of the column (no index) or of one of its texts."""
     if isinstance(columns, tuple):

@@ -59,7 +59,7 @@ def embed(config: EmbedCorpusConfig) -> Path:
     corpus, output = Path(config.corpus), Path(config.output_dir)
     lineage.require_apart(output, _inputs(config))
     lineage.require_claimable(output, PROGRAM, _WRITTEN)
-    num_texts = check_corpus(corpus)
+    num_texts = check_corpus(corpus, are_queries=config.role is TextRole.query)
     progress = Progress(num_texts)
     if launched_rank() == 0:
         if config.role is TextRole.query:
@@ -81,10 +81,13 @@ def read_pairs(corpus: Path) -> Iterator[tuple[str, str]]:
     return ((text_id, text) for _, text_id, text in iterate_texts(corpus))
 
 
-def check_corpus(corpus: Path) -> int:
+def check_corpus(corpus: Path, *, are_queries: bool = False) -> int:
     """Reads all lines once, so that a bad one at the end is found before the first is encoded.
 
     Ids are compared by 63-bit hash: 8 bytes in memory, and no false alarm, for equal hashes are compared as strings.
+
+    Args:
+        corpus, are_queries: see ``data.corpus.read_texts``.
 
     Returns:
         The number of texts.
@@ -92,7 +95,8 @@ def check_corpus(corpus: Path) -> int:
     Raises:
         FileNotFoundError, ValueError: see ``data.corpus.iterate_texts``; an id that occurs twice.
     """
-    hashes = np.fromiter((text_hash(text_id) for _, text_id, _ in iterate_texts(corpus)), dtype=np.int64)
+    lines = iterate_texts(corpus, are_queries=are_queries)
+    hashes = np.fromiter((text_hash(text_id) for _, text_id, _ in lines), dtype=np.int64)
     distinct, counts = np.unique(hashes, return_counts=True)
     if len(distinct) < len(hashes):
         suspects = set(distinct[counts > 1].tolist())

@@ -74,10 +74,15 @@ def read_probe(config: ProbeConfig) -> list[TrainingExample]:
     """The first ``num_examples`` examples.
 
     Raises:
-        FileNotFoundError, ValueError: the file cannot be read, or holds fewer than two examples.
+        FileNotFoundError, ValueError: the file cannot be read, holds fewer than two examples, or graded pairs (sts).
     """
     examples = []
     for example in read_examples(Path(str(config.path)), ReadingConfig()):
+        if example.task == "sts":
+            raise ValueError(
+                f"{config.path}: example {len(examples) + 1} is of task sts: such pairs may be unlike, and the "
+                "probe's loss takes every pair for a match. Leave such rows out."
+            )
         examples.append(example)
         if len(examples) == config.num_examples:
             break

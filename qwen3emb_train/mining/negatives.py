@@ -9,6 +9,7 @@ memory are the texts and one block of queries.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -76,8 +77,11 @@ def _search(config: MiningConfig, work_dir: Path) -> tuple[list[TrainingExample]
     if not any(example.task in config.tasks for example in examples):
         found = ", ".join(sorted({example.task for example in examples}))
         raise ValueError(f"{config.examples}: tasks={config.tasks} finds no example; the tasks there: {found}.")
+    others = Counter(example.task for example in examples if example.task not in config.tasks)
     problem = gather(examples, config)
     if launched_rank() == 0:
+        for task, count in sorted(others.items()):
+            logger.warning("%d examples of task %r are copied without mining (tasks=%s)", count, task, config.tasks)
         problem.prompts.report({"instruction": config.instruction})
     statistics = MiningStatistics(config.num_negatives, len(problem.queries), problem.num_candidates, seed=config.seed)
     return examples, _choose(problem, config, work_dir, statistics), statistics

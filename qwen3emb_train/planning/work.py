@@ -74,7 +74,7 @@ def sample_row(
         ValueError: there is no example.
     """
     path = Path(source.path)
-    sampled = list(islice(_readable(path, reading), sample_rows))
+    sampled = list(islice(_readable(path, reading, source.task), sample_rows))
     if not sampled:
         raise ValueError(f"{path}: no training example in it. Give a file with at least one line.")
     queries = [format_query(_instruction(source, example), example.query) for example in sampled]
@@ -130,8 +130,8 @@ def _used(rows: int, source: SourceConfig) -> int:
     return rows if source.max_rows is None else min(rows, source.max_rows)
 
 
-def _readable(path: Path, reading: ReadingConfig) -> Iterator[TrainingExample]:
-    return iter(read_examples(path, reading))
+def _readable(path: Path, reading: ReadingConfig, task: str) -> Iterator[TrainingExample]:
+    return iter(read_examples(path, reading, task=task))
 
 
 def _instruction(source: SourceConfig, example: TrainingExample) -> str | None:

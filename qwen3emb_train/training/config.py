@@ -1,6 +1,6 @@
 """Settings of the training stages."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        if self.steps is not None and self.mixture.epochs is None:
+            self.schedule.require_within(self.steps)
         self._require_what_best_by_asks_for()
 
     def _require_what_best_by_asks_for(self) -> None:
@@ -140,7 +142,7 @@ class TrainingConfig:
     def held_out_data(self, name: str) -> DataSettings:
         """One pass over one of ``validation_data``."""
         only = {name: self.validation_data[name]}
-        return self._data(only, MixtureConfig(epochs=1), self.validation.batch_size, None)
+        return replace(self._data(only, MixtureConfig(epochs=1), self.validation.batch_size, None), held_out=True)
 
     def _data(
         self, sources: dict[str, SourceConfig], mixture: MixtureConfig, batch_size: int, steps: int | None

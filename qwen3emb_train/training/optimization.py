@@ -67,10 +67,35 @@ class ScheduleConfig:
         for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; it is a share, within 0..1.")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"schedule.warmup_steps is {self.warmup_steps}; use 0 (no warm-up) or more.")
+
+    def require_within(self, steps: int) -> None:
+        """Checks that a run of so many steps reaches the peak learning rate.
+
+        Raises:
+            ValueError: it does not, or the warm-up runs into the decay of ``wsd``.
+        """
+        warmup, key = self._warmup(steps), "warmup_ratio" if self.warmup_steps is None else "warmup_steps"
+        if warmup > steps:
+            raise ValueError(
+                f"schedule.{key} is {getattr(self, key)}, but the run has {steps} steps: lr would end at "
+                f"{steps / warmup:.0%} of its peak. Lower schedule.warmup_steps (null: schedule.warmup_ratio of the "
+                "steps), or give the run more steps."
+            )
+        decay = self.decay_ratio * steps if self.kind is ScheduleKind.wsd else 0
+        if warmup and warmup + decay > steps + 1:
+            raise ValueError(
+                f"schedule.{key} is {getattr(self, key)} and schedule.decay_ratio {self.decay_ratio}: of {steps} steps "
+                "warm-up and decay would take more than all, and lr would not reach its peak. Lower one of them."
+            )
+
+    def _warmup(self, steps: int) -> int:
+        return self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * steps)
 
     def lr_factor(self, step: int, steps: int) -> float:
         """Factor on the peak lr for the 0-based ``step`` of ``steps``."""
-        warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * steps)
+        warmup = self._warmup(steps)
         if step < warmup:
             return (step + 1) / warmup
         remaining = max(steps - 1 - warmup, 1)

@@ -156,6 +156,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
         {"data": data} | {f"validation_data.{name}": one for name, one in held_out.items()}, launch.device
     )
     data.plan.check_world_size(world_size())
+    config.schedule.require_within(data.steps)
     prompts = trained_prompts(config.data, data.stores, stage.template)
     sets = stage.open_validation_sets(tokenizer, prompts)
     checkpoints = Checkpoints(output_dir / CHECKPOINTS, config.keep_last, prompts)

@@ -350,7 +350,7 @@ def test_language_buckets_put_rows_of_one_language_together_over_sources() -> No
 
 
 def test_a_source_smaller_than_a_batch_is_refused_with_the_remedy_unless_it_is_only_mixed() -> None:
-    with pytest.raises(ValueError, match=r"data.s0 has 3 rows, fewer than batch_size=4. Lower batch_size or data.s0"):
+    with pytest.raises(ValueError, match=r"data.s0 has 3 rows, fewer than batch_size=4. Set batch_size to at most 3,"):
         make_plan([3, 20])
     plan = make_plan([3, 20], mixture=MixtureConfig(mixed_share=1.0))
     assert {stream.name for stream in plan.streams} == {"s0+s1"}

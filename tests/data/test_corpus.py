@@ -26,6 +26,13 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         read_texts(write(tmp_path, '{"text": "fine"}', line))
 
 
+def test_a_query_with_an_instruction_of_its_own_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"text": "fine", "instruction": ""}', '{"text": "x", "instruction": "Find it"}')
+    assert len(read_texts(path)) == 2  # a document may have such a column
+    with pytest.raises(ValueError, match=r"corpus.jsonl:2: field 'instruction': .*sets.NAME.instruction"):
+        read_texts(path, are_queries=True)
+
+
 def test_an_id_twice_an_empty_file_and_no_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"corpus.jsonl:2: field '_id': 'a' occurs twice"):
         read_texts(write(tmp_path, '{"_id": "a", "text": "x"}', '{"_id": "a", "text": "y"}'))

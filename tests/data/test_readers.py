@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,10 +138,24 @@ def test_shards_are_read_in_the_order_of_their_names_each_with_its_own_line_numb
 
 
 def test_lines_that_do_not_say_take_what_the_caller_says(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", GOOD, b'{"query": "q", "positive": "p", "task": "qa", "instruction": ""}\n')
+    path = write(tmp_path / "a.jsonl", GOOD, b'{"query": "q", "positive": "p", "task": "code", "instruction": ""}\n')
     examples = list(read_examples(path, task="code", instruction="Find", source="s", language="en"))
     assert examples[0] == TrainingExample("q", ("p",), (), "code", "Find", "s", "en")
-    assert examples[1] == TrainingExample("q", ("p",), (), "qa", "", "s", "en")
+    assert examples[1] == TrainingExample("q", ("p",), (), "code", "", "s", "en")
+
+
+@pytest.mark.parametrize("read", [read_examples, read_reranking_examples])
+def test_a_row_of_another_task_than_its_source_is_a_bad_line(tmp_path: Path, read: Any) -> None:
+    row = b'{"query": "q", "positive": "p", "task": "retreival"}\n'
+    path = write(tmp_path / "a.jsonl", GOOD, row)
+    with pytest.raises(BadLinesError, match=r"a.jsonl:2: task: is 'retreival', .* Did you mean retrieval"):
+        list(read(path, task="retrieval"))
+    path = write(tmp_path / "b.jsonl", row.replace(b"retreival", b"sts"))
+    with pytest.raises(BadLinesError, match=r"data.NAME.task=sts"):
+        list(read(path, task="retrieval"))
+    (example,) = read_examples(path, task="sts")
+    assert example.task == "sts"
+    assert [example.task for example in read_examples(path)] == ["sts"]  # programs that copy rows of any task
 
 
 def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:

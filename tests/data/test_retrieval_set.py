@@ -24,6 +24,20 @@ def test_a_set_is_read_in_file_order_with_titles_joined(beir: Path) -> None:
     assert data.relevance == {"q1": {"d1": 2, "d3": 0}, "q2": {"d2": 1}}
 
 
+def test_a_query_is_its_own_document_by_its_id_unless_such_a_one_is_relevant(
+    beir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_retrieval_set(beir).own_rows == [-1, -1]
+    assert not caplog.records
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "q2", "text": "capital of China"}\n')
+    assert load_retrieval_set(beir).own_rows == [-1, 3]
+    assert "1 queries are documents by their ids" in caplog.text
+    with (beir / "qrels" / "test.tsv").open("a") as qrels:
+        qrels.write("q2\tq2\t1\n")  # ids of two counts that met
+    assert load_retrieval_set(beir).own_rows == [-1, -1]
+
+
 def test_another_split_and_a_flat_file_are_read(beir: Path) -> None:
     assert load_retrieval_set(beir, split="dev").query_ids == ["q3"]
     (beir / "qrels" / "test.tsv").rename(beir / "qrels.tsv")

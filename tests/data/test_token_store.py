@@ -82,6 +82,15 @@ def test_the_store_is_reused_until_something_that_decides_the_ids_changes(
     assert open_token_store(source, tokenizer, cache).num_rows == first.num_rows + 1
 
 
+def test_rows_of_another_task_are_found_although_their_tokens_are_there(
+    tokenizer: TextTokenizer, source: Path, tmp_path: Path
+) -> None:
+    source.write_text(json.dumps({"query": "a", "positive": "b", "task": "sts"}) + "\n")
+    assert open_token_store(source, tokenizer, tmp_path / "cache", task="sts").num_rows == 1
+    with pytest.raises(ValueError, match="task: is 'sts', but 'retrieval' is the task of its source"):
+        open_token_store(source, tokenizer, tmp_path / "cache")
+
+
 def test_a_failed_reading_leaves_no_store(tokenizer: TextTokenizer, source: Path, tmp_path: Path) -> None:
     source.write_text('{"query": "a", "positive": ""}\n')
     with pytest.raises(ValueError, match="positive"):

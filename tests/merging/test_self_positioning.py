@@ -1,6 +1,7 @@
 """Self positioning: the gradient is the loss's, the descent goes down, and two descents are one."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,9 @@ def test_the_probe_is_the_start_of_the_file(tmp_path: Path) -> None:
     write_examples(tmp_path / "one.jsonl", EXAMPLES[:1])
     with pytest.raises(ValueError, match="1 examples; a contrastive loss needs at least 2"):
         read_probe(ProbeConfig(path=str(tmp_path / "one.jsonl")))
+    write_examples(tmp_path / "sts.jsonl", [*EXAMPLES, replace(EXAMPLES[0], task="sts", scores=None)])
+    with pytest.raises(ValueError, match=f"example {len(EXAMPLES) + 1} is of task sts"):
+        read_probe(ProbeConfig(path=str(tmp_path / "sts.jsonl")))
 
 
 @pytest.mark.parametrize("settings", [{"num_examples": 1}, {"steps": 0}, {"lr": 0.0}])

@@ -176,10 +176,13 @@ def test_bm25_proposes_only_what_shares_a_word(model: Path, tmp_path: Path) -> N
             _provenance(tmp_path)] == [[("bm25", 1)], [], []]  # fmt: skip
 
 
-def test_examples_of_other_tasks_are_copied_with_their_labels(model: Path, tmp_path: Path) -> None:
+def test_examples_of_other_tasks_are_copied_with_their_labels_and_counted(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sts = TrainingExample("one sentence", ("another",), task="sts", scores=(0.3,))
     mined = _mine(model, tmp_path, [sts, *_examples()])
     assert mined[0] == sts
+    assert "1 examples of task 'sts' are copied without mining" in caplog.text
     assert all("another" not in example.negatives for example in mined[1:])
     with pytest.raises(ValueError, match=r"tasks=\['retrieval'\] finds no example; the tasks there: sts"):
         _mine(model, tmp_path, [sts])

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwen3emb_train.data.mixture import SourceConfig
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.precision import Precision
+from qwen3emb_train.training.config import TrainEmbeddingConfig
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.objectives import EmbeddingObjective
 from qwen3emb_train.training.optimization import OptimizerConfig, ScheduleConfig, ScheduleKind, build_optimizer
@@ -32,6 +34,21 @@ def test_schedules_warm_up_peak_and_end_where_they_say(kind: ScheduleKind) -> No
 def test_warmup_steps_override_the_ratio_and_one_step_is_enough() -> None:
     assert ScheduleConfig(warmup_steps=4, warmup_ratio=0.5).lr_factor(1, 100) == pytest.approx(0.5)
     assert ScheduleConfig(warmup_ratio=0.0).lr_factor(0, 1) == pytest.approx(1.0)
+
+
+def test_a_warm_up_that_never_ends_is_refused() -> None:
+    ScheduleConfig(warmup_steps=3).require_within(3)
+    ScheduleConfig(warmup_ratio=1.0).require_within(1)
+    ScheduleConfig(kind=ScheduleKind.wsd, warmup_ratio=0.05, decay_ratio=0.2).require_within(2)
+    with pytest.raises(ValueError, match=r"schedule.warmup_steps is 100, but the run has 3 steps: .* 3% of its peak"):
+        ScheduleConfig(warmup_steps=100).require_within(3)
+    with pytest.raises(ValueError, match=r"warmup_ratio is 0.5 and schedule.decay_ratio 0.8"):
+        ScheduleConfig(kind=ScheduleKind.wsd, warmup_ratio=0.5, decay_ratio=0.8).require_within(100)
+    with pytest.raises(ValueError, match="warmup_steps is -1"):
+        ScheduleConfig(warmup_steps=-1)
+    data = {"a": SourceConfig(path="a.jsonl")}
+    with pytest.raises(ValueError, match="the run has 3 steps"):  # before anything is read
+        TrainEmbeddingConfig(data=data, steps=3, schedule=ScheduleConfig(warmup_steps=100), output_dir="o")
 
 
 @pytest.mark.parametrize("bad", [{"warmup_ratio": 1.5}, {"min_lr_ratio": -0.1}, {"decay_ratio": 2.0}])
