@@ -3,11 +3,13 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
+from qwen3emb_train.merging.bare_weights import BareWeights, is_prefixed
+from qwen3emb_train.merging.tokenizers import require_same_ids
 from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES, Prompts
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
 
@@ -18,7 +20,6 @@ _ARCHITECTURE_KEYS = (
     "attention_bias", "tie_word_embeddings", "is_causal",
 )  # fmt: skip
 logger = logging.getLogger(__name__)
-_PER_CALL_STATE = ("truncation", "padding")
 _OLD_POOLING_KEYS = {f"pooling_mode_{old}": new for new, old in OLD_POOLING_NAMES.items()}
 _OLD_POOLING_KEYS[f"pooling_mode_{LAST_TOKEN}"] = LAST_TOKEN
 
@@ -34,7 +35,7 @@ class ModelInput:
     """
 
     directory: Path
-    weights: StoredWeights | AdaptedWeights
+    weights: StoredWeights | AdaptedWeights | BareWeights
     settings: Path
 
     @property
@@ -68,6 +69,17 @@ def open_model(directory: Path, base: str | None = None) -> ModelInput:
     return ModelInput(directory, AdaptedWeights(directory, settings), settings)
 
 
+def aligned(models: Sequence[ModelInput]) -> list[ModelInput]:
+    """The models with the names of the bare backbone, where some are stored as that and others as causal LMs."""
+    prefixed = [is_prefixed(model.weights.names) for model in models]
+    if all(prefixed) or not any(prefixed):
+        return list(models)
+    return [
+        replace(model, weights=BareWeights(model.weights)) if is_one else model
+        for model, is_one in zip(models, prefixed, strict=True)
+    ]
+
+
 def fitting_names(models: Sequence[ModelInput]) -> list[str]:
     """Names of the tensors to merge, which all models share; a tied language-model head is left out.
 
@@ -81,7 +93,7 @@ def fitting_names(models: Sequence[ModelInput]) -> list[str]:
     for other in models[1:]:
         other_config = load_config(other.settings)
         _require_same_architecture(first.directory, config, other.directory, other_config)
-        _require_same_tokenizer(first.tokenizer, other.tokenizer)
+        require_same_ids(first.tokenizer, other.tokenizer)
         _require_same_pooling(first.directory, other.directory)
         _require_same_tensors(first, names, other, _names(other, other_config))
     return names
@@ -114,32 +126,6 @@ def _require_same_architecture(
         raise ValueError(
             f"{first} and {second} are not of one architecture. {values}. Merge checkpoints of the same base."
         )
-
-
-def _require_same_tokenizer(first: Path, second: Path) -> None:
-    tokenizers = []
-    for directory in (first, second):
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing. Copy the tokenizer files of the model it was trained from.")
-        tokenizers.append(json.loads(path.read_text(encoding="utf-8")))
-    sections = sorted({*tokenizers[0], *tokenizers[1]} - set(_PER_CALL_STATE))
-    different = [name for name in sections if tokenizers[0].get(name) != tokenizers[1].get(name)]
-    if different:
-        raise ValueError(
-            f"{first} and {second}: their tokenizer.json differ in {different}, so the same text gives other ids"
-            f"{_vocabulary_difference(*tokenizers)}. Merge models trained with one tokenizer (a post_processor alone: "
-            "save both with the same EOS token)."
-        )
-
-
-def _vocabulary_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    ours, theirs = (dict(tokenizer["model"].get("vocab") or {}) for tokenizer in (first, second))
-    moved = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
-    if not moved:
-        return ""
-    examples = ", ".join(f"{token!r}: {ours.get(token)} and {theirs.get(token)}" for token in moved[:3])
-    return f" ({len(ours)} and {len(theirs)} tokens; {len(moved)} differ: {examples})"
 
 
 def _require_same_pooling(first: Path, second: Path) -> None:
@@ -198,8 +184,8 @@ def _require_same_tensors(first: ModelInput, names: list[str], second: ModelInpu
         raise ValueError(
             f"The tensors of the two models have different names: only in {first.directory}: "
             f"{sorted(set(names) - set(others))[:5]}; only in {second.directory}: "
-            f"{sorted(set(others) - set(names))[:5]}. If they differ by a 'model.' prefix or an lm_head, pass one "
-            "of them through a training checkpoint or the export program first: both write the bare backbone."
+            f"{sorted(set(others) - set(names))[:5]}. If they differ by an lm_head, pass that one through a training "
+            "checkpoint or the export program first: both write the bare backbone."
         )
     for name in names:
         if first.weights.shape(name) != second.weights.shape(name):

@@ -21,6 +21,7 @@ from qwen3emb_train.merging.checkpoints import select_checkpoints
 from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod, MergeSourceConfig
 from qwen3emb_train.merging.inputs import (
     ModelInput,
+    aligned,
     carried_prompts,
     fitting_names,
     load_config,
@@ -31,6 +32,7 @@ from qwen3emb_train.merging.methods.karcher import karcher_mean
 from qwen3emb_train.merging.methods.linear import weighted_mean
 from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
 from qwen3emb_train.merging.methods.task_vectors import dare, ties
+from qwen3emb_train.merging.tokenizers import carried_tokenizer
 from qwen3emb_train.model_directory import TOKENIZER_FILES
 from qwen3emb_train.models.weights import require_finite, write_weights
 
@@ -99,9 +101,13 @@ class Merge:
 
     def __init__(self, config: MergeSourceConfig, models: Sequence[Path]) -> None:
         self._config = config
-        self.models = [open_model(directory, config.base) for directory in models]
-        self._base = open_model(Path(str(config.base))) if config.method.needs_base else None
-        names = fitting_names(self.models if self._base is None else [*self.models, self._base])
+        opened = [open_model(directory, config.base) for directory in models]
+        if config.method.needs_base:
+            opened.append(open_model(Path(str(config.base))))
+        opened = aligned(opened)
+        names = fitting_names(opened)
+        self.models = opened[: len(models)]
+        self._base = opened[-1] if config.method.needs_base else None
         self._dtypes = {name: self._output_dtype(name) for name in names}
         report_other_prompts(self.models)
         self.names = sorted(names, key=lambda name: -self._dtypes[name].itemsize)
@@ -191,9 +197,10 @@ class Merge:
             stored = str(dtypes.pop()).removeprefix("torch.")
             hf_config.update({key: stored for key in ("dtype", "torch_dtype") if key in hf_config})
         (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
+        tokenizer = carried_tokenizer([model.tokenizer for model in self.models])
         for name in TOKENIZER_FILES:
-            if (first.tokenizer / name).is_file():
-                shutil.copyfile(first.tokenizer / name, target / name)
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, target / name)
         if (prompts := carried_prompts(self.models)) is not None:
             prompts.write(target)
 

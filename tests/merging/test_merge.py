@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwen3emb_train import lineage
+from qwen3emb_train.data.tokenization import TextTokenizer, load_fast_tokenizer
 from qwen3emb_train.merging.config import MergeConfig, MergeDtype, MergeMethod
 from qwen3emb_train.merging.merge import merge_models
 from qwen3emb_train.merging.methods.slerp import slerp
@@ -156,6 +157,23 @@ def test_another_tokenizer_is_refused_naming_the_section(models: tuple[Path, Pat
         merge_models(_config(models, tmp_path / "out"))
 
 
+def test_a_tokenizer_in_other_words_is_no_other_tokenizer(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """A published base's file beside the one that training wrote: merges as text, no EOS token, unknown defaults."""
+    path = models[0] / "tokenizer.json"
+    TextTokenizer(load_fast_tokenizer(str(models[1]))).save(models[1])
+    trained = (models[1] / "tokenizer.json").read_bytes()
+    file = json.loads(trained)
+    file["model"]["merges"] = [" ".join(merge) for merge in file["model"]["merges"]]
+    file["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    path.write_text(json.dumps(file))
+    output = merge_models(_config(models, tmp_path / "out"))
+    assert (output / "tokenizer.json").read_bytes() == trained  # it ends texts with the EOS token
+    file["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(file))
+    with pytest.raises(ValueError, match=r"differ in \['model', 'normalizer', 'post_processor'\]; .* gets the ids"):
+        merge_models(_config(models, tmp_path / "lower"))
+
+
 def test_per_call_state_of_a_tokenizer_does_not_matter(models: tuple[Path, Path], tmp_path: Path) -> None:
     path = models[1] / "tokenizer.json"
     truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
@@ -163,9 +181,20 @@ def test_per_call_state_of_a_tokenizer_does_not_matter(models: tuple[Path, Path]
     merge_models(_config(models, tmp_path / "out"))
 
 
-def test_a_key_prefix_is_refused_naming_the_first_keys_of_both(models: tuple[Path, Path], tmp_path: Path) -> None:
-    _rewrite(models[1], {f"model.{name}": tensor for name, tensor in _weights(models[1]).items()})
-    with pytest.raises(ValueError, match=r"(?s)only in .*'embed_tokens.weight'.*only in .*'model.embed_tokens.weight'"):
+def test_a_hubs_causal_model_is_merged_with_the_backbone_that_training_wrote(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    expected = _weights(merge_models(_config(models, tmp_path / "expected")))
+    head = {"lm_head.weight": torch.zeros(3, 3)}
+    _rewrite(models[0], {f"model.{name}": tensor for name, tensor in _weights(models[0]).items()} | head)
+    found = _weights(merge_models(_config(models, tmp_path / "out")))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_other_tensor_names_are_refused_naming_the_first_of_both(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _rewrite(models[1], {f"decoder.{name}": tensor for name, tensor in _weights(models[1]).items()})
+    with pytest.raises(ValueError, match=r"(?s)only in .*'embed_tokens.weight'.*only in .*'decoder.embed_tokens"):
         merge_models(_config(models, tmp_path / "out"))
 
 
