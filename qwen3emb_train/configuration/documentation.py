@@ -8,7 +8,7 @@ from typing import Any
 from qwen3emb_train.configuration.program import Program
 from qwen3emb_train.configuration.source import Class, Field, Instance, read_class
 
-_TYPES = {"int": "integer", "float": "number", "str": "text", "bool": "true|false"}
+_TYPES = {"int": "integer", "float": "number", "str": "text", "bool": "true|false", "Any": "text or list of text"}
 REQUIRED = object()
 
 

@@ -183,7 +183,7 @@ def read_reranking_examples(
     new_training_parser = _training_parser(config, defaults, task)
 
     def new_parser() -> Callable[[dict[str, Any]], RerankingExample]:
-        training = new_training_parser()
+        training, rows = new_training_parser(), RowReader(config.ignored_columns)
 
         def parse(row: dict[str, Any]) -> RerankingExample:
             if "documents" not in row:

@@ -12,6 +12,7 @@ from torch import Tensor
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.model_directory import Prompts
+from qwen3emb_train.models.text_parts import text_config, text_names
 from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -48,8 +49,9 @@ def _write_cast(weights: StoredWeights, stored_names: dict[str, str], target: Pa
 
 
 def backbone_names(weights: StoredWeights) -> dict[str, str]:
-    """Name in the bare backbone -> stored name, without the prefix and the head of a causal LM."""
-    return {name.removeprefix(_PREFIX): name for name in weights.names if name != _LM_HEAD}
+    """Name in the bare backbone -> stored name, without the prefix and the head of a causal LM, and without images."""
+    names = text_names(weights.names)
+    return {name.removeprefix(_PREFIX): stored for name, stored in names.items() if name != _LM_HEAD}
 
 
 def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
 
     generic = PreTrainedConfig().to_dict()  # defaults of every model (id2label, return_dict, ...)
     kept = {"tie_word_embeddings", "transformers_version"}
-    full = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
+    full = text_config(AutoConfig.from_pretrained(source, trust_remote_code=False)).to_dict()
     config = {key: value for key, value in full.items() if key in kept or key not in generic or generic[key] != value}
     for private in (
         "_name_or_path",
@@ -114,14 +116,15 @@ def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, t
         ValueError: a weight is not finite, or the head is missing.
     """
     weights = StoredWeights(source)
-    if not tied and _LM_HEAD not in weights.names:
+    head = text_names(weights.names).get(_LM_HEAD)
+    if not tied and head is None:
         raise ValueError(
             f"{source}: config.json says tie_word_embeddings=false, but there is no {_LM_HEAD}. A reranker scores with "
             "its language-model head: give a directory that was saved with it."
         )
     stored_names = {f"{_PREFIX}{name}": stored for name, stored in backbone_names(weights).items()}
-    if not tied:
-        stored_names[_LM_HEAD] = _LM_HEAD
+    if not tied and head is not None:
+        stored_names[_LM_HEAD] = head
     _write_cast(weights, stored_names, target, dtype)
 
 

@@ -15,12 +15,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
-from qwen3emb_train.models.dropout import TextDropout, TextKeys
+from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.exactness import settle_attention
+from qwen3emb_train.models.lora import LoraConfig, add_lora, bare, is_peft, use_text_dropout, with_adapters
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
-from qwen3emb_train.models.quantization import Quantization, dequantized, is_quantized, quantization_settings
+from qwen3emb_train.models.quantization import Quantization, quantization_settings
 from qwen3emb_train.models.reranker import YesNoReranker
 from qwen3emb_train.models.text_model import Encoder, TextModel
+from qwen3emb_train.models.text_parts import has_text_part, key_mapping, text_config
 
 LM_HEAD = "lm_head.weight"
 
@@ -30,28 +32,6 @@ class Attention(str, Enum):
 
     packed = "packed"
     padded = "padded"
-
-
-@dataclass
-class LoraConfig:
-    """Low-rank adapters (peft); saved models have them merged.
-
-    Attributes:
-        rank: inner dimension; 0 = no adapters, all weights are trained; 32 is a usual rank. The report names LoRA but
-            no rank.
-        alpha: scale numerator: the update is multiplied by alpha / rank.
-        dropout: on the adapters' input, 0 .. 1.
-        target_modules: module names to adapt; "all-linear" = every linear layer.
-    """
-
-    rank: int = 0
-    alpha: int = 64
-    dropout: float = 0.0
-    target_modules: str = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ValueError(f"model.lora.rank is {self.rank}; use 0 for full training, or a rank such as 32.")
 
 
 @dataclass
@@ -141,13 +121,14 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
         raise ValueError(f"model.path {config.path} holds a LoRA adapter, not a model: merge it into its base first.")
     try:
         hf_config = AutoConfig.from_pretrained(config.path, **source)
-        hf_config = getattr(hf_config, "text_config", hf_config)
+        mapping = {"key_mapping": key_mapping()} if has_text_part(hf_config) else {}
+        hf_config = text_config(hf_config)
         keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
         with quiet_transformers():
             model, info = auto_class.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, output_loading_info=True, **source,
-                **quantization_settings(config.quantization),
+                **quantization_settings(config.quantization), **mapping,
             )  # fmt: skip
     except OSError as error:
         raise FileNotFoundError(f"model.path {config.path}: {str(error).splitlines()[0]}") from error
@@ -176,7 +157,7 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     if config.lora.rank:
         backbone = add_lora(backbone, config.lora)
     if text_keys is not None:
-        _use_text_dropout(backbone, text_keys)
+        use_text_dropout(backbone, text_keys)
     return backbone, text_keys
 
 
@@ -218,30 +199,13 @@ def merged_state_dict(model: TextModel, parameters: Mapping[str, Tensor] | None 
     Args:
         parameters: as in ``save_model``.
     """
-    prefix = "backbone.base_model.model." if _is_peft(model.backbone) else "backbone."
+    prefix = "backbone.base_model.model." if is_peft(model.backbone) else "backbone."
     own = model.state_dict() if parameters is None else parameters
     head = {name: tensor for name, tensor in own.items() if name == LM_HEAD and not _is_tied(model)}
     weights = {name.removeprefix(prefix): tensor for name, tensor in own.items() if name != LM_HEAD}
-    if _is_peft(model.backbone):
-        weights = _with_adapters(model.backbone, weights)
+    if is_peft(model.backbone):
+        weights = with_adapters(model.backbone, weights)
     return {f"{model.stored_prefix}{name}": tensor for name, tensor in weights.items()} | head
-
-
-def _with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in _bare(backbone).named_modules():
-        if isinstance(module, LoraLayer):
-            base, a, b = (
-                weights.pop(f"{name}.{part}.weight").detach().cpu()
-                for part in ("base_layer", "lora_A.default", "lora_B.default")
-            )
-            if is_quantized(module.base_layer):
-                base = dequantized(module.base_layer)
-                for key in [key for key in weights if key.startswith(f"{name}.base_layer.weight.")]:
-                    del weights[key]
-            weights[f"{name}.weight"] = base + (b @ a) * module.scaling["default"]
-    return {name.replace("base_layer.", ""): tensor for name, tensor in weights.items()}
 
 
 def loadable_name(model: TextModel, stored: str) -> str:
@@ -259,7 +223,7 @@ def _architecture(model: TextModel) -> str:
 
     if isinstance(model, YesNoReranker):
         return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model.config.model_type])
-    return type(_bare(model.backbone)).__name__
+    return type(bare(model.backbone)).__name__
 
 
 def keep_layers(hf_config: Any, config: ModelConfig) -> None:
@@ -310,34 +274,6 @@ def _set_causality(backbone: Any) -> None:
     for module in backbone.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = bool(is_causal)
-
-
-def add_lora(backbone: Any, lora: LoraConfig) -> Any:
-    """The backbone with peft's adapters, the rest frozen."""
-    import peft
-
-    settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules,
-        task_type="FEATURE_EXTRACTION",
-    )  # fmt: skip
-    return peft.get_peft_model(backbone, settings)
-
-
-def _use_text_dropout(backbone: Any, shared: TextKeys) -> None:
-    """Replaces the adapters' dropout by one that is independent of chunks and ranks."""
-    from peft.tuners.lora import LoraLayer
-
-    for number, module in enumerate(m for m in backbone.modules() if isinstance(m, LoraLayer)):
-        dropout = module.lora_dropout["default"]
-        module.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)
-
-
-def _is_peft(backbone: Any) -> bool:
-    return hasattr(backbone, "peft_config")
-
-
-def _bare(backbone: Any) -> Any:
-    return backbone.get_base_model() if _is_peft(backbone) else backbone
 
 
 class quiet_transformers:  # noqa: N801 - reads as a statement

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
-from qwen3emb_train.models.loading import ModelConfig, add_lora, keep_layers, quiet_transformers
+from qwen3emb_train.models.loading import ModelConfig, keep_layers, quiet_transformers
+from qwen3emb_train.models.lora import add_lora
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization
+from qwen3emb_train.models.text_parts import text_config
 
 # arXiv 2506.05176, Table 1, and the config.json of the published models: hidden size, intermediate size, layers,
 # attention heads, rows of the embedding matrix of Qwen3-* and of Qwen3-Embedding-*, maximum positions of the latter.
@@ -110,7 +112,7 @@ def load_model_shape(config: ModelConfig) -> Any:
                 f"model.path {config.path}: no configuration can be read from there ({str(error).splitlines()[0]}). "
                 f"Give a model directory; known without one: {', '.join(known_names())}."
             ) from error
-        known = getattr(known, "text_config", known)
+        known = text_config(known)
     keep_layers(known, config)
     return known
 

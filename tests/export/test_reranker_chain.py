@@ -11,7 +11,8 @@ import torch
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
 from qwen3emb_train.export.cross_encoder import ExportRerankerConfig, RerankerDtype, export_reranker
 from qwen3emb_train.index.rerankers import TextReranker, is_yes_no_reranker
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_reranker, save_model
+from qwen3emb_train.models.loading import ModelConfig, load_reranker, save_model
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from tests.export.folders import edit
 from tests.index.reranker_reference import PlainReranker

@@ -7,7 +7,8 @@ import torch
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.limits import max_learned_positions
-from qwen3emb_train.models.loading import Attention, LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import Attention, ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from tests.models.families import FAMILIES, PAGE, TEXTS, how_it_is_read, make_family, states_of_each_alone
 
 ROWS = [line.strip("|").split("|") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.index.inference import TextEncoder
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict, save_model
+from qwen3emb_train.models.loading import ModelConfig, load_encoder, merged_state_dict, save_model
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from tests.tiny import make_tiny_model_directory
 

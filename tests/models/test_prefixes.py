@@ -7,7 +7,8 @@ import torch
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from tests.tiny import make_tiny_model_directory
 
 INSTRUCTION = [*range(20, 44)]  # longer than Gemma's sliding window of 16

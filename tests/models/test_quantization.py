@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict, save_model
+from qwen3emb_train.models.loading import ModelConfig, load_encoder, merged_state_dict, save_model
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.quantization import Quantization
 from tests.tiny import make_tiny_model_directory
 

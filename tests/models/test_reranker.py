@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_reranker, loadable_name, save_model
+from qwen3emb_train.models.loading import ModelConfig, load_reranker, loadable_name, save_model
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.reranker import AnswerLogits, YesNoReranker
 from tests.tiny import make_tiny_causal_lm_directory, make_tiny_model_directory
 

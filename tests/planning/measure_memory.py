@@ -17,7 +17,8 @@ import torch
 
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens, chunk_by_tokens
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.objectives import EmbeddingObjective

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.planning.activations import (
     Arithmetic,
     ChunkShape,

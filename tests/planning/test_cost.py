@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.planning.activations import Arithmetic, ChunkShape
 from qwen3emb_train.planning.cost import StepTime, predict_disk, predict_traffic, step_time
 from qwen3emb_train.planning.gpus import GPUS

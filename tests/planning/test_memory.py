@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qwen3emb_train.data.batches import chunk_by_tokens
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.quantization import Quantization
 from qwen3emb_train.planning.activations import ChunkShape, forward_workspace

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.planning.parameters import (
     Parameters,
     build_meta_backbone,

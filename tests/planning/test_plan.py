@@ -12,7 +12,8 @@ from qwen3emb_train.cli.front_door import main
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.losses.cosent import CoSENT
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.planning.config import PlanConfig
 from qwen3emb_train.planning.memory import Parallelism
 from qwen3emb_train.planning.plan import Plan, plan

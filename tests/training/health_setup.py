@@ -12,7 +12,8 @@ from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.training.health import NonFiniteGuard
 from qwen3emb_train.training.health.alerts import Alert, Alerts
 from qwen3emb_train.training.health.gradients import gradient_norms_by_group, scaled_to

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModel
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.losses.embedding_loss import matryoshka
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.text_model import Encoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.training.health.alerts import Alerts
 from qwen3emb_train.training.health.rules import RULES
 from tests.training.health_setup import Row, train, usual_rows

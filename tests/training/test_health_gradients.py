@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.training.health.gradients import (
     gradient_norms_by_group,
     group_of,

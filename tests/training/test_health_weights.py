@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder, merged_state_dict
+from qwen3emb_train.models.loading import ModelConfig, load_encoder, merged_state_dict
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.training.health.weights import WeightWatch, lora_metrics
 
 

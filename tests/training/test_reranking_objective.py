@@ -16,7 +16,8 @@ from qwen3emb_train.losses.point_wise import Answers, PointWise
 from qwen3emb_train.losses.reranker_distillation import RerankerDistillation, TeacherForm
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
 from qwen3emb_train.losses.reranking_sum import RerankingSum
-from qwen3emb_train.models.loading import LM_HEAD, Attention, LoraConfig, ModelConfig, load_reranker
+from qwen3emb_train.models.loading import LM_HEAD, Attention, ModelConfig, load_reranker
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.reranker import YesNoReranker
 from qwen3emb_train.training.engines.engine import SingleEngine

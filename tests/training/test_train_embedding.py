@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.training import stage
 from qwen3emb_train.training.checkpoints import Checkpoints, read_state
 from qwen3emb_train.training.health import NonFiniteError

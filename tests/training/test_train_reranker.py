@@ -14,7 +14,8 @@ from qwen3emb_train.data.reranker_tokens import load_reranker_tokenizer
 from qwen3emb_train.index.rerankers import TextReranker
 from qwen3emb_train.losses.point_wise import Answers, PointWise
 from qwen3emb_train.model_directory import Prompts
-from qwen3emb_train.models.loading import LM_HEAD, LoraConfig, ModelConfig
+from qwen3emb_train.models.loading import LM_HEAD, ModelConfig
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training import stage
 from qwen3emb_train.training.checkpoints import Checkpoints

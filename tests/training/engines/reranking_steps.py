@@ -12,7 +12,8 @@ from qwen3emb_train.data.batches import PackedTokens, RerankingBatch
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.losses.point_wise import PointWise
 from qwen3emb_train.losses.reranking_loss import RerankingLoss
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_reranker
+from qwen3emb_train.models.loading import ModelConfig, load_reranker
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.launch import Launch, build_engine
 from qwen3emb_train.training.loop import seed_step

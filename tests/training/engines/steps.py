@@ -11,7 +11,8 @@ from torch import Tensor
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.losses.infonce import InfoNCE
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.engines.launch import Launch, build_engine, start
 from qwen3emb_train.training.loop import seed_step
