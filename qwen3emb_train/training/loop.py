@@ -136,7 +136,7 @@ def fit(
         is_logged = done % config.log_every == 0 or is_last or step == 0 or skipped is not None or len(metrics) > 3
         if is_logged:
             metrics = mean_over_ranks(loss_metrics, engine.device) | metrics
-            metrics |= {"tokens_per_second": speed.value(), "source": batch.source}
+            metrics |= {"tokens_per_second": speed.value(), "source": batch.source, "task": batch.task}
             metrics |= {"examples_seen": state.examples_seen, "tokens_seen": state.tokens_seen}
 
         if tracker is not None:

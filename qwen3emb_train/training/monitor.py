@@ -1,5 +1,6 @@
 """Monitors a run: collects diagnostics on all ranks, raises alerts on the main process."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -40,6 +41,11 @@ class Monitor:
         trained = [(name, p) for name, p in engine.model.named_parameters() if p.requires_grad]
         self._watch = WeightWatch(trained, engine.device, step=first_step)
         self._alerts = Alerts(steps, max_grad_norm, first_step)
+
+    def recall(self, metrics: Path) -> None:
+        """Takes up the alerts of a resumed run from its metrics.jsonl, without the lines of later steps."""
+        with metrics.open(encoding="utf-8") as lines:
+            self._alerts.recall(map(json.loads, lines))
 
     def is_due(self, done: int) -> bool:
         return done % self.every == 0 or done == 1

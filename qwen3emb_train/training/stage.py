@@ -199,6 +199,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
         claim(output_dir, stage.program)
         write_text(output_dir / PLAN_FILE, json.dumps(data.components, indent=2) + "\n")
         tracker = Tracker(output_dir, config.tracking, config.settings(), steps=data.steps, first_step=state.step)
+        monitor.recall(tracker.path)
     validation = None
     if held_out or sets:
         validation = Validation(held_out, objective, config.validation, sets, config.tokens_per_chunk)

@@ -201,6 +201,23 @@ def test_a_resumed_run_is_not_compared_with_the_first_steps_it_never_saw() -> No
         assert [alert.name for alert in said] == expected
 
 
+def test_a_resumed_run_takes_up_its_alerts_where_they_were() -> None:
+    """As if it had not been interrupted: nothing is reported twice, and the first steps are known."""
+    records: list[dict[str, object]] = [
+        {"step": step, "loss": 1.0 if step < 300 else 0.2, "source": "rows", "task": "retrieval"}
+        for step in range(1, 400)
+    ]
+    unbroken = Alerts(steps=1000)
+    unbroken.recall(records)
+    assert [(alert.name, alert.begins) for alert in unbroken.history] == [("loss_flat", True), ("loss_flat", False)]
+    for cut in (5, 290, 305):
+        resumed = Alerts(steps=1000, first_step=cut)
+        resumed.recall(records[:cut])
+        for record in records[cut:]:
+            resumed.see(int(str(record["step"])), record, source="rows")
+        assert resumed.to_json() == unbroken.to_json()
+
+
 def test_nan_is_said_and_spoils_no_later_judgement() -> None:
     monitor_alerts = Alerts(steps=1000)
     for step in range(30):

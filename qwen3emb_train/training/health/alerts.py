@@ -1,7 +1,7 @@
 """Alerts over a run: each problem is reported once when it begins and once when it is over."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from qwen3emb_train.training.health.answer_rules import ANSWER_RULES
@@ -48,8 +48,8 @@ class _State:
 class Alerts:
     """Judges a run step by step; on the main process only, with metrics of all ranks.
 
-    It keeps a window of past metrics and no files: after a resume it begins anew, and rules that compare with the
-    run's first steps are skipped.
+    It keeps a window of past metrics and no files: a resumed run takes it up from what it recorded (``recall``). Where
+    nothing is recorded, rules that compare with the run's first steps are skipped.
 
     Args:
         steps: of the whole run.
@@ -71,6 +71,18 @@ class Alerts:
     def active(self) -> list[Alert]:
         """The problems that persist, each as reported when it began."""
         return [state.since for state in self._states.values() if state.since is not None]
+
+    def recall(self, records: Iterable[Mapping[str, object]]) -> None:
+        """Judges the recorded steps of a resumed run again: problems that lasted still last, and are not reported anew.
+
+        Args:
+            records: the run's metrics.jsonl, which has the steps that were logged.
+        """
+        for record in records:
+            self._is_resumed = False  # the first steps are known
+            metrics = {name: value for name, value in record.items() if name != "step"}
+            source, task = str(record.get("source", "")), str(record.get("task", "retrieval"))
+            self.see(int(str(record["step"])), metrics, source=source, task=task)
 
     def see(
         self, step: int, metrics: Mapping[str, object], *, source: str = "", task: str = "retrieval"
