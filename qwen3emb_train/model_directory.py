@@ -5,7 +5,8 @@ Hugging Face's layout, and for exports that of Sentence-Transformers.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,27 @@ OLD_POOLING_NAMES = {
     "max": "max_tokens",
     "weightedmean": "weightedmean_tokens",
 }
+
+
+@contextmanager
+def reading_model(path: object) -> Iterator[None]:
+    """A block in which another library reads a model directory: what a damaged file makes of it is one message.
+
+    Libraries raise what comes along (a TypeError for a vocabulary that is no dictionary, a KeyError for a missing key).
+
+    Raises:
+        ValueError: the block raised something that is no message for a user.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: cannot be loaded ({type(error).__name__}: {told}). One of its files is damaged, or of another "
+            "version of the library; copy the directory again."
+        ) from error
 
 
 def shard_names(index: Path) -> list[str]:

@@ -26,6 +26,7 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     from qwen3emb_train.configuration.compose import compose
 
     try:
+        _refuse_lone_process()
         request = parse_arguments(program, arguments)
         config, text = compose(program, request)
         if request.print_only:
@@ -46,6 +47,20 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
         if (told := _message(error)) is None:
             raise  # a fault of ours: the traceback is the message
         return fail(f"{told}\n(set {_DEBUG}=1 to see where it was raised)")
+
+
+def _refuse_lone_process() -> None:
+    """``accelerate launch --cpu --num_processes 2`` starts one process, and says so in no other way than this.
+
+    Raises:
+        ValueError: this is that process.
+    """
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if asked_for_cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "several processes were asked for, and accelerate launch has started one: with --cpu it starts no more. "
+            "Use torchrun --nproc_per_node 2 -m qwen3emb_train ... on CPUs, or leave out --num_processes for one."
+        )
 
 
 def _message(error: Exception) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwen3emb_train.model_directory import shard_names
+from qwen3emb_train.model_directory import reading_model, shard_names
 from qwen3emb_train.texts.words import hash64
 
 # The end-of-text token of the families that pool on it, in order of preference, before the tokenizer's eos_token.
@@ -113,11 +113,11 @@ def load_fast_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
 
     refuse_missing_directory(path)
     try:
-        hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with reading_model(path):
+            hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{path}: no tokenizer can be loaded from there ({str(error).splitlines()[0]})."
-        ) from error
+        told = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(f"{path}: no tokenizer can be loaded from there ({told}).") from error
     if not getattr(hf, "is_fast", False):
         raise ValueError(
             f"{path}: its tokenizer has no tokenizer.json (a fast tokenizer), which packing and export need."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker_tokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.model_directory import Prompts
+from qwen3emb_train.model_directory import Prompts, reading_model
 from qwen3emb_train.models.text_parts import text_config, text_names
 from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
 
@@ -75,7 +75,8 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
 
     generic = PreTrainedConfig().to_dict()  # defaults of every model (id2label, return_dict, ...)
     kept = {"tie_word_embeddings", "transformers_version"}
-    full = text_config(AutoConfig.from_pretrained(source, trust_remote_code=False)).to_dict()
+    with reading_model(source):
+        full = text_config(AutoConfig.from_pretrained(source, trust_remote_code=False)).to_dict()
     config = {key: value for key, value in full.items() if key in kept or key not in generic or generic[key] != value}
     for private in (
         "_name_or_path",

@@ -19,7 +19,7 @@ from qwen3emb_train.index.inference import ParallelTextEncoder, TextEncoder
 from qwen3emb_train.index.model_files import model_file, model_json
 from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.lineage import digest
-from qwen3emb_train.model_directory import LAST_TOKEN, POOLING_PATH
+from qwen3emb_train.model_directory import LAST_TOKEN, POOLING_PATH, reading_model
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.precision import Precision, resolve_device, resolve_precision
 
@@ -126,7 +126,7 @@ def _sentence_transformer(model: str, settings: EmbeddingSettings) -> Embedder:
         ) from None
     device = resolve_device(settings.device)
     bf16 = resolve_precision(settings.precision, device) is Precision.bf16
-    with quiet_transformers():
+    with quiet_transformers(), reading_model(model):
         loaded: Any = SentenceTransformer(
             model,
             device=str(device),

@@ -10,7 +10,7 @@ from typing import Any
 from qwen3emb_train.merging.adapters import ADAPTER_CONFIG, AdaptedWeights, base_of
 from qwen3emb_train.merging.bare_weights import BareWeights, is_prefixed
 from qwen3emb_train.merging.tokenizers import require_same_ids
-from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES, Prompts
+from qwen3emb_train.model_directory import LAST_TOKEN, OLD_POOLING_NAMES, Prompts, reading_model
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights
 
 # Settings that define the function of the weights. Names, dtypes and generation settings may differ.
@@ -109,7 +109,8 @@ def load_config(directory: Path) -> dict[str, Any]:
 
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory}: no config.json. Give a model directory in the Hugging Face layout.")
-    return dict(AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict())
+    with reading_model(directory):
+        return dict(AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict())
 
 
 def _names(model: ModelInput, config: Mapping[str, Any]) -> list[str]:

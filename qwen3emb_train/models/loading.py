@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
+from qwen3emb_train.model_directory import reading_model
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.exactness import settle_attention
 from qwen3emb_train.models.lora import LoraConfig, add_lora, bare, is_peft, use_text_dropout, with_adapters
@@ -85,8 +86,9 @@ def load_encoder(config: ModelConfig) -> Encoder:
     """
     from transformers import AutoModel
 
-    backbone = _load(AutoModel, config)
-    backbone, text_keys = _prepared(backbone, config)
+    with reading_model(config.path):
+        backbone = _load(AutoModel, config)
+        backbone, text_keys = _prepared(backbone, config)
     return Encoder(backbone, text_keys).train()
 
 
@@ -103,11 +105,12 @@ def load_reranker(config: ModelConfig, answer_ids: tuple[int, int], *, over_voca
     """
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, config)
-    lm_head = model.get_output_embeddings()
-    if config.lora.rank:
-        lm_head.requires_grad_(False)
-    backbone, text_keys = _prepared(model.base_model, config)
+    with reading_model(config.path):
+        model = _load(AutoModelForCausalLM, config)
+        lm_head = model.get_output_embeddings()
+        if config.lora.rank:
+            lm_head.requires_grad_(False)
+        backbone, text_keys = _prepared(model.base_model, config)
     return YesNoReranker(backbone, lm_head, answer_ids, over_vocabulary=over_vocabulary, text_keys=text_keys).train()
 
 

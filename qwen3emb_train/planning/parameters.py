@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
+from qwen3emb_train.model_directory import reading_model
 from qwen3emb_train.models.loading import ModelConfig, keep_layers, quiet_transformers
 from qwen3emb_train.models.lora import add_lora
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
@@ -104,9 +105,10 @@ def load_model_shape(config: ModelConfig) -> Any:
     if known is None:
         refuse_missing_directory(config.path)
         try:
-            known = AutoConfig.from_pretrained(
-                config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
+            with reading_model(config.path):
+                known = AutoConfig.from_pretrained(
+                    config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+                )
         except OSError as error:
             raise FileNotFoundError(
                 f"model.path {config.path}: no configuration can be read from there ({str(error).splitlines()[0]}). "

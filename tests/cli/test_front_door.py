@@ -299,3 +299,13 @@ def test_the_debug_variable_shows_where_it_was_raised(
     monkeypatch.setenv("QWEN3EMB_DEBUG", "1")
     assert main([*TRAIN, "batch_size=1"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_one_process_where_several_were_asked_for_is_refused(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``accelerate launch --cpu --num_processes 2`` leaves in the environment of the one process it starts."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "torchrun --nproc_per_node 2" in refused(*TRAIN)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun" not in refused(*TRAIN)

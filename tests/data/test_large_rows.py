@@ -11,6 +11,7 @@ import pytest
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples
 from qwen3emb_train.data.validation import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS
+from qwen3emb_train.evaluation.tasks.reading import read_lines
 
 GOOD = json.dumps({"query": "a", "positive": "b"})
 SKIP = ReadingConfig(skip_bad_lines=True)
@@ -30,6 +31,16 @@ def test_a_text_that_no_model_reads_to_its_end_is_refused(tmp_path: Path) -> Non
     (tmp_path / "c.jsonl").write_text(json.dumps({"_id": "1", "text": "x" * (MAX_TEXT_CHARACTERS + 1)}))
     with pytest.raises(ValueError, match=r"c\.jsonl:1: text: has 1,000,001 characters"):
         read_texts(tmp_path / "c.jsonl")
+
+
+def test_sets_for_evaluation_have_the_same_caps(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * (MAX_TEXT_CHARACTERS + 1)}))
+    (line,) = read_lines(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: text: has 1,000,001 characters"):
+        line.text("text")
+    (tmp_path / "a.tsv").write_text(f"a\tb\n{'x' * (MAX_ROW_BYTES + 1)}\n")
+    with pytest.raises(ValueError, match=r"a\.tsv:2: row: takes over"):
+        read_lines(tmp_path / "a.tsv", "a", "b")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])

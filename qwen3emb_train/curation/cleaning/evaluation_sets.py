@@ -8,7 +8,7 @@ from qwen3emb_train.curation.cleaning.config import DecontaminationConfig, Evalu
 from qwen3emb_train.data.qrels import find_qrels, read_qrels
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.data.rows import decode_row, json_rows
-from qwen3emb_train.data.validation import InvalidExampleError
+from qwen3emb_train.data.validation import InvalidExampleError, check_length
 from qwen3emb_train.texts.overlap import HeldOutTexts, Match, OverlapRule
 
 
@@ -101,6 +101,7 @@ def _texts(path: Path) -> Iterator[tuple[str, list[str]]]:
     for line, raw in json_rows(path):
         try:
             row = decode_row(raw)
+            check_length(str(row.get("text")), "text")
         except InvalidExampleError as problem:
             raise ValueError(f"{path}:{line}: {problem}") from problem
         text_id, text, title = row.get("_id", row.get("id")), row.get("text"), row.get("title") or ""

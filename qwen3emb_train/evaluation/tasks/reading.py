@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.data.rows import decode_row, json_rows
-from qwen3emb_train.data.validation import InvalidExampleError
+from qwen3emb_train.data.validation import MAX_ROW_BYTES, InvalidExampleError, check_length, row_too_large
 
 PAIR_COLUMNS = ("sentence1", "sentence2")
 
@@ -29,11 +29,15 @@ class Line:
         """A text that is not blank.
 
         Raises:
-            ValueError: it is missing, blank or no text.
+            ValueError: it is missing, blank, no text or too long.
         """
         value = self._field(name)
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "it must be a text that is not blank")
+        try:
+            check_length(value, name)
+        except InvalidExampleError as problem:
+            raise ValueError(f"{self.path}:{self.number}: {problem}") from problem
         return value
 
     def number_of(self, name: str) -> float:
@@ -113,7 +117,9 @@ def _tsv_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Line]:
     # newline="\n": only that ends a line, not a carriage return within a text.
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         try:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES), ""), start=1):
+                if len(line) == MAX_ROW_BYTES:
+                    raise ValueError(f"{path}:{number}: {row_too_large(f'over {len(line):,} bytes')}")
                 cells = line.rstrip("\r\n").split("\t")
                 if number == 1:
                     if cells != list(columns):
