@@ -31,6 +31,12 @@ def locked_lines(report: str, lock: str) -> str:
         if package["download_info"]["url"].startswith("file:") and "dir_info" in package["download_info"]:
             continue
         block = blocks.get(name, "")
+        public, _, local = version.partition("+")
+        if local and block.startswith(f"{name}=={public} "):
+            # A build such as 2.13.0+cpu comes from where the user pointed pip, not from PyPI: this file and no other.
+            own = package["download_info"]["archive_info"]["hashes"]["sha256"]
+            chosen.append(f"{name}=={version} \\\n    --hash=sha256:{own}")
+            continue
         if not block.startswith(f"{name}=={version} "):
             raise ValueError(f"{name}=={version} is not in scripts/requirements.lock. Run scripts/lock.sh.")
         chosen.append(block.rstrip())

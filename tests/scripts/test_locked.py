@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LOCK = "# Made by a script\na-b==1.0 \\\n    --hash=sha256:00\nc==2 \\\n    --hash=sha256:11 \\\n    --hash=sha256:22\n"
 
 
-def report(*packages: tuple[str, str], url: str = "https://x/y.whl") -> str:
-    found = [{"metadata": {"name": n, "version": v}, "download_info": {"url": url}} for n, v in packages]
+def report(*packages: tuple[str, str]) -> str:
+    origin = {"url": "https://x/y.whl", "archive_info": {"hashes": {"sha256": "33"}}}
+    found = [{"metadata": {"name": n, "version": v}, "download_info": origin} for n, v in packages]
     own = {"metadata": {"name": "p", "version": "1"}, "download_info": {"url": "file:///p", "dir_info": {}}}
     return json.dumps({"install": [*found, own]})
 
@@ -21,6 +22,10 @@ def report(*packages: tuple[str, str], url: str = "https://x/y.whl") -> str:
 def test_the_lines_of_what_pip_would_install() -> None:
     assert locked_lines(report(("C", "2")), LOCK) == "c==2 \\\n    --hash=sha256:11 \\\n    --hash=sha256:22\n"
     assert locked_lines(report(("A_b", "1.0")), LOCK) == "a-b==1.0 \\\n    --hash=sha256:00\n"
+
+
+def test_a_build_from_another_index_is_taken_as_the_one_file_that_was_found() -> None:
+    assert locked_lines(report(("c", "2+cpu")), LOCK) == "c==2+cpu \\\n    --hash=sha256:33\n"
 
 
 @pytest.mark.parametrize("package", [("d", "1"), ("c", "3"), ("c", "2.0")])
