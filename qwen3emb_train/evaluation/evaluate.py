@@ -25,6 +25,7 @@ from qwen3emb_train.evaluation.table import format_table
 from qwen3emb_train.evaluation.tasks.task import SymmetricTask
 from qwen3emb_train.index.bm25 import rank_with_bm25
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
+from qwen3emb_train.index.nearest import own_last
 from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.index.rerankers import TextReranker, require_yes_no_reranker
 from qwen3emb_train.models.text_model import truncate_and_normalize
@@ -108,7 +109,8 @@ def _measure(config: EvaluateConfig, name: str, sets: Sets, found: _Found) -> No
     for set_name, data in sets.items():
         if path == BM25:
             if isinstance(data, RetrievalSet):
-                rows = rank_with_bm25(data.queries, data.documents, _depth(config))
+                rows = rank_with_bm25(data.queries, data.documents, _depth(config) + 1)
+                rows = own_last(rows, data.own_rows)[:, : _depth(config)]
                 _add(config, found, Ranking(name, set_name, None, StoredAs.float32, rows), data)
         elif isinstance(data, RetrievalSet):
             _measure_retrieval(config, name, set_name, data, embedder, found)
@@ -124,7 +126,10 @@ def _measure_retrieval(
     _require_finite(queries, documents, name, set_name)
     forms, full = list(_forms(config, queries.shape[1])), (queries.shape[1], StoredAs.float32)
     wanted = dict.fromkeys([*forms, full] if config.diagnostics else forms)  # without duplicates
-    ranked = {form: rank(queries, documents, *form, _depth(config)) for form in wanted}
+    ranked = {
+        form: own_last(rank(queries, documents, *form, _depth(config) + 1), data.own_rows)[:, : _depth(config)]
+        for form in wanted
+    }
     for form in forms:
         _add(config, found, Ranking(name, set_name, *form, ranked[form]), data)
     if config.diagnostics:
@@ -162,7 +167,7 @@ def _rerank(config: EvaluateConfig, name: str, first_stages: Sequence[Ranking], 
             config.sets[set_name].instruction, config.tokens_per_batch,
         )  # fmt: skip
         for stage in stages:
-            rows = rerank(stage.rows, scores, config.rerank_top_k)
+            rows = own_last(rerank(stage.rows, scores, config.rerank_top_k), data.own_rows)
             reranked = replace(stage, model=f"{stage.model} > {name}", rows=rows)
             _add(config, found, reranked, data, scores.pairs_per_second)
 

@@ -65,4 +65,6 @@ def build_local_task(name: str, chosen: LocalSetConfig) -> Any:
         self.data_loaded = True
 
     # mteb needs a class for each task, with its metadata.
-    return type(name, (AbsTaskRetrieval,), {"metadata": described, "load_data": load_data})()
+    leaves_out = any(row >= 0 for row in data.own_rows)
+    members = {"metadata": described, "load_data": load_data, "ignore_identical_ids": leaves_out}
+    return type(name, (AbsTaskRetrieval,), members)()

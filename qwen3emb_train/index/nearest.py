@@ -24,6 +24,17 @@ _ELEMENTS_AT_ONCE = 2**19  # of vectors that a thread scores in float64: few, to
 _QUERIES_OF_A_THREAD = 64  # at least
 
 
+def own_last(rows: Int[Tensor, "queries kept"], own: list[int]) -> Int[Tensor, "queries kept"]:
+    """Each ranking with the query's own document at its end, where cutting one off takes it away.
+
+    Args:
+        rows: of documents, best first.
+        own: the row of each query's own document; -1: none.
+    """
+    is_own = rows == torch.tensor(own, dtype=rows.dtype, device=rows.device).unsqueeze(1)
+    return rows.gather(1, is_own.to(torch.uint8).argsort(dim=1, stable=True))
+
+
 def top_k_documents(
     queries: Float[Tensor, "queries dim"],
     documents: Float[Tensor, "documents dim"] | VectorRows,

@@ -30,7 +30,7 @@ from qwen3emb_train.distributed import (
     world_size,
 )
 from qwen3emb_train.index.candidates import DECIMALS
-from qwen3emb_train.index.nearest import candidate_scores, top_k_documents
+from qwen3emb_train.index.nearest import candidate_scores, own_last, top_k_documents
 from qwen3emb_train.index.vector_rows import TensorRows
 from qwen3emb_train.models.text_model import truncate_and_normalize
 from qwen3emb_train.training.engines.engine import Engine
@@ -109,12 +109,14 @@ class ValidationSet:
     Attributes:
         name: for messages.
         judged: of each query: document row -> grade.
+        own: of each query: the row of the document that it is; -1: none.
     """
 
     name: str
     queries: Share
     documents: Share
     judged: list[dict[int, int]]
+    own: list[int]
 
 
 def open_validation_set(
@@ -138,7 +140,8 @@ def open_validation_set(
     """
     data = load_retrieval_set(Path(config.path), config.split)
     kept = chosen_documents(data, config.max_documents)
-    row_of = {data.document_ids[row]: new for new, row in enumerate(kept)}
+    new_of = {row: new for new, row in enumerate(kept)}
+    row_of = {data.document_ids[row]: new for row, new in new_of.items()}
     given = config.instruction
     prompt = own_prompt if given is None else query_prompt(given) if given else ""
     queries = [prompt + query for query in data.queries]
@@ -147,6 +150,7 @@ def open_validation_set(
         Share.of(queries, tokenizer, lengths.max_query_tokens),
         Share.of([data.documents[row] for row in kept], tokenizer, lengths.max_document_tokens),
         [_by_row(data.relevance[query], row_of) for query in data.query_ids],
+        [new_of.get(row, -1) for row in data.own_rows],
     )
 
 
@@ -197,7 +201,9 @@ def retrieval_metrics(
     queries = vectors[0].new_empty(data.queries.total, vectors[0].shape[1])
     everywhere = torch.cat(all_gather_rows(data.queries.rows.to(engine.device))).cpu()
     queries[everywhere] = torch.cat(all_gather_rows(vectors[0].to(engine.device))).cpu()
-    found = _search(queries, vectors[1], data.documents, engine.device)
+    found = own_last(_search(queries, vectors[1], data.documents, engine.device), data.own)[
+        :, : max(NDCG_AT, RECALL_AT)
+    ]
     metrics = torch.zeros(2, dtype=torch.float32 if engine.device.type == "mps" else torch.float64)
     if is_main_process():  # its sums are everybody's, to the bit
         metrics = metrics + metrics.new_tensor(_means(data.judged, found.tolist()))
@@ -239,7 +245,7 @@ def _search(
         device: that multiplies, and gathers.
     """
     order = documents.rows.argsort()
-    kept = min(max(NDCG_AT, RECALL_AT), documents.total)
+    kept = min(max(NDCG_AT, RECALL_AT) + 1, documents.total)  # one more: a query's own document is left out
     scores = torch.full((len(queries), kept), -torch.inf, dtype=torch.float64)
     rows = torch.full((len(queries), kept), documents.total)
     if len(own):

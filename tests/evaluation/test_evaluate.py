@@ -117,6 +117,28 @@ def test_scores_equal_a_direct_computation_at_every_dimension(model: Path, tmp_p
         assert (row.num_queries, row.num_documents) == (10, 40)
 
 
+def test_queries_that_are_documents_are_left_out_of_their_own_rankings(model: Path, tmp_path: Path) -> None:
+    """ArguAna, Quora and CQADupStack are such sets; BEIR's rule and mteb's."""
+    beir = _write_random_set(tmp_path / "set")
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write("\n" + (beir / "queries.jsonl").read_text())
+    rows = evaluate(_config(beir, {"ours": model, "bm25": "bm25"}, recall_at=[10], save_runs=True))
+    data = load_retrieval_set(beir)
+    embedder = load_embedder(str(model), EmbeddingSettings(precision=Precision.fp32))
+    cosines = embedder.encode_queries(data.queries, None) @ embedder.encode_documents(data.documents).T
+    own = torch.tensor([[i == q for i in data.document_ids] for q in data.query_ids])
+    assert int(own.sum()) == 10
+    total = 0.0
+    for query_id, order in zip(data.query_ids, cosines.masked_fill(own, -2).argsort(descending=True), strict=True):
+        judged = data.relevance[query_id]
+        total += ndcg_at(10, [judged.get(data.document_ids[i], 0) for i in order.tolist()], judged.values())
+    assert rows[0].scores["ndcg@10"] == pytest.approx(total / 10)
+    for run in (beir.parent / "out" / "runs").iterdir():
+        found = [line.split() for line in run.read_text().splitlines()]
+        assert len(found) == 100
+        assert all(query_id != document_id for query_id, _, document_id, *_ in found), run
+
+
 def _write_random_set(path: Path) -> Path:
     randomness = random.Random(0)
     words = [f"{a}{b}" for a in "bdfgk" for b in ("ar", "el", "in", "os")]

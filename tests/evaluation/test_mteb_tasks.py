@@ -2,6 +2,7 @@
 they belong. Offline: the tasks are made here."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
 from qwen3emb_train.evaluation.mteb_choice import choose_tasks
-from qwen3emb_train.evaluation.mteb_local import LocalSetConfig
+from qwen3emb_train.evaluation.mteb_local import LocalSetConfig, build_local_task
 from qwen3emb_train.evaluation.mteb_model import Instructions, MtebModel, build_meta
 from qwen3emb_train.evaluation.mteb_tasks import (
     EvaluateMtebConfig,
@@ -122,6 +123,14 @@ def test_a_local_set_has_the_figures_of_evaluate(
     ):  # fmt: skip
         assert found == pytest.approx(round(expected.scores[name], 5), abs=1e-6)
     assert stored["mrr_at_10"] == pytest.approx(expected.scores["mrr@10"], abs=1e-6)
+
+
+def test_mteb_leaves_out_a_querys_own_document_where_evaluate_does(beir: Path, tmp_path: Path) -> None:
+    assert not build_local_task("Plain", LocalSetConfig(str(beir))).ignore_identical_ids
+    with_queries = shutil.copytree(beir, tmp_path / "set")
+    with (with_queries / "corpus.jsonl").open("a") as corpus:
+        corpus.write("\n" + (with_queries / "queries.jsonl").read_text())
+    assert build_local_task("Own", LocalSetConfig(str(with_queries))).ignore_identical_ids
 
 
 def test_mteb_reads_the_files_back_and_runs_no_finished_task_again(

@@ -4,6 +4,7 @@ texts fall on the ranks; the best checkpoint by nDCG is kept; a signal is heeded
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from qwen3emb_train.data.tokenization import load_tokenizer
 from qwen3emb_train.distributed import rank, world_size
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
 from qwen3emb_train.index.nearest import top_k_documents
-from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.checkpoints import Checkpoints, read_state
 from qwen3emb_train.training.engines.engine import SingleEngine
@@ -282,9 +284,28 @@ def test_the_search_of_all_ranks_is_that_of_one_also_among_equal_scores(num_docu
     vectors[5:60:3] = vectors[4]  # copies of a text
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
     queries, documents = vectors[-20:], vectors[:-20]
-    _, expected = top_k_documents(queries, documents, 100)
+    _, expected = top_k_documents(queries, documents, 101)  # one more than counts: a query may be a document itself
     assert found_on_ranks(queries, documents) == expected.tolist()
     assert run_on_ranks(found_on_ranks, 3, queries, documents) == [expected.tolist()] * 3
+
+
+def test_a_query_that_is_a_document_is_left_out_of_its_own_ranking(
+    tiny_qwen3: Path, engine: SingleEngine, sets: dict[str, Path], tmp_path: Path
+) -> None:
+    with_query = shutil.copytree(sets["one"], tmp_path / "with_query")
+    with (with_query / "corpus.jsonl").open("a") as corpus:
+        corpus.write("\n" + (with_query / "queries.jsonl").read_text())
+    tokenizer = load_tokenizer(str(tiny_qwen3))
+    plain, found = (
+        retrieval_metrics(
+            open_validation_set("s", ValidationSetConfig(str(path), instruction=""), tokenizer, LengthConfig()),
+            engine, 100, StopSignal(),
+        )
+        for path in (sets["one"], with_query)
+    )  # fmt: skip
+    assert plain is not None
+    assert plain["ndcg@10"] > 0
+    assert found == pytest.approx(plain, abs=1e-12)
 
 
 def test_max_documents_keeps_what_is_judged_and_always_the_same_others(sets: dict[str, Path]) -> None:
