@@ -1,5 +1,6 @@
 """Runs a program: help at once, errors as one readable message and an exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -65,6 +66,11 @@ def _refuse_lone_process() -> None:
 
 def _message(error: Exception) -> str | None:
     """What an error says to the user; None for one that is a fault of the program."""
+    if _is_disk_full(error):
+        return (
+            f"no space left on the disk ({error}). What was published before is whole. Free some space, keep fewer "
+            "checkpoints (keep_last) or choose another output_dir; the same command continues."
+        )
     if isinstance(error, RecursionError):
         return f"a file or value is nested too deeply ({error})."
     if isinstance(error, MemoryError):
@@ -78,6 +84,15 @@ def _message(error: Exception) -> str | None:
         return None
     # A library's own class (SafetensorError, struct.error, UnpicklingError): it could not read what it was given.
     return f"{type(error).__module__}.{type(error).__qualname__}: {error} (a file is damaged, as a rule)"
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Also where a library wraps the system's error in one of its own, of which only the text is left."""
+    if error is None:
+        return False
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_full |= any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    return is_full or _is_disk_full(error.__cause__ or error.__context__)
 
 
 def print_text(text: str) -> None:

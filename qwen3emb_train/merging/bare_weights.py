@@ -1,6 +1,7 @@
 """A causal language model read as its backbone: hubs store ``model.layers...`` where training stores ``layers...``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
@@ -26,8 +27,9 @@ class BareWeights:
     """
 
     def __init__(self, weights: "StoredWeights | AdaptedWeights | BareWeights") -> None:
-        self._weights, self.directory = weights, weights.directory
-        self.names = sorted(name.removeprefix(_PREFIX) for name in weights.names if name != _LM_HEAD)
+        self._weights = weights
+        self.directory: Path = weights.directory
+        self.names: list[str] = sorted(name.removeprefix(_PREFIX) for name in weights.names if name != _LM_HEAD)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._weights.shape(f"{_PREFIX}{name}")

@@ -76,7 +76,7 @@ def read_probe(config: ProbeConfig) -> list[TrainingExample]:
     Raises:
         FileNotFoundError, ValueError: the file cannot be read, holds fewer than two examples, or graded pairs (sts).
     """
-    examples = []
+    examples: list[TrainingExample] = []
     for example in read_examples(Path(str(config.path)), ReadingConfig()):
         if example.task == "sts":
             raise ValueError(

@@ -24,6 +24,7 @@ from qwen3emb_train.models.quantization import Quantization, quantization_settin
 from qwen3emb_train.models.reranker import YesNoReranker
 from qwen3emb_train.models.text_model import Encoder, TextModel
 from qwen3emb_train.models.text_parts import has_text_part, key_mapping, text_config
+from qwen3emb_train.models.weights import refuse_pickled_weights
 
 LM_HEAD = "lm_head.weight"
 
@@ -40,7 +41,8 @@ class ModelConfig:
     """Which backbone, and how it is run.
 
     Attributes:
-        path: model directory or hub name (any decoder of transformers; Qwen3 first).
+        path: model directory or hub name (any decoder of transformers; Qwen3 first; of a vision-language model the
+            language model).
         num_layers: keep only the first layers of the backbone (null = all): for small machines.
         bidirectional: every token sees its whole text. Off in the report ("LLMs with causal attention"); saved as
             ``is_causal: false`` in config.json.
@@ -122,6 +124,7 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
     refuse_missing_directory(config.path)
     if (Path(config.path) / "adapter_config.json").exists():
         raise ValueError(f"model.path {config.path} holds a LoRA adapter, not a model: merge it into its base first.")
+    refuse_pickled_weights(Path(config.path))
     try:
         hf_config = AutoConfig.from_pretrained(config.path, **source)
         mapping = {"key_mapping": key_mapping()} if has_text_part(hf_config) else {}
@@ -139,6 +142,14 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
         raise ValueError(
             f"model.path {config.path}: its weights cannot be read ({error}): an incomplete copy, or a "
             "git-lfs pointer. Fetch the safetensors files again (git lfs pull)."
+        ) from error
+    except (ValueError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # a foreign config.json may fail anywhere in transformers
+        first = (str(error).strip().splitlines() or [""])[0][:160]
+        raise ValueError(
+            f"model.path {config.path}: transformers cannot load it ({type(error).__name__}: {first}). Check its "
+            "config.json and weights, or use another model."
         ) from error
     _refuse_damaged(model, info, config.path)
     return model

@@ -31,7 +31,9 @@ def text_config(config: Any) -> Any:
         for key, value in inner.to_dict().items()
         if key not in ("model_type", "architectures", "_name_or_path")
     }
-    settings["tie_word_embeddings"] = bool(config.tie_word_embeddings)  # the outer one holds for the head
+    # The outer one holds for the head.
+    own = getattr(inner, "tie_word_embeddings", False)
+    settings["tie_word_embeddings"] = bool(getattr(config, "tie_word_embeddings", own))
     model_type = _AS_TEXT_ONLY.get(inner.model_type, inner.model_type)
     if model_type != inner.model_type:
         known = AutoConfig.for_model(model_type).to_dict()

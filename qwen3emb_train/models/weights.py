@@ -192,6 +192,22 @@ def _write_all(file: Any, buffer: memoryview) -> None:
         buffer = buffer[file.write(buffer) :]
 
 
+def refuse_pickled_weights(directory: Path) -> None:
+    """Refuses ``pytorch_model.bin`` without safetensors beside it: a pickle, which no program here reads.
+
+    Raises:
+        ValueError: the directory holds such weights; says how to convert them.
+    """
+    if (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file():
+        return
+    if pickled := sorted(directory.glob("pytorch_model*.bin")):
+        raise ValueError(
+            f"{directory}: its weights are a pickle ({pickled[0].name}); only safetensors are read. Convert them: "
+            f"python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{directory}')"
+            f".save_pretrained('{directory}-safetensors')\" (AutoModel for an encoder), and copy the tokenizer files."
+        )
+
+
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if index.is_file():
@@ -203,6 +219,7 @@ def _weight_files(directory: Path) -> list[Path]:
                 )
         return files
     if not (directory / WEIGHTS_FILE).is_file():
+        refuse_pickled_weights(directory)
         raise FileNotFoundError(
             f"{directory}: holds neither {WEIGHTS_FILE} nor {INDEX_FILE}. Give a model directory, for example "
             "outputs/RECIPE/STAGE/checkpoints/step_000100/model."

@@ -1,6 +1,7 @@
 """Weights written in shards are read back to the bit, one tensor at a time; what cannot be read is named."""
 
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qwen3emb_train.models.loading import ModelConfig, load_encoder
 from qwen3emb_train.models.weights import INDEX_FILE, WEIGHTS_FILE, StoredWeights, require_finite, write_weights
 
 
@@ -92,3 +94,13 @@ def test_only_one_tensor_is_held(tmp_path: Path) -> None:
 
     write_weights(tmp_path, dict.fromkeys("abcde", 4000), load, 1_000_000)
     assert len(alive) == 5
+
+
+def test_pickled_weights_are_refused_alike_by_every_reader(tiny_qwen3: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_qwen3, tmp_path / "model"))
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    StoredWeights(path)  # the safetensors are read
+    (path / "model.safetensors").unlink()
+    for read in (StoredWeights, lambda directory: load_encoder(ModelConfig(path=str(directory)))):
+        with pytest.raises(ValueError, match=r"a pickle \(pytorch_model.bin\).* Convert them: python"):
+            read(path)
