@@ -20,6 +20,7 @@ ENTRIES = {
     ("open_token_store", "data/token_store.py"): "read",
     ("open_training_data", "data/training_data.py"): "batch",
     ("batch", "data/training_data.py"): "batch",
+    ("prepare", "training/objectives.py"): "gradient",
     ("forward_backward", "training/objectives.py"): "gradient",
     ("finish_backward", "training/engines/engine.py"): "gradient",
     ("update", "training/engines/engine.py"): "gradient",

@@ -118,6 +118,19 @@ class PackedTokens:
         return PackedTokens.gather(flat, starts, lengths)
 
 
+@dataclass(frozen=True, eq=False)
+class TextChunk:
+    """Some of a batch's texts, encoded at once.
+
+    Attributes:
+        texts: indices into the batch's texts.
+        tokens: of these texts, on the CPU; prefixes that they share may stand in it once.
+    """
+
+    texts: Int[Tensor, " chosen"]
+    tokens: PackedTokens
+
+
 @runtime_checkable
 class TrainingBatch(Protocol):
     """What the training loop needs of a batch of either kind."""
@@ -154,6 +167,7 @@ class EmbeddingBatch:
             negative; NaN where a row has none; None where no row of the step has any.
         source_names: the names that ``row_source`` indexes.
         row_source, row_number: source of each query, and its row there (counted from 0).
+        chunks: the texts cut ahead of the step (``Objective.prepare``); empty: the step cuts them.
     """
 
     texts: PackedTokens
@@ -170,6 +184,7 @@ class EmbeddingBatch:
     source_names: tuple[str, ...] = ()
     row_source: Int[Tensor, " queries"] | None = None
     row_number: Int[Tensor, " queries"] | None = None
+    chunks: tuple[TextChunk, ...] = ()
 
     @property
     def num_queries(self) -> int:
@@ -189,7 +204,7 @@ class RerankingBatch:
         query: which of this rank's queries (ascending) each document belongs to; a query may have none.
         labels: 1 for a relevant document, 0 for another.
         num_queries: of this rank.
-        task, source, source_names, row_source, row_number: as in ``EmbeddingBatch``.
+        task, source, source_names, row_source, row_number, chunks: as in ``EmbeddingBatch``.
         scores: a teacher's score of each document; NaN where a row has none; None where no row of the step has any.
     """
 
@@ -203,6 +218,7 @@ class RerankingBatch:
     source_names: tuple[str, ...] = ()
     row_source: Int[Tensor, " queries"] | None = None
     row_number: Int[Tensor, " queries"] | None = None
+    chunks: tuple[TextChunk, ...] = ()
 
     def describe_rows(self, queries: Iterable[int], limit: int = 5) -> str:
         """See ``TrainingBatch``."""

@@ -9,6 +9,7 @@ gradients once, in the last backward pass. Where a forward pass is itself a coll
 agree on the number of chunks.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qwen3emb_train.data.batches import PackedTokens, chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, TextChunk, chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.distributed import gather_counts
 from qwen3emb_train.training.engines.engine import Engine
@@ -46,15 +47,19 @@ class GradientCache:
     retained_graph_tokens: int = 0
     _chunks: list[_Chunk] = field(default_factory=list)
 
-    def encode(self, texts: PackedTokens) -> Float[Tensor, "texts dim"]:
-        """Vectors of all texts (given on the CPU), on the device, detached from the encoder, requiring gradient.
+    def encode(self, texts: PackedTokens, chunks: Sequence[TextChunk] = ()) -> Float[Tensor, "texts dim"]:
+        """Vectors of all texts, on the device, detached from the encoder, requiring gradient.
+
+        Args:
+            texts: on the CPU.
+            chunks: what ``cut`` gave for them ahead of the step; none: they are cut now, while the device waits.
 
         Raises:
             ValueError: the batch has no texts.
         """
         if texts.num_texts == 0:
             raise ValueError("A batch without texts cannot be encoded.")
-        self._chunks = self._cut(texts)
+        self._chunks = self._cut(texts, chunks)
         first_kept = len(self._chunks) - self._num_kept()
         vectors: Tensor | None = None
         for number, chunk in enumerate(self._chunks):
@@ -92,23 +97,20 @@ class GradientCache:
                 self.engine.backward(_surrogate(chunk, vectors, gradient), last=last)
         self._chunks = []
 
-    def _cut(self, texts: PackedTokens) -> list[_Chunk]:
-        chosen = chunk_by_tokens(texts.lengths, self.tokens_per_chunk)
-        if not self.engine.lockstep:
-            return [self._chunk(texts, indices) for indices in chosen]
-        wanted = max(gather_counts(len(chosen), self.engine.device))
-        chosen = split_to(chosen, wanted)
-        chunks = [self._chunk(texts, indices) for indices in chosen]
-        shortest = texts.lengths.argmin().view(1)
-        filler = texts.select(shortest).to(self.engine.device)
-        fillers = [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))]
-        return fillers + chunks  # first, so that the last chunks, whose graphs may be kept, are real ones
-
-    def _chunk(self, texts: PackedTokens, indices: Tensor) -> _Chunk:
-        tokens = texts.select(indices)
-        if self.engine.model.shares_prefixes:
-            tokens = share_prefixes(tokens)
-        return _Chunk(indices, tokens.to(self.engine.device))
+    def _cut(self, texts: PackedTokens, cut_ahead: Sequence[TextChunk]) -> list[_Chunk]:
+        shares, device = self.engine.model.shares_prefixes, self.engine.device
+        chunks = list(cut_ahead) or cut(texts, self.tokens_per_chunk, share=shares)
+        fillers: list[_Chunk] = []
+        if self.engine.lockstep:
+            wanted = max(gather_counts(len(chunks), device))
+            whole = {id(chunk.texts): chunk for chunk in chunks}
+            parts = split_to([chunk.texts for chunk in chunks], wanted)
+            chunks = [whole.get(id(part)) or _chunk(texts, part, share=shares) for part in parts]
+            shortest = texts.lengths.argmin().view(1)
+            filler = texts.select(shortest).to(device)
+            fillers = [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))]
+        # The fillers first, so that the last chunks, whose graphs may be kept, are real ones.
+        return fillers + [_Chunk(chunk.texts, chunk.tokens.to(device)) for chunk in chunks]
 
     def _num_kept(self) -> int:
         """As many of the last (shortest) chunks as ``retained_graph_tokens`` allows; a lone chunk is always kept."""
@@ -122,6 +124,22 @@ class GradientCache:
             num_kept += 1
         # Forwards that are collectives must meet in the same order: all ranks keep what every rank can keep.
         return min(gather_counts(num_kept, self.engine.device)) if self.engine.lockstep else num_kept
+
+
+def cut(texts: PackedTokens, tokens_per_chunk: int, *, share: bool) -> list[TextChunk]:
+    """The chunks of a batch, on the CPU.
+
+    Args:
+        texts: of the batch.
+        tokens_per_chunk: token budget of a chunk.
+        share: whether a prefix that texts of a chunk share stands in it once.
+    """
+    return [_chunk(texts, chosen, share=share) for chosen in chunk_by_tokens(texts.lengths, tokens_per_chunk)]
+
+
+def _chunk(texts: PackedTokens, chosen: Tensor, *, share: bool) -> TextChunk:
+    tokens = texts.select(chosen)
+    return TextChunk(chosen, share_prefixes(tokens) if share else tokens)
 
 
 def split_to(chunks: list[Tensor], wanted: int) -> list[Tensor]:

@@ -23,6 +23,10 @@ class Objective(Protocol):
         """Runs the model and carries gradients."""
         ...
 
+    def prepare(self, batch: Any) -> Any:
+        """The batch with what can be done for it ahead of its step, without a device; runs in another thread."""
+        ...
+
     def forward_backward(self, batch: Any) -> Metrics:
         """Leaves gradients in the engine; returns 0-dim tensors by name, among them ``loss``: this rank's share."""
         ...

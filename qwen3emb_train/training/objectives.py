@@ -13,7 +13,7 @@ from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, matryoshka
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.models.precision import full_float32_products
 from qwen3emb_train.training.engines.engine import Engine
-from qwen3emb_train.training.gradient_cache import GradientCache
+from qwen3emb_train.training.gradient_cache import GradientCache, cut
 from qwen3emb_train.training.health.non_finite import bad_queries
 from qwen3emb_train.training.health.vectors import sum_over_ranks, vector_health, vector_metrics
 from qwen3emb_train.training.objective import Metrics, ScalarMetrics
@@ -57,9 +57,14 @@ class EmbeddingObjective:
     task_losses: TaskLosses = field(default_factory=TaskLosses)
     vectors: StepVectors | None = None
 
+    def prepare(self, batch: EmbeddingBatch) -> EmbeddingBatch:
+        """The batch with its texts cut to chunks."""
+        shares = self.engine.model.shares_prefixes
+        return replace(batch, chunks=tuple(cut(batch.texts, self.tokens_per_chunk, share=shares)))
+
     def forward_backward(self, batch: EmbeddingBatch) -> Metrics:
         cache = GradientCache(self.engine, self.tokens_per_chunk, self.retained_graph_tokens)
-        encoded = cache.encode(batch.texts)
+        encoded = cache.encode(batch.texts, batch.chunks)
         with full_float32_products():
             loss, metrics = self._loss(batch, encoded)
             # Only the vectors' gradient is wanted here: the encoder's graphs are pushed through by the cache.
@@ -71,7 +76,7 @@ class EmbeddingObjective:
     def evaluate(self, batch: EmbeddingBatch) -> dict[str, Tensor]:
         """Sums over this rank's queries, without any gradient; the caller has put the model into eval mode."""
         cache = GradientCache(self.engine, self.tokens_per_chunk, 0)
-        encoded = cache.encode(batch.texts)
+        encoded = cache.encode(batch.texts, batch.chunks)
         with full_float32_products():
             loss, _ = self._loss(batch, encoded)
             assert self.vectors is not None

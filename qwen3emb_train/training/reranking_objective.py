@@ -7,13 +7,13 @@ that beginning is encoded once (``data.prefixes``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from qwen3emb_train.data.batches import PackedTokens, RerankingBatch, chunk_by_tokens
+from qwen3emb_train.data.batches import PackedTokens, RerankingBatch, TextChunk, chunk_by_tokens
 from qwen3emb_train.data.prefixes import share_prefixes, shared_length
 from qwen3emb_train.distributed import gather_counts, world_size
 from qwen3emb_train.losses.point_wise import PointWise
@@ -62,6 +62,10 @@ class RerankingObjective:
     tokens_per_chunk: int = 8192
     share_prefixes: bool = True
     _last: _Step | None = None
+
+    def prepare(self, batch: RerankingBatch) -> RerankingBatch:
+        """The batch with its prompts cut to chunks."""
+        return replace(batch, chunks=tuple(self._cut_to(batch, 1)))
 
     def forward_backward(self, batch: RerankingBatch) -> Metrics:
         """See ``Objective``. ``loss`` is this rank's share, such that the mean over ranks is the global batch's."""
@@ -148,17 +152,24 @@ class RerankingObjective:
         return share * world_size()
 
     def _cut(self, batch: RerankingBatch) -> list[_Chunk]:
+        device, chunks = self.engine.device, list(batch.chunks) or self._cut_to(batch, 1)
+        fillers: list[_Chunk] = []
+        if self.engine.lockstep:
+            wanted = max(gather_counts(len(chunks), device))
+            if wanted > len(chunks):
+                chunks = self._cut_to(batch, wanted)
+                shortest = batch.texts.lengths.argmin().view(1)
+                filler = batch.texts.select(shortest).to(device)
+                fillers = [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))]
+        return fillers + [_Chunk(chunk.texts, chunk.tokens.to(device)) for chunk in chunks]
+
+    def _cut_to(self, batch: RerankingBatch, wanted: int) -> list[TextChunk]:
+        """Chunks within the budget, at least ``wanted`` where there are so many groups."""
         most = None if self.loss.needs_whole_queries else self.tokens_per_chunk
         groups = [group for documents in _by_query(batch) for group in self._groups(batch, documents, most)]
         sizes = torch.tensor([self._num_tokens(batch, group) for group in groups])
-        chosen = chunk_by_tokens(sizes, self.tokens_per_chunk)
-        if not self.engine.lockstep:
-            return [self._chunk(batch, [groups[i] for i in some.tolist()]) for some in chosen]
-        wanted = max(gather_counts(len(chosen), self.engine.device))
-        chunks = [self._chunk(batch, [groups[i] for i in some.tolist()]) for some in split_to(chosen, wanted)]
-        shortest = batch.texts.lengths.argmin().view(1)
-        filler = batch.texts.select(shortest).to(self.engine.device)
-        return [_Chunk(shortest, filler, is_filler=True) for _ in range(wanted - len(chunks))] + chunks
+        chosen = split_to(chunk_by_tokens(sizes, self.tokens_per_chunk), wanted)
+        return [self._chunk(batch, [groups[i] for i in some.tolist()]) for some in chosen]
 
     def _groups(self, batch: RerankingBatch, documents: Tensor, most_tokens: int | None) -> list[Tensor]:
         """The documents of a query; in several parts where they are more than ``most_tokens``."""
@@ -178,12 +189,12 @@ class RerankingObjective:
     def _shares(self) -> bool:
         return self.share_prefixes and self.engine.model.shares_prefixes
 
-    def _chunk(self, batch: RerankingBatch, groups: list[Tensor]) -> _Chunk:
+    def _chunk(self, batch: RerankingBatch, groups: list[Tensor]) -> TextChunk:
         documents = torch.cat(groups).sort().values
         tokens = batch.texts.select(documents)
         if self._shares:
             tokens = share_prefixes(tokens, batch.query[documents])
-        return _Chunk(documents, tokens.to(self.engine.device))
+        return TextChunk(documents, tokens)
 
 
 def _by_query(batch: RerankingBatch) -> tuple[Tensor, ...]:

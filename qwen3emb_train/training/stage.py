@@ -185,7 +185,7 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     )  # fmt: skip
 
     def batch_at(step: int) -> TrainingBatch:
-        batch: TrainingBatch = data.batch(step, rank(), world_size())
+        batch: TrainingBatch = objective.prepare(data.batch(step, rank(), world_size()))
         return batch
 
     def save(reached: TrainingState) -> None:

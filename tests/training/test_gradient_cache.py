@@ -14,6 +14,7 @@ from qwen3emb_train.models.lora import LoraConfig
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.text_model import Encoder
+from qwen3emb_train.training import gradient_cache
 from qwen3emb_train.training.engines.engine import SingleEngine
 from qwen3emb_train.training.gradient_cache import GradientCache
 from qwen3emb_train.training.objectives import EmbeddingObjective, embeddings_by_role
@@ -143,3 +144,41 @@ def test_bf16_autocast_keeps_gradients_of_every_chunk(tiny_qwen3: Path) -> None:
         found.append(torch.cat([g.flatten() for g in gradients(encoder).values()]))
     assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
     assert found[1].norm() == pytest.approx(float(found[0].norm()), rel=0.1)
+
+
+class Uncut(EmbeddingObjective):
+    """Leaves all to the step."""
+
+    def prepare(self, batch: EmbeddingBatch) -> EmbeddingBatch:
+        return batch
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+@pytest.mark.parametrize("others_chunks", [1, 9])
+def test_what_is_cut_ahead_is_what_the_step_would_cut(
+    tiny_qwen3: Path, lockstep: bool, others_chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where other ranks have more chunks; the texts are not selected again in the step."""
+    monkeypatch.setattr(gradient_cache, "gather_counts", lambda count, device: [count, others_chunks])
+    found, selected = [], []
+    for kind in (Uncut, EmbeddingObjective):
+        engine = engine_of(load_encoder(ModelConfig(path=str(tiny_qwen3))).double())
+        engine.lockstep = lockstep
+        passes: list[PackedTokens] = []
+        forward = engine.forward
+        engine.forward = lambda tokens, f=forward, p=passes, **k: (p.append(tokens), f(tokens, **k))[1]  # type: ignore[method-assign]
+        objective = kind(engine, InfoNCE(), tokens_per_chunk=30)
+        prepared = objective.prepare(batch())
+        selected.clear()
+        select = PackedTokens.select
+        monkeypatch.setattr(
+            PackedTokens, "select", lambda s, texts, f=select: (selected.append(len(texts)), f(s, texts))[1]
+        )
+        loss = objective.forward_backward(prepared)["loss"]
+        monkeypatch.setattr(PackedTokens, "select", select)
+        found.append((loss, [tokens.input_ids.tolist() for tokens in passes], gradients(engine.model)))
+    assert (selected == []) == (not lockstep)
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == found[1][1]
+    for name, gradient in found[0][2].items():
+        assert torch.equal(found[1][2][name], gradient)
