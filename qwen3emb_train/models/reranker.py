@@ -8,12 +8,12 @@ memory at once, and inference computes two rows of the head.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.dropout import TextKeys
+from qwen3emb_train.models.precision import full_float32_products
 from qwen3emb_train.models.text_model import TextModel
 
 # Settings of transformers models that change logits after the head, and the value that changes nothing.
@@ -90,12 +90,34 @@ class YesNoReranker(TextModel):
     def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
         """Columns as in ``AnswerLogits``: two, or three with ``over_vocabulary``.
 
-        The head runs in float32 under autocast too: its products are few, and a score is the difference of two of them.
+        The head runs in full float32 under autocast too, whatever the environment says of TF32: its products are few,
+        and a score is the difference of two of them.
         """
         states = self.last_states(tokens)
         with torch.autocast(states.device.type, enabled=False):
-            weight = self.lm_head.weight.to(states.dtype)
             if not self.over_vocabulary:
-                return F.linear(states, weight[list(self.answer_ids)])
-            logits = F.linear(states, weight)
+                return _head(states, self.lm_head.weight[list(self.answer_ids)].to(states.dtype))
+            logits = _head(states, self.lm_head.weight.to(states.dtype))
             return torch.cat([logits[:, list(self.answer_ids)], logits.logsumexp(1, keepdim=True)], 1)
+
+
+class _Head(torch.autograd.Function):
+    """``states @ weight.T``, full float32 in the forward and in the backward pass; the rest of a pass may use TF32."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(states, weight)
+        with full_float32_products():
+            return states @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        states, weight = ctx.saved_tensors
+        of_states, of_weight = ctx.needs_input_grad
+        with full_float32_products():
+            return gradients[0] @ weight if of_states else None, gradients[0].T @ states if of_weight else None
+
+
+def _head(states: Tensor, weight: Tensor) -> Tensor:
+    logits: Tensor = _Head.apply(states, weight)
+    return logits
