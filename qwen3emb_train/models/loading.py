@@ -1,7 +1,8 @@
 """From a model directory (or hub name) to an Encoder or a YesNoReranker, and back.
 
 Weights are loaded as float32 whatever their stored type: AdamW on bf16 weights moves only some 7 % of them in a step
-at lr 6e-6 (the rest is rounded away). bf16 enters through autocast (``models.precision``) and at export.
+at lr 6e-6 (the rest is rounded away). bf16 enters through autocast and frozen products (``models.precision``) and at
+export.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.model_directory import reading_model
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.exactness import settle_attention
+from qwen3emb_train.models.fused import fuse
 from qwen3emb_train.models.lora import LoraConfig, add_lora, bare, is_peft, use_text_dropout, with_adapters
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization, quantization_settings
@@ -162,6 +164,7 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
     settle_attention(backbone, config.path, want_packed=config.attention is Attention.packed)
+    fuse(backbone)
     is_packed = backbone.config._attn_implementation == PACKED
     is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and is_packed
     text_keys = TextKeys() if is_keyed else None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qwen3emb_train.models.dropout import TextDropout, TextKeys
 from qwen3emb_train.models.quantization import dequantized, is_quantized
+from qwen3emb_train.models.text_model import at_least_float32
 
 _ALL_LINEAR = "all-linear"
 _NAME = re.compile(r"[\w.\-]+")
@@ -72,7 +73,16 @@ def add_lora(backbone: Any, lora: LoraConfig) -> Any:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
         target_modules=_targets(backbone, lora.target_modules), task_type="FEATURE_EXTRACTION",
     )  # fmt: skip
-    return peft.get_peft_model(backbone, settings)
+    adapted = peft.get_peft_model(backbone, settings)
+    for layer in _lora_layers(adapted):
+        layer.cast_input_dtype_enabled = False  # to float32, from which autocast would round it back
+    return adapted
+
+
+def _lora_layers(backbone: Any) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in backbone.modules() if isinstance(module, LoraLayer)]
 
 
 def _targets(backbone: nn.Module, given: str | list[str]) -> str | list[str]:
@@ -125,7 +135,7 @@ def with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tensor
     for name, module in bare(backbone).named_modules():
         if isinstance(module, LoraLayer):
             base, a, b = (
-                weights.pop(f"{name}.{part}.weight").detach().cpu()
+                at_least_float32(weights.pop(f"{name}.{part}.weight").detach().cpu())
                 for part in ("base_layer", "lora_A.default", "lora_B.default")
             )
             if is_quantized(module.base_layer):
@@ -140,8 +150,6 @@ def with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tensor
 
 def use_text_dropout(backbone: Any, shared: TextKeys) -> None:
     """Replaces the adapters' dropout by one that is independent of chunks and ranks."""
-    from peft.tuners.lora import LoraLayer
-
-    for number, module in enumerate(m for m in backbone.modules() if isinstance(m, LoraLayer)):
-        dropout = module.lora_dropout["default"]
-        module.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)
+    for number, layer in enumerate(_lora_layers(backbone)):
+        dropout = layer.lora_dropout["default"]
+        layer.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)

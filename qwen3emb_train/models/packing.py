@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from qwen3emb_train.data.batches import Extents, PackedTokens
 from qwen3emb_train.models.grids import Copy, Grids
+from qwen3emb_train.models.precision import dtype_of_products
 from qwen3emb_train.models.varlen import VarlenSpans, varlen_kernel_for
 
 PACKED = "packed"
@@ -134,7 +135,7 @@ def packed_attention(
     is_causal = bool(getattr(module, "is_causal", True))
     if layout.prefix_of is not None and not is_causal:
         raise ValueError("shared prefixes are exact under causal attention only; encode a bidirectional model without.")
-    dtype = _dtype_of_products(query)
+    dtype = dtype_of_products(query)
     queries, keys, values = (rows[0].transpose(0, 1) for rows in (query, key, value))
     is_plain = not dropout and softcap is None and s_aux is None
     kernel = varlen_kernel_for(query.device, dtype, query.shape[-1]) if is_plain else None
@@ -166,20 +167,12 @@ def is_causal(backbone: nn.Module) -> bool:
     return all(getattr(module, "is_causal", True) for module in backbone.modules())
 
 
-def _dtype_of_products(query: Tensor) -> torch.dtype:
-    """The dtype that autocast would choose: it does not cover the kernels, and on a grid it would cast empty cells too.
-
-    Under autocast the rotary embeddings and the head norms leave queries and keys in float32, values in bf16.
-    """
-    if torch.is_autocast_enabled(query.device.type):
-        return torch.get_autocast_dtype(query.device.type)
-    return query.dtype
-
-
 def register_packed_attention() -> None:
-    """Registers ``attn_implementation="packed"`` with transformers; may be called repeatedly."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Registers ``attn_implementation="packed"`` with transformers; may be called repeatedly.
+
+    Not with ``AttentionMaskInterface``: for an attention without an entry there transformers builds no mask at all, and
+    one that is registered is asked after the texts' bounds were looked for, which makes the host wait for a GPU.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed_attention)
-    # The layout defines which tokens attend to which: no mask is built.
-    AttentionMaskInterface.register(PACKED, lambda *args, **kwargs: None)

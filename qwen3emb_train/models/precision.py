@@ -1,10 +1,19 @@
-"""In which precision matrix products run. Master weights are float32 in every case."""
+"""In which precision products, norms and rotations run. Trained weights are float32 in every case.
+
+Under bf16 what flows between layers is bf16 on every engine: embeddings are rounded as they are looked up, products and
+norms round their results once. A float32 stream between bf16 products would cost more time than the products: each norm
+and each sum would read and write it, and each product would cast it again.
+"""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 class Precision(str, Enum):
@@ -39,6 +48,97 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """The context in which an encoder runs; ``precision`` must be resolved."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bf16)
+
+
+def dtype_of_products(states: Tensor) -> torch.dtype:
+    """The dtype that autocast would choose for a product with ``states``; their own without it.
+
+    Autocast does not cover attention kernels, keeps norms in float32, and would cast a grid's empty cells too.
+    """
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if _autocasts(kind) else states.dtype
+
+
+def _autocasts(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def round_to_products(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+    """A forward hook of the embedding: what the layers add to is as wide as their products."""
+    return output.to(dtype_of_products(output))
+
+
+def round_frozen_products(model: nn.Module) -> None:
+    """Keeps frozen linear maps in bf16, in place: autocast would round them so for each product, from twice the memory.
+
+    Loses nothing where a model was published in bf16. Call it where products run in bf16, with the final weights.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                if parameter.dtype == torch.float32 and not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm: float32 inside (or wider), its result rounded once to the products' dtype.
+
+    One kernel on GPUs. Stands in for a family's own module (``models.norms``) under the same parameter name.
+
+    Args:
+        weight: of the module that it replaces.
+        eps: added to the mean square.
+        offset: added to the weight: 1 where a family stores it so (Gemma).
+    """
+
+    def __init__(self, weight: nn.Parameter, eps: float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.eps, self.offset = weight, eps, offset
+
+    def forward(self, states: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        dtype, kind = dtype_of_products(states), states.device.type
+        weight = self.weight + self.offset if self.offset else self.weight
+        if not _autocasts(kind):
+            return F.rms_norm(states, weight.shape, weight.to(dtype), self.eps)
+        with torch.autocast(kind, enabled=False):  # autocast would give float32 back
+            return F.rms_norm(states.to(dtype), weight.shape, weight.to(dtype), self.eps)
+
+
+class _Rotation(torch.autograd.Function):
+    """``states * cos + rotate_half(states) * sin``: three kernels each way, where autograd would make a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        (low, high), half = states.chunk(2, -1), sin.shape[-1] // 2
+        rotated = states * cos
+        rotated[..., :half].addcmul_(high, sin[..., :half], value=-1)
+        rotated[..., half:].addcmul_(low, sin[..., half:])
+        return rotated
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        (low, high), half = gradients[0].chunk(2, -1), sin.shape[-1] // 2
+        back = gradients[0] * cos
+        back[..., :half].addcmul_(high, sin[..., half:])
+        back[..., half:].addcmul_(low, sin[..., :half], value=-1)
+        return back, None, None
+
+
+def rotate(
+    states: Float[Tensor, "texts heads tokens dim"],
+    cos: Float[Tensor, "texts 1 tokens dim"],
+    sin: Float[Tensor, "texts 1 tokens dim"],
+) -> Float[Tensor, "texts heads tokens dim"]:
+    """Rotary position embedding of queries or keys in their own dtype, halves of a head paired.
+
+    Args:
+        states: to be rotated; the angles carry no gradient.
+        cos, sin: of each position's angles, in the dtype of ``states``.
+    """
+    rotated: Tensor = _Rotation.apply(states, cos, sin)
+    return rotated
 
 
 @contextmanager

@@ -72,8 +72,8 @@ class TextModel(nn.Module):
         if self.text_keys is not None:
             self.text_keys.set_tokens(tokens)
         if self.config._attn_implementation == PACKED:
-            return _at_least_float32(self._read_packed(tokens))
-        return _at_least_float32(self.last_states_padded(*pad(tokens)))
+            return at_least_float32(self._read_packed(tokens))
+        return at_least_float32(self.last_states_padded(*pad(tokens)))
 
     def _read_packed(self, tokens: PackedTokens) -> Tensor:
         output = self.backbone(
@@ -102,7 +102,8 @@ def pad(tokens: PackedTokens) -> tuple[Int[Tensor, "texts longest"], Int[Tensor,
     return input_ids, is_token.to(input_ids.dtype)
 
 
-def _at_least_float32(states: Tensor) -> Tensor:
+def at_least_float32(states: Tensor) -> Tensor:
+    """float32 where they are narrower, else as they are."""
     return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
 
 

@@ -18,7 +18,8 @@ from qwen3emb_train.distributed import all_gather_with_grad, gather_all_counts, 
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.label_contrast import LabelContrast
-from qwen3emb_train.models.loading import ModelConfig, load_encoder
+from qwen3emb_train.models import packing
+from qwen3emb_train.models.loading import LoraConfig, ModelConfig, load_encoder
 from qwen3emb_train.models.packing import PackedLayout
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.training.determinism import deterministic_algorithms
@@ -28,6 +29,7 @@ from qwen3emb_train.training.health.weights import WeightWatch
 from qwen3emb_train.training.objectives import EmbeddingObjective
 from qwen3emb_train.training.optimization import OptimizerConfig
 from tests.ranks import run_on_ranks
+from tests.tiny import make_tiny_model_directory
 from tests.training.engines.steps import batch_of
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +90,23 @@ def test_a_kernels_sizes_are_known_without_asking_the_device(shares: bool) -> No
     assert (found.longest_query, found.longest_key) == (expected.spans.longest_query, expected.spans.longest_key)
     if shares:
         assert layout.key_tokens.shape == expected.key_tokens.shape
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=4, dropout=0.1)], ids=["full", "adapters"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_chunk_waits_for_nothing(
+    lora: LoraConfig, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forwards and backwards, with a prefix that is shared and without."""
+    path = make_tiny_model_directory(tmp_path / "model", family=family)
+    encoder = load_encoder(ModelConfig(path=str(path), lora=lora)).to(META)
+    monkeypatch.setattr(
+        packing, "varlen_kernel_for", lambda *_: lambda query, key, value, *_, **__: query + value.sum()
+    )
+    tokens = PackedTokens.from_lists([[*range(1, 80), 90 + i, *range(i), 0] for i in range(4)])
+    for one in [tokens, share_prefixes(tokens)] if encoder.shares_prefixes else [tokens]:
+        encoder(one.to(META)).sum().backward()
+    assert any(p.grad is not None for p in encoder.parameters())
 
 
 class Recording(InfoNCE):

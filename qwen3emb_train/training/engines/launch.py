@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from qwen3emb_train.distributed import world_size
-from qwen3emb_train.models.precision import Precision, resolve_device
+from qwen3emb_train.models.precision import Precision, resolve_device, round_frozen_products
 from qwen3emb_train.models.quantization import is_quantized
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Engine, SingleEngine
@@ -113,6 +113,8 @@ def build_engine(
     """
     if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, model.modules())):
         raise ValueError("model.quantization=nf4 cannot be sharded: launch with ddp.yaml, or set quantization=none.")
+    if precision is Precision.bf16:
+        round_frozen_products(model.backbone)  # a reranker's head computes in float32
     model = model.to(launch.device)
     match launch.kind:
         case EngineKind.single:
