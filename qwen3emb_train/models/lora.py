@@ -22,7 +22,7 @@ class LoraConfig:
         rank: inner dimension; 0 = no adapters, all weights are trained; 32 is a usual rank. The report names LoRA but
             no rank.
         alpha: scale numerator: the update is multiplied by alpha / rank.
-        dropout: on the adapters' input, 0 .. 1.
+        dropout: on the adapters' input, from 0 to below 1.
         target_modules: linear layers to adapt, as peft has it: "all-linear" = every one; names or ends of names, as in
             [q_proj, v_proj]; or one regular expression over whole names.
     """
@@ -35,6 +35,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 0:
             raise ValueError(f"model.lora.rank is {self.rank}; use 0 for full training, or a rank such as 32.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.lora.dropout is {self.dropout}; use 0 (none) to below 1, usually 0.05 or 0.1.")
         self.target_modules = _names_or_pattern(self.target_modules)
 
 
@@ -150,6 +152,5 @@ def with_adapters(backbone: Any, weights: dict[str, Tensor]) -> dict[str, Tensor
 
 def use_text_dropout(backbone: Any, shared: TextKeys) -> None:
     """Replaces the adapters' dropout by one that is independent of chunks and ranks."""
-    for number, layer in enumerate(_lora_layers(backbone)):
-        dropout = layer.lora_dropout["default"]
-        layer.lora_dropout["default"] = TextDropout(float(dropout.p), salt=(number + 1) << 32, shared=shared)
+    for layer in _lora_layers(backbone):
+        layer.lora_dropout["default"] = TextDropout(float(layer.lora_dropout["default"].p), shared)

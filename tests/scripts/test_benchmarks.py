@@ -14,6 +14,7 @@ SMALL = {
     "contrastive_step": ["--smoke", "--device", "cpu", "--precision", "fp32", "--mixes", "medquad"],
     "encode": ["--smoke", "--device", "cpu", "--kinds", "queries"],
     "growth": ["--smoke", "--device", "cpu"],
+    "keyed_dropout": ["--device", "cpu", "--tokens", "256", "--dim", "64", "--rounds", "1", "--repeats", "2"],
     "loss_memory": ["--device", "cpu", "--sizes", "64", "--dim", "16"],
     "mfu": ["--smoke"],
     "mining": ["--documents", "300", "--queries", "40", "--rounds", "1", "--sentences", "0"],
