@@ -55,7 +55,9 @@ class HardNegatives:
         schema = object_schema(Hard_Negatives=texts(self._num))
         language = f"the programming language {passage.code}" if passage.code else language_name(passage.language)
         values = {"passage": passage.text, "query": query, "num": self._num, "language": language}
-        answer = parse_reply((yield build_request(self._prompt, values, schema, self._sampling, item)), schema)
+        answer = parse_reply(
+            (yield build_request(self._prompt, values, schema, self._sampling, item)), schema, lines=("Hard_Negatives",)
+        )
         if isinstance(answer, Rejected):
             facts |= {"num_hard_negatives": 0, "hard_negatives_rejected": answer.reason}
             return ()
