@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the synthesis.
 
     Returns:
-        0 done, 1 items remain (stopped by a signal), 2 bad input.
+        0 done, 1 some items failed, 2 bad input or a teacher that cannot be used, 75 stopped by a signal: the same
+        command continues.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from data_synth.brake import BrakeConfig
 from data_synth.documents import DocumentsConfig
 from data_synth.filters.chain import FilterConfig
 from data_synth.judge import JudgeConfig
@@ -60,6 +61,9 @@ class SynthesisConfig:
         num_processes: processes that share the work. They do not publish; a last start with num_processes=1 does the
             remaining items and publishes.
         retry_failed: try items again that the teacher gave up on in an earlier run.
+        retry_rejected: ask again what was rejected in an earlier run for these reasons, [reply_cut, schema], or [all];
+            for a teacher that was set right on its server. Filters are not meant: they can be changed at no cost.
+        brake: stops a task whose replies are not accepted, before all are bought.
         partial: publish although some items have not ended, after a run that was stopped.
         rows_per_file: lines per file of examples.
         dry_run: render prompts and estimate tokens and costs; no requests.
@@ -84,6 +88,8 @@ class SynthesisConfig:
     process_index: int = 0
     num_processes: int = 1
     retry_failed: bool = False
+    retry_rejected: list[str] = field(default_factory=list)
+    brake: BrakeConfig = field(default_factory=BrakeConfig)
     partial: bool = False
     rows_per_file: int = 100_000
     dry_run: bool = False

@@ -15,6 +15,7 @@ from data_synth.progress import PricesConfig
 from data_synth.work import Reply, Request, Task, WorkItem
 
 _BYTES_PER_TOKEN = 4.0  # English prose in current vocabularies; other scripts have more bytes a letter
+_NO_LIMIT = 4096  # assumed for a reply without a limit of ours
 _MAX_CALLS = 20  # of one item
 _FILLER = "What does this explain about the subject?"
 
@@ -65,7 +66,7 @@ def estimate(task: Task, num_rendered: int) -> Estimate:
         for request in _requests(task, item):
             found.calls[request.prompt] += 1
             found.prompt_tokens += tokens_of(request)
-            found.ceiling += request.sampling.max_tokens
+            found.ceiling += request.sampling.max_tokens or _NO_LIMIT
             found.examples.setdefault(request.prompt, request)
     return found
 

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from data_synth.ledger import End, Ledger, RecordedCall
+from data_synth.ledger import Ledger
+from data_synth.ledger_database import End, RecordedCall
 from data_synth.work import WorkItem
 
 
@@ -17,19 +18,19 @@ class LedgerWriter:
     def __init__(self, ledger: Ledger, *, commit_seconds: float = 0.02) -> None:
         self._ledger = ledger
         self._commit_seconds = commit_seconds
-        self._calls: list[tuple[WorkItem, RecordedCall]] = []
+        self._calls: list[RecordedCall] = []
         self._ends: list[tuple[WorkItem, End]] = []
         self._committed: asyncio.Future[None] | None = None  # of the batch being collected
         self._committing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
-    def record_call(self, item: WorkItem, call: RecordedCall) -> None:
+    def record_call(self, call: RecordedCall) -> None:
         """Adds a reply to the next batch.
 
         Raises:
             OSError: an earlier batch could not be written (the disk is full, ...).
         """
-        self._calls.append((item, call))
+        self._calls.append(call)
         self._batch()
 
     async def record_end(self, item: WorkItem, end: End) -> None:

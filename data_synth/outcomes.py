@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from data_synth.ledger import OK, REJECTED, End
+from data_synth.ledger_database import OK, REJECTED, End
 from data_synth.work import Accepted, Outcome, Rejected
 from qwen3emb_train.data.records import TrainingExample
 
@@ -30,13 +30,19 @@ def checked(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def to_record(outcome: Outcome, prompts: list[str]) -> End:
-    """The outcome as the ledger records it, with the labels of the prompts that led to it."""
+def to_record(outcome: Outcome, prompts: list[str], requests: list[str]) -> End:
+    """The outcome as the ledger records it.
+
+    Args:
+        outcome: of an item.
+        prompts: labels of the prompts that led to it.
+        requests: the ``request_key`` of each call that led to it; kept for a rejection, which may be asked again.
+    """
     rows = [row.to_json() for row in outcome.rows]
     if isinstance(outcome, Accepted):
         return End(OK, {"rows": rows, "facts": [dict(facts) for facts in outcome.facts], "prompts": prompts})
-    detail = outcome.detail[:LONGEST_DETAIL]
-    return End(REJECTED, {"reason": outcome.reason, "detail": detail, "rows": rows, "prompts": prompts})
+    fields = {"reason": outcome.reason, "detail": outcome.detail[:LONGEST_DETAIL]}
+    return End(REJECTED, {**fields, "rows": rows, "prompts": prompts, "requests": requests})
 
 
 def from_record(end: End) -> Outcome:

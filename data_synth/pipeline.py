@@ -8,6 +8,7 @@ OUTPUT/stats.json, report.html, run.json
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ from data_synth.work import Outcome, Task, WorkItem
 from qwen3emb_train.lineage import DirectoryLock, claim, require_apart, require_claimable, write_text
 from qwen3emb_train.texts.languages import LanguageIdentifier
 
+EXIT_FAILED = 1
+EXIT_STOPPED = 75  # not finished, and the same command continues; schedulers requeue on it
 _COUNTABLE = 20_000  # passages up to which all items are counted first, for the ETA
 
 
@@ -43,7 +46,8 @@ def synthesize(config: SynthesisConfig) -> int:
     """Runs the synthesis, or a dry run.
 
     Returns:
-        0 if every item of this process's share has ended, 1 if it was stopped before: the same command continues.
+        0 if every item of this process's share has ended, ``EXIT_FAILED`` if some have failed, ``EXIT_STOPPED`` if a
+        signal stopped it: the same command continues.
     """
     output = Path(config.output_dir)
     prepared = _prepare(config, output)
@@ -62,7 +66,19 @@ def synthesize(config: SynthesisConfig) -> int:
         )
     elif not is_interrupted or config.partial:
         _publish(config, output, prepared, summaries)
-    return 1 if is_interrupted else 0
+    if is_interrupted:
+        return EXIT_STOPPED
+    return EXIT_FAILED if _tell_failed(output, summaries) else 0
+
+
+def _tell_failed(output: Path, summaries: Mapping[str, RunSummary]) -> int:
+    """Says how many items have failed, in this start or an earlier one."""
+    num_failed = sum(summary.num_failed + summary.num_failed_before for summary in summaries.values())
+    if num_failed:
+        told = next((f", first {each.first_failure}" for each in summaries.values() if each.first_failure), "")
+        print(f"{num_failed:,} item{'s' if num_failed > 1 else ''} failed{told}", file=sys.stderr)
+        print(f"{output}/TASK/rejected/failed.jsonl lists them; retry_failed=true asks them again", file=sys.stderr)
+    return num_failed
 
 
 def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -> Task:
@@ -129,6 +145,9 @@ async def _drive(config: SynthesisConfig, output: Path, prepared: PreparedPassag
                 process_index=config.process_index,
                 num_processes=config.num_processes,
                 retry_failed=config.retry_failed,
+                retry_rejected=config.retry_rejected,
+                brake=config.brake,
+                limit_of=teacher.limit_of,
                 progress=Progress(name, num_items=num_items, prices=config.prices),
             )
             if summaries[name].is_interrupted:

@@ -1,25 +1,16 @@
-"""Which item gets which type, length, language: stratified, so that a run has exactly the configured mix.
+"""Which item gets which type, length, language: by a hash of its passage, not by its place in the input.
 
-After any number of draws, ``Quota`` has given each name its share, rounded up or down. It is the quota method of
-Balinski and Young ("The quota method of apportionment", American Mathematical Monthly 82, 1975): the next seat goes to
-the party with the largest weight / (seats + 1) among those that it would not lift above their share rounded up.
-``StratifiedSampler`` takes a block of names at a time and shuffles within the block, so that two mixes of one plan are
-not correlated.
+A plan is part of what is asked, so a plan that depended on the place would make each reply behind a new document be
+bought again. Each draw is a point in [0, 1) that a digest of the passage gives, and a mix maps points to names in
+proportion to their weights: of n items a share p gets n * p names, give or take sqrt(n * p * (1 - p)).
 """
 
-import random
-from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
-from itertools import islice
-from typing import TypeVar
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from data_synth.languages import primary_language
-
-BLOCK = 16
-"""Passages planned at once. The counts are exact at the end of each block, and at the end of the run, as the last block
-has its true length; a longer input changes the plan of the last block only."""
-
-T = TypeVar("T")
 
 
 def check_weights(weights: Mapping[str, float], key: str, known: Iterable[str] | None = None) -> None:
@@ -42,74 +33,39 @@ def check_weights(weights: Mapping[str, float], key: str, known: Iterable[str] |
             raise ValueError(f"{key}: unknown name {name!r}. Known are {', '.join(known)}.")
 
 
-class Quota:
-    """Draws names so that after n draws each count is n times its share, rounded up or down."""
+def pick(seed: int, *parts: object) -> int:
+    """A 64-bit hash of the arguments, the same in every process."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def point(seed: int, *parts: object) -> float:
+    """A number in [0, 1) by a hash of the arguments."""
+    return (pick(seed, *parts) >> 11) / (1 << 53)
+
+
+class Mix:
+    """Names in proportion to their weights.
+
+    Args:
+        weights: name -> weight; those of weight 0 never occur.
+    """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        # The decimal as written: 0.1 is exactly 1/10, not the nearest binary fraction, ten of which exceed 1.
-        shares = {name: Fraction(str(weight)) for name, weight in weights.items() if weight > 0}
-        total = sum(shares.values())
-        denominator = _common_denominator(share / total for share in shares.values())
-        self._weights = {name: int(share / total * denominator) for name, share in shares.items()}
-        self._denominator = denominator
-        self._drawn = dict.fromkeys(shares, 0)
-        self._num_drawn = 0
+        self.names = [name for name, weight in weights.items() if weight > 0]
+        bounds = list(accumulate(weights[name] for name in self.names))
+        self._bounds = [bound / bounds[-1] for bound in bounds[:-1]]  # the upper ends, except the last one's, 1
 
-    def next(self) -> str:
-        """The next name."""
-        self._num_drawn += 1
-        chosen, best = "", (0, 1)
-        for name, weight in self._weights.items():
-            drawn = self._drawn[name]
-            is_below_quota = drawn * self._denominator < self._num_drawn * weight
-            if is_below_quota and weight * best[1] > best[0] * (drawn + 1):
-                chosen, best = name, (weight, drawn + 1)
-        self._drawn[chosen] += 1
-        return chosen
+    def at(self, place: float) -> str:
+        """The name at a place in [0, 1)."""
+        return self.names[bisect_right(self._bounds, place)]
 
-
-class StratifiedSampler:
-    """Blocks of names whose counts follow the weights exactly, each shuffled.
-
-    Args:
-        weights: name -> weight.
-        seed, name: with the number of the block, they determine the order within it.
-    """
-
-    def __init__(self, weights: Mapping[str, float], seed: int, name: str) -> None:
-        self._quota = Quota(weights)
-        self._label = f"{seed}/{name}"
-        self._block = 0
-
-    def next_block(self, num: int) -> list[str]:
-        """The next ``num`` names."""
-        names = [self._quota.next() for _ in range(num)]
-        random.Random(f"{self._label}/{self._block}").shuffle(names)
-        self._block += 1
-        return names
-
-
-class PlanSampler:
-    """Samples several mixes independently: one mapping mix -> name for each item."""
-
-    def __init__(self, mixes: Mapping[str, Mapping[str, float]], seed: int) -> None:
-        self._samplers = {mix: StratifiedSampler(weights, seed, mix) for mix, weights in mixes.items()}
-
-    def next_block(self, num: int) -> list[dict[str, str]]:
-        """The plans of the next ``num`` items."""
-        columns = {mix: sampler.next_block(num) for mix, sampler in self._samplers.items()}
-        return [{mix: names[index] for mix, names in columns.items()} for index in range(num)]
-
-
-def shares(name: str, share: float, otherwise: str) -> dict[str, float]:
-    """Weights of a mix of two names.
-
-    Args:
-        name: gets ``share``.
-        share: in [0, 1].
-        otherwise: gets the rest.
-    """
-    return {name: share, otherwise: float(1 - Fraction(str(share)))}
+    def share(self, name: str) -> float:
+        """The part of [0, 1) that belongs to a name; 0 if it has none."""
+        if name not in self.names:
+            return 0.0
+        number, ends = self.names.index(name), [0.0, *self._bounds, 1.0]
+        return ends[number + 1] - ends[number]
 
 
 class OtherLanguages:
@@ -120,27 +76,18 @@ class OtherLanguages:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = dict(weights)
-        self._quotas: dict[str, Quota] = {}
+        self._mixes: dict[str, Mix] = {}
 
-    def next(self, language: str) -> str:
-        """The next target language for a passage in ``language``."""
+    def at(self, language: str, place: float) -> str:
+        """The target language for a passage.
+
+        Args:
+            language: of the passage.
+            place: in [0, 1).
+        """
         own = primary_language(language)
-        if own not in self._quotas:
+        if own not in self._mixes:
             others = {name: weight for name, weight in self._weights.items() if primary_language(name) != own}
             # The mix may consist of the passage's language only: then the item is monolingual.
-            self._quotas[own] = Quota(others or self._weights)
-        return self._quotas[own].next()
-
-
-def in_blocks(values: Iterable[T]) -> Iterator[list[T]]:
-    """The values, ``BLOCK`` at a time; the last block has the remainder."""
-    iterator = iter(values)
-    while block := list(islice(iterator, BLOCK)):
-        yield block
-
-
-def _common_denominator(fractions: Iterable[Fraction]) -> int:
-    result = 1
-    for fraction in fractions:
-        result = (Fraction(result) / fraction.denominator).denominator * result
-    return result
+            self._mixes[own] = Mix(others if any(others.values()) else self._weights)
+        return self._mixes[own].at(place)

@@ -92,7 +92,7 @@ class Prompt:
             raise PromptError(f"prompt {self.name}: {error}") from error
 
     def _nonce(self, values: Mapping[str, Any]) -> str:
-        content = json.dumps([self.label, values], sort_keys=True)
+        content = json.dumps([self.name, values], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:_NONCE_DIGITS]
 
 

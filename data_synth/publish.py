@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_synth.ledger import FAILED, Ledger
+from data_synth.ledger import Ledger
+from data_synth.ledger_database import FAILED
 from data_synth.outcomes import from_record
 from data_synth.work import Accepted, Outcome, Task, WorkItem
 from qwen3emb_train.data.records import TrainingExample
@@ -83,7 +84,7 @@ def publish(
                 continue
             if end.kind == FAILED:
                 summary.reasons[_FAILED_FILE] += 1
-                writer.reject(_FAILED_FILE, {"item": item.key, "teacher": model, **end.body})
+                writer.reject(_FAILED_FILE, {**_origin(item, model), **end.body})
                 continue
             outcome = from_record(end)
             if examine is not None:
@@ -96,15 +97,19 @@ def publish(
             else:
                 summary.reasons[outcome.reason] += 1
                 rows = [row.to_json() for row in outcome.rows]
-                writer.reject(
-                    outcome.reason, origin | {"reason": outcome.reason, "detail": outcome.detail, "rows": rows}
-                )
+                fields = {"reason": outcome.reason, "detail": outcome.detail, "rows": rows}
+                writer.reject(outcome.reason, {**_origin(item, model), **origin, **fields})
         if summary.num_missing and not partial:
             raise ValueError(
                 f"{directory}: {summary.num_missing} of {summary.num_items} items of {task.name} have not ended with "
                 f"{model}. Run the synthesis again to finish them, or publish with partial=true."
             )
     return summary
+
+
+def _origin(item: WorkItem, model: str) -> dict[str, Any]:
+    """What a line about an item without rows says of it."""
+    return {"item": item.key, "group": item.group, "document": item.document, "teacher": model}
 
 
 def read_published(output: Path) -> Iterator[tuple[TrainingExample, dict[str, Any]]]:

@@ -1,11 +1,13 @@
 """The results of a run beside the examples: stats.json, report.html, run.json."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_synth.brake import REPLY_REASONS, advice
 from data_synth.ledger import Ledger
 from data_synth.progress import PricesConfig
 from data_synth.publish import PublishSummary, read_published, read_rejected
@@ -33,10 +35,12 @@ def write_results(
         published, summaries: by task; summaries of this start only.
     """
     statistics = Statistics()
+    details: dict[str, dict[str, str]] = {task: {} for task in published}
     for task in published:
         for row, facts in read_published(output / task):
             statistics.add_row(row, facts)
         for rejected in read_rejected(output / task):
+            details[task].setdefault(rejected["reason"], rejected.get("detail", ""))
             statistics.add_rejected(task, rejected["reason"], rejected.get("detail", ""), rejected.get("rows", ()))
     spent = _spent(output, prices)
     items = {name: _of_items(summary) for name, summary in published.items()}
@@ -65,7 +69,18 @@ def write_results(
     record = new_record(PROGRAM, config, {"passages": output / "passages"}, items=items, spent=spent)
     write_record(output, record)
     _tell(output, items, spent)
+    _advise(items, details, config["brake"]["min_acceptance"])
     return stats
+
+
+def _advise(items: Mapping[str, Mapping[str, Any]], details: Mapping[str, Mapping[str, str]], least: float) -> None:
+    """Says what to try where a task too small for the brake was of no use."""
+    for task, found in items.items():
+        bad = Counter(
+            {name: num for name, num in found["reasons"].items() if name.removeprefix("judge_") in REPLY_REASONS}
+        )
+        if bad and found["accepted"] < least * found["items"]:
+            print(f"{task}: {advice(task, bad, details[task])}", file=sys.stderr)
 
 
 def _of_items(summary: PublishSummary) -> dict[str, Any]:

@@ -11,8 +11,10 @@ class RunSummary:
 
     Attributes:
         num_done_before: items that had ended in an earlier run.
+        num_failed_before: those of them that had failed.
         num_repeated: items with the key of an earlier one, which are skipped.
         num_accepted, num_rejected, num_failed: items that ended in this run.
+        first_failure: which item failed first, and why; "" if none did.
         num_rows: of accepted items.
         num_calls: replies received.
         num_replayed: replies taken from the ledger instead.
@@ -23,10 +25,12 @@ class RunSummary:
     """
 
     num_done_before: int = 0
+    num_failed_before: int = 0
     num_repeated: int = 0
     num_accepted: int = 0
     num_rejected: int = 0
     num_failed: int = 0
+    first_failure: str = ""
     num_rows: int = 0
     num_calls: int = 0
     num_replayed: int = 0

@@ -8,25 +8,20 @@ import asyncio
 import logging
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from data_synth.ledger import FAILED, End, Ledger, RecordedCall, process_of
-from data_synth.ledger_writer import LedgerWriter
-from data_synth.outcomes import LONGEST_DETAIL, checked, to_record
+from data_synth.brake import Brake, BrakeConfig
+from data_synth.item_runner import ItemRunner
+from data_synth.ledger import Ledger, process_of
 from data_synth.progress import Progress
 from data_synth.run_summary import RunSummary
-from data_synth.teachers.teacher import Teacher, TeacherError, TeacherGone, TeacherRefusal, request_key
-from data_synth.work import Accepted, Outcome, Reply, Request, Task, WorkItem
+from data_synth.teachers.teacher import Teacher
+from data_synth.work import Outcome, Request, Task, WorkItem
 
 log = logging.getLogger(__name__)
-
-_READ_AHEAD = 64  # items read from the task at once
 
 
 async def run(
@@ -38,7 +33,11 @@ async def run(
     process_index: int = 0,
     num_processes: int = 1,
     retry_failed: bool = False,
+    retry_rejected: Collection[str] = (),
     max_failures_in_a_row: int = 32,
+    max_refusals_in_a_row: int = 256,
+    brake: BrakeConfig | None = None,
+    limit_of: Callable[[Request], int | None] = lambda request: request.sampling.max_tokens,
     grace_seconds: float = 20.0,
     on_outcome: Callable[[WorkItem, Outcome], Outcome] | None = None,
     progress: Progress | None = None,
@@ -55,8 +54,12 @@ async def run(
             they idle.
         process_index, num_processes: the share. A group belongs to one process, by its hash.
         retry_failed: whether items that failed earlier are tried again.
-        max_failures_in_a_row: the run ends after this many items without a reply in between, since then the cause is
-            not in the items. None of them counts as failed.
+        retry_rejected: reasons of rejection whose items are asked again; "all" stands for every reason.
+        max_failures_in_a_row, max_refusals_in_a_row: after so many items that got no reply, or were refused, without a
+            reply in between, a request that was answered before is asked again. If it is refused as well, or there is
+            none, the cause is not in the items: the run ends, and none of them counts as failed.
+        brake: ends the run when too few items are accepted; None = never.
+        limit_of: the limit of a reply's tokens that a request is sent with.
         grace_seconds: for items in progress after a signal.
         on_outcome: receives each outcome before it is recorded and returns the one to record, such as a filter that
             turns ``Accepted`` into ``Rejected``. Pure.
@@ -67,6 +70,7 @@ async def run(
 
     Raises:
         TeacherError: the teacher is no longer available. The ledger is intact; a later start continues.
+        UselessRepliesError: of the brake.
         ValueError: the share does not exist, another process works on it, or the ledger is damaged.
         OSError: the ledger cannot be written (the disk is full, ...).
     """
@@ -78,9 +82,12 @@ async def run(
     ledger = await asyncio.to_thread(
         Ledger, directory, task.name, teacher.model,
         process_index=process_index, num_processes=num_processes, retry_failed=retry_failed,
+        retry_rejected=retry_rejected,
     )  # fmt: skip
     with ledger:
-        runner = _ItemRunner(task, teacher, ledger, on_outcome, max_failures_in_a_row)
+        counting = Brake(task.name, brake or BrakeConfig(num_items=0))
+        limits = max_failures_in_a_row, max_refusals_in_a_row
+        runner = ItemRunner(task, teacher, ledger, on_outcome, counting, limit_of, *limits)
         runner.is_mine = lambda item: num_processes == 1 or process_of(item, num_processes) == process_index
         started = time.perf_counter()
         displaying = asyncio.create_task(progress.show(runner.summary)) if progress is not None else None
@@ -96,7 +103,7 @@ async def run(
     return runner.summary
 
 
-async def _work(runner: "_ItemRunner", window: int, grace_seconds: float) -> None:
+async def _work(runner: ItemRunner, window: int, grace_seconds: float) -> None:
     workers = [asyncio.create_task(runner.work()) for _ in range(window)]
     working: asyncio.Future[Any] = asyncio.gather(*workers)
     working.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, whatever it is
@@ -116,149 +123,6 @@ async def _work(runner: "_ItemRunner", window: int, grace_seconds: float) -> Non
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-
-
-class _OpenItem(NamedTuple):
-    """An item that has not ended, and the replies that earlier runs recorded for it."""
-
-    item: WorkItem
-    recorded: list[RecordedCall]
-
-
-class _ItemRunner:
-    """The state of a run."""
-
-    def __init__(
-        self,
-        task: Task,
-        teacher: Teacher,
-        ledger: Ledger,
-        on_outcome: Callable[[WorkItem, Outcome], Outcome] | None,
-        max_failures_in_a_row: int,
-    ) -> None:
-        self.summary = RunSummary()
-        self.stop = asyncio.Event()
-        self.is_mine: Callable[[WorkItem], bool] = lambda item: True
-        self._task, self._teacher = task, teacher
-        self._ledger, self._writer = ledger, LedgerWriter(ledger)
-        self._on_outcome = on_outcome
-        self._max_failures_in_a_row = max_failures_in_a_row
-        self._given_up: list[tuple[WorkItem, TeacherError]] = []  # since the teacher's last reply
-        self._items = task.items()
-        self._ahead: deque[_OpenItem] = deque()
-        self._reading = asyncio.Lock()
-        self._under_way: set[str] = set()  # keys
-
-    async def work(self) -> None:
-        """One of the window's workers."""
-        while (open_item := await self._next()) is not None:
-            item, recorded = open_item
-            try:
-                await self._run_to_end(item, deque(recorded))
-            except Exception as error:
-                error.add_note(f"while working on item {item.key} of {self._task.name}")
-                raise
-
-    async def settle(self) -> None:
-        """At the end: items that were given up after the last reply have failed, unless there never was a reply."""
-        if self._given_up and not self.summary.num_calls and not self.summary.num_done_before:
-            raise self._given_up[0][1]
-        await self._record_given_up()
-
-    async def close(self) -> None:
-        """Waits until all records are on disk."""
-        await self._writer.close()
-
-    async def _next(self) -> _OpenItem | None:
-        async with self._reading:
-            if not self._ahead:
-                self._ahead.extend(await asyncio.to_thread(self._read_ahead))
-            return self._ahead.popleft() if self._ahead and not self.stop.is_set() else None
-
-    def _read_ahead(self) -> list[_OpenItem]:
-        return list(islice(self._open_items(), _READ_AHEAD))
-
-    def _open_items(self) -> Iterator[_OpenItem]:
-        for item in self._items:
-            if self.stop.is_set():
-                return
-            if not self.is_mine(item):
-                continue
-            # The order of these checks matters: an item leaves the set only after its end was recorded.
-            if item.key in self._under_way:
-                self.summary.num_repeated += 1
-            elif self._ledger.has_ended(item):
-                self.summary.num_done_before += 1
-            else:
-                self._under_way.add(item.key)
-                yield _OpenItem(item, self._ledger.calls(item))
-
-    async def _run_to_end(self, item: WorkItem, recorded: deque[RecordedCall]) -> None:
-        prompts: list[str] = []
-        try:
-            outcome = await self._run_steps(item, prompts, recorded)
-        except TeacherGone:
-            raise
-        except TeacherError as error:
-            if isinstance(error, TeacherRefusal) and error.is_fatal:
-                raise
-            self._given_up.append((item, error))
-            if len(self._given_up) >= self._max_failures_in_a_row:
-                error.add_note(f"{len(self._given_up)} items in a row got no reply")
-                raise
-            return
-        if self._on_outcome is not None:
-            outcome = self._on_outcome(item, outcome)
-        outcome = checked(outcome)
-        await self._record_end(item, to_record(outcome, prompts))
-        if isinstance(outcome, Accepted):
-            self.summary.num_accepted += 1
-            self.summary.num_rows += len(outcome.rows)
-        else:
-            self.summary.num_rejected += 1
-            self.summary.reasons[outcome.reason] += 1
-
-    async def _run_steps(self, item: WorkItem, prompts: list[str], recorded: deque[RecordedCall]) -> Outcome:
-        """Runs the item's steps: on the recorded replies as far as they go, then on the teacher's."""
-        steps = self._task.steps(item)
-        try:
-            request = next(steps)
-            while True:
-                if request.prompt not in prompts:
-                    prompts.append(request.prompt)
-                request = steps.send(await self._reply(item, request, recorded))
-        except StopIteration as end:
-            return end.value
-
-    async def _reply(self, item: WorkItem, request: Request, recorded: deque[RecordedCall]) -> Reply:
-        request_digest = request_key(self._teacher.model, request)
-        if recorded and recorded[0].request == request_digest:
-            self.summary.num_replayed += 1
-            return recorded.popleft().reply
-        recorded.clear()  # the steps differ from those that these replies were recorded for
-        if not request.affinity and item.group:
-            request = replace(request, affinity=item.group)
-        reply = await self._teacher.complete(request)
-        self._writer.record_call(item, RecordedCall(request_digest, request.prompt, reply))
-        self.summary.num_calls += 1
-        self.summary.prompt_tokens += reply.prompt_tokens
-        self.summary.completion_tokens += reply.completion_tokens
-        if self._given_up:
-            await self._record_given_up()
-        return reply
-
-    async def _record_given_up(self) -> None:
-        """The teacher responds, so the items without a reply are at fault: they have failed."""
-        given_up, self._given_up = self._given_up, []
-        for item, error in given_up:
-            reason = "refused" if isinstance(error, TeacherRefusal) else "unavailable"
-            await self._record_end(item, End(FAILED, {"reason": reason, "detail": str(error)[:LONGEST_DETAIL]}))
-            self.summary.num_failed += 1
-            self.summary.reasons[reason] += 1
-
-    async def _record_end(self, item: WorkItem, end: End) -> None:
-        await self._writer.record_end(item, end)
-        self._under_way.discard(item.key)
 
 
 @contextmanager

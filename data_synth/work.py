@@ -22,17 +22,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the teacher samples; part of a request's identity.
+    """How the teacher samples. What is None is not sent.
 
     Attributes:
-        temperature, top_p: as servers take them.
+        temperature, top_p: as servers take them; part of a request's identity.
         max_tokens: limit of the reply; a truncated reply is rejected and never parsed.
-        seed: sent if not None.
+        seed: of the server's generator.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 512
+    temperature: float | None = 0.7
+    top_p: float | None = 0.95
+    max_tokens: int | None = 512
     seed: int | None = None
 
 
@@ -47,6 +47,8 @@ class Request:
         prompt: name and version of the prompt, e.g. "retrieval/configure@3f2a91c0" (digest of its template files).
         affinity: requests with a common prefix share it and go to one server, for its prefix cache. Not part of the
             request's identity; the runner fills in the item's group.
+        turn: distinguishes requests that are otherwise equal and shall have replies of their own, such as those for one
+            sentence of two passages.
     """
 
     messages: tuple[Message, ...]
@@ -54,6 +56,7 @@ class Request:
     sampling: Sampling
     prompt: str
     affinity: str = ""
+    turn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Reply:
 
     Attributes:
         text: the reply's text, unparsed.
-        finish_reason: "stop", "length", ...
+        finish_reason: "stop", "length", "content_filter", or as in ``teachers/completions.py``.
         prompt_tokens, completion_tokens: as reported by the server; 0 if it reports none.
     """
 
@@ -122,6 +125,12 @@ class WorkItem:
     task: str
     payload: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
+
+    @property
+    def document(self) -> str:
+        """Where its passage is from (file and line), for a reader; "" if it has none."""
+        passage = self.payload.get("passage")
+        return str(passage.get("document", "")) if isinstance(passage, Mapping) else ""
 
 
 @runtime_checkable

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name
 from data_synth.parsing import parse_reply
-from data_synth.plans import OtherLanguages, PlanSampler, check_weights, in_blocks, shares
+from data_synth.plans import Mix, OtherLanguages, check_weights, pick, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
-from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt, pick
+from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt
 from data_synth.tasks.rows import accept, at, facts_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
@@ -83,17 +83,18 @@ class BitextTask:
     def items(self) -> Iterator[WorkItem]:
         """An item for each translation of each passage."""
         config = self.config
-        mixes = {"length": config.lengths, "direction": shares("reverse", config.reverse_share, "forward")}
-        sampler = PlanSampler(mixes, config.seed)
-        others = OtherLanguages(config.languages)
+        lengths, others = Mix(config.lengths), OtherLanguages(config.languages)
         settings = {"sampling": vars(config.sampling)}
-        for block in in_blocks(passage for passage in self._passages if not passage.code):
-            for number, entry in enumerate(sampler.next_block(len(block) * config.num_translations)):
-                passage, turn = block[number // config.num_translations], number % config.num_translations
+        for passage in (passage for passage in self._passages if not passage.code):
+            for turn in range(config.num_translations):
+                is_reverse = point(config.seed, "direction", passage.id, turn) < config.reverse_share
+                planned = lengths.at(point(config.seed, "length", passage.id, turn))
                 choice = pick(config.seed, passage.id) + turn
-                length, chosen = fitting_excerpt(passage.text, entry["length"], config.lengths, choice)
+                length, chosen = fitting_excerpt(passage.text, planned, config.lengths, choice)
                 plan = {
-                    **entry, "length": length, "language": others.next(passage.language), "text": chosen, "turn": turn,
+                    "direction": "reverse" if is_reverse else "forward", "length": length,
+                    "language": others.at(passage.language, point(config.seed, "language", passage.id, turn)),
+                    "text": chosen, "turn": turn,
                 }  # fmt: skip
                 yield build_item(self.name, passage, plan, settings, (self._prompt,))
 
@@ -107,7 +108,11 @@ class BitextTask:
             "text": plan["text"], "source_language": language_name(passage.language),
             "target_language": language_name(plan["language"]),
         }  # fmt: skip
-        answer = parse_reply((yield build_request(self._prompt, values, schema, self.config.sampling, item)), schema)
+        answer = parse_reply(
+            (yield build_request(self._prompt, values, schema, self.config.sampling, item)),
+            schema,
+            lines=("Translation",),
+        )
         if isinstance(answer, Rejected):
             return at(self._prompt, answer)
         sides = [(plan["text"], passage.language), (answer["Translation"], plan["language"])]

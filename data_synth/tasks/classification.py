@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import PlanSampler, check_weights, in_blocks
+from data_synth.plans import Mix, check_weights, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request
@@ -85,12 +85,15 @@ class ClassificationTask:
     def items(self) -> Iterator[WorkItem]:
         """An item for each text of each passage."""
         config = self.config
-        sampler = PlanSampler({"kind": config.kinds, "length": config.lengths}, config.seed)
+        kinds, lengths = Mix(config.kinds), Mix(config.lengths)
         settings = {"sampling": vars(config.sampling), "num_confusable": config.num_confusable}
-        for block in in_blocks(passage for passage in self._passages if not passage.code):
-            for number, entry in enumerate(sampler.next_block(len(block) * config.num_texts)):
-                plan = {**entry, "turn": number % config.num_texts}
-                yield build_item(self.name, block[number // config.num_texts], plan, settings, (self._prompt,))
+        for passage in (passage for passage in self._passages if not passage.code):
+            for turn in range(config.num_texts):
+                plan = {
+                    "kind": kinds.at(point(config.seed, "kind", passage.id, turn)),
+                    "length": lengths.at(point(config.seed, "length", passage.id, turn)), "turn": turn,
+                }  # fmt: skip
+                yield build_item(self.name, passage, plan, settings, (self._prompt,))
 
     def steps(self, item: WorkItem) -> Steps:
         """Problem, text and labels in one call."""
@@ -101,7 +104,9 @@ class ClassificationTask:
             "passage": passage.text, "language": language_name(passage.language), "kind": plan["kind"], "num": num,
             "length": length_phrase(plan["length"], passage.language),
         }  # fmt: skip
-        answer = parse_reply((yield build_request(self._prompt, values, schema, self.config.sampling, item)), schema)
+        answer = parse_reply(
+            (yield build_request(self._prompt, values, schema, self.config.sampling, item)), schema, lines=("Text",)
+        )
         if isinstance(answer, Rejected):
             return at(self._prompt, answer)
         labels = [answer["Label"], *answer["Confusable_Labels"]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import PlanSampler, check_weights, in_blocks
+from data_synth.plans import Mix, check_weights, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
 from data_synth.tasks.hard_negatives import HardNegatives
@@ -88,13 +88,13 @@ class CodeTask:
         """An item for each question of each function."""
         config = self.config
         mixes = {"question_type": config.question_types, "length": config.lengths, "language": config.languages}
-        sampler = PlanSampler(mixes, config.seed)
+        drawn = {name: Mix(weights) for name, weights in mixes.items()}
         settings = {"sampling": vars(config.sampling), **self._hard_negatives.settings}
         prompts = (self._prompt, *self._hard_negatives.prompts)
-        for block in in_blocks(passage for passage in self._passages if passage.code):
-            for number, entry in enumerate(sampler.next_block(len(block) * config.num_queries)):
-                plan = {**entry, "turn": number % config.num_queries}
-                yield build_item(self.name, block[number // config.num_queries], plan, settings, prompts)
+        for passage in (passage for passage in self._passages if passage.code):
+            for turn in range(config.num_queries):
+                plan = {name: mix.at(point(config.seed, name, passage.id, turn)) for name, mix in drawn.items()}
+                yield build_item(self.name, passage, {**plan, "turn": turn}, settings, prompts)
 
     def steps(self, item: WorkItem) -> Steps:
         """The question, and hard negatives if configured."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from data_synth.documents import Passage
 from data_synth.parsing import parse_reply
+from data_synth.plans import pick
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
-from data_synth.tasks.items import SamplingConfig, build_item, build_request, pick
+from data_synth.tasks.items import SamplingConfig, build_item, build_request
 from data_synth.tasks.rows import accept, at, facts_of, source_of
 from data_synth.work import Accepted, Outcome, Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample

@@ -1,8 +1,7 @@
 """Work items: their keys, their sampling, and which sentences of a passage they are about."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from data_synth.chunking import sentences
@@ -18,23 +17,26 @@ _NOT_IN_REQUESTS = ("id", "source", "title", "document")  # fields of a passage
 
 @dataclass
 class SamplingConfig:
-    """How the teacher samples.
+    """How the teacher samples. A field that is null is not sent; the server's own default holds.
 
     Attributes:
         temperature: default from Qwen3's model card, non-thinking mode.
         top_p: nucleus sampling; default from the same card.
-        max_tokens: limit of a reply; a truncated reply is rejected.
+        max_tokens: limit of a reply; a truncated reply is rejected. Where it is raised, only those are asked again.
+        seed: of the server's generator, mixed into each request's own. To change it asks nothing again.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.8
-    max_tokens: int = 512
+    temperature: float | None = 0.7
+    top_p: float | None = 0.8
+    max_tokens: int | None = 512
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+        is_hot = self.temperature is None or self.temperature >= 0
+        if not is_hot or not 0 < (1 if self.top_p is None else self.top_p) <= 1 or (self.max_tokens or 1) < 1:
             raise ValueError(
                 f"temperature={self.temperature}, top_p={self.top_p}, max_tokens={self.max_tokens}: "
-                "give temperature >= 0, 0 < top_p <= 1, max_tokens >= 1."
+                "give temperature >= 0, 0 < top_p <= 1, max_tokens >= 1, or null."
             )
 
 
@@ -62,7 +64,7 @@ def build_item(
 def build_request(
     prompt: Prompt, values: Mapping[str, Any], schema: Mapping[str, Any], sampling: SamplingConfig, item: WorkItem
 ) -> Request:
-    """A call of an item. Its sampling seed comes from the item's key, so that two items with one text differ.
+    """A call of an item. Its turn and its sampling seed keep apart two queries of one passage that are asked alike.
 
     Args:
         prompt: template.
@@ -71,18 +73,18 @@ def build_request(
         sampling: of the reply.
         item: that the call belongs to.
     """
+    messages, turn = prompt.render(values), f"{item.group}/{item.payload['plan'].get('turn', 0)}"
+    seed = None
+    if sampling.seed is not None:
+        content = [sampling.seed, turn, [message.content for message in messages]]
+        seed = int(value_digest(content)[:7], 16)
     return Request(
-        messages=prompt.render(values),
+        messages=messages,
         schema=schema,
-        sampling=Sampling(**asdict(sampling), seed=int(item.key[:7], 16)),
+        sampling=Sampling(sampling.temperature, sampling.top_p, sampling.max_tokens, seed),
         prompt=prompt.label,
+        turn=turn,
     )
-
-
-def pick(seed: int, *parts: object) -> int:
-    """A 64-bit hash of the arguments, the same in every process."""
-    text = "/".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def fitting_excerpt(text: str, bucket: str, buckets: Iterable[str], choice: int) -> tuple[str, str]:

@@ -5,7 +5,7 @@ interested in it, then the question type, then the difficulty. (b) *generate*: i
 given type, difficulty, length and language. Or both in one call, which costs half and constrains the teacher less.
 
 In the report the teacher picks type and difficulty, so their mix is not controlled. ``choice=plan`` offers it exactly
-one of each, so that the run has the configured mix; it still picks the character. ``choice=teacher`` is the report's
+one of each, drawn by the configured mix; it still picks the character. ``choice=teacher`` is the report's
 method: all types and difficulties with a weight above 0 are offered.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, check_languages, language_name, length_phrase
 from data_synth.parsing import parse_reply
-from data_synth.plans import OtherLanguages, PlanSampler, check_weights, in_blocks, shares
+from data_synth.plans import Mix, OtherLanguages, check_weights, pick, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, one_of, text
 from data_synth.tasks.hard_negatives import HardNegatives
-from data_synth.tasks.items import SamplingConfig, build_item, build_request, pick
+from data_synth.tasks.items import SamplingConfig, build_item, build_request
 from data_synth.tasks.rows import accept, at, facts_of, source_of
 from data_synth.work import Rejected, Reply, Request, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
@@ -32,11 +32,12 @@ DIFFICULTIES = ("high_school", "university", "phd")
 # A part of ``steps``: it yields requests and returns the answer's fields, or a rejection.
 Calls = Generator[Request, Reply, dict[str, Any] | Rejected]
 
-_SHORTEST = "keywords"  # the type that gets the shortest lengths of a block
+_SHORTEST = "keywords"  # the type that gets the shortest lengths
+_BELOW_1 = 1 - 2**-53
 
 
 class Choice(str, Enum):
-    """``plan``: exact shares of question types and difficulties. ``teacher``: it picks both, as in the report."""
+    """``plan``: question types and difficulties by their weights. ``teacher``: it picks both, as in the report."""
 
     plan = "plan"
     teacher = "teacher"
@@ -47,10 +48,9 @@ class RetrievalConfig:
     """Settings of the retrieval task. The report gives no mixes; the defaults are ours.
 
     Attributes:
-        question_types: weights of the kinds of questions; exact with ``choice=plan``.
-        difficulties: weights of the education levels; exact with ``choice=plan``.
-        lengths: weights of the query's length, in ranges of words. The shortest of a block of items go to keyword
-            queries.
+        question_types: weights of the kinds of questions, with ``choice=plan``.
+        difficulties: weights of the education levels, with ``choice=plan``.
+        lengths: weights of the query's length, in ranges of words. Keyword queries get the shortest.
         cross_lingual_share: share of queries in another language than their passage.
         languages: weights of those languages; a passage's own language is excluded.
         choice: whether the plan or the teacher selects type and difficulty.
@@ -127,33 +127,44 @@ class RetrievalTask:
         self._one_call = load_prompt("retrieval/one_call", config.prompts)
         self._hard_negatives = HardNegatives(config.num_hard_negatives, config.sampling, config.prompts)
         self._prompts = (self._one_call,) if config.one_call else (self._configure, self._generate)
+        self._question_types, self._difficulties = Mix(config.question_types), Mix(config.difficulties)
+        self._lengths = Mix(dict(sorted(config.lengths.items(), key=lambda entry: bucket_bounds(entry[0], "lengths"))))
+        self._others = OtherLanguages(config.languages)
 
     def items(self) -> Iterator[WorkItem]:
         """An item for each query of each passage, grouped by passage."""
         config = self.config
-        mixes = {"length": config.lengths, "crossing": shares("cross", config.cross_lingual_share, "same")}
-        if config.choice is Choice.plan:
-            mixes |= {"question_type": config.question_types, "difficulty": config.difficulties}
-        sampler = PlanSampler(mixes, config.seed)
-        others = OtherLanguages(config.languages)
         settings = {
             "sampling": vars(config.sampling), "offered": None if config.choice is Choice.plan else self._all_offered(),
             **self._hard_negatives.settings,
         }  # fmt: skip
         prompts = (*self._prompts, *self._hard_negatives.prompts)
-        for block in in_blocks(passage for passage in self._passages if not passage.code):
-            entries = sampler.next_block(len(block) * config.num_queries)
-            _shortest_to_keywords(entries)
-            for number, entry in enumerate(entries):
-                passage, turn = block[number // config.num_queries], number % config.num_queries
-                crosses = entry["crossing"] == "cross"
-                plan = {
-                    **{name: value for name, value in entry.items() if name != "crossing"},
-                    "language": others.next(passage.language) if crosses else passage.language,
-                    "cross_lingual": crosses, "turn": turn,
-                    "order": self._order(passage, turn),
-                }  # fmt: skip
-                yield build_item(self.name, passage, plan, settings, prompts)
+        for passage in (passage for passage in self._passages if not passage.code):
+            for turn in range(config.num_queries):
+                yield build_item(self.name, passage, self._plan(passage, turn), settings, prompts)
+
+    def _plan(self, passage: Passage, turn: int) -> dict[str, Any]:
+        """What a passage's query shall be; of its digest and turn only."""
+        config = self.config
+        places = {
+            name: point(config.seed, name, passage.id, turn)
+            for name in ("question_type", "difficulty", "length", "crossing", "language")
+        }
+        plan: dict[str, Any] = {}
+        length = places["length"]
+        if config.choice is Choice.plan:
+            plan["question_type"] = self._question_types.at(places["question_type"])
+            plan["difficulty"] = self._difficulties.at(places["difficulty"])
+            # The mix of lengths stays as it is, and keyword queries take its lower end.
+            share = self._question_types.share(_SHORTEST)
+            is_short = plan["question_type"] == _SHORTEST
+            length = length * share if is_short else share + length * (1 - share)
+        crosses = places["crossing"] < config.cross_lingual_share
+        language = self._others.at(passage.language, places["language"]) if crosses else passage.language
+        return {
+            **plan, "length": self._lengths.at(min(length, _BELOW_1)), "language": language, "cross_lingual": crosses,
+            "turn": turn, "order": self._order(passage, turn),
+        }  # fmt: skip
 
     def steps(self, item: WorkItem) -> Steps:
         """Configuration, query, and hard negatives if configured."""
@@ -242,13 +253,3 @@ def _choices_schema(characters: list[str], offered: Mapping[str, list[str]]) -> 
         "Question_Type": one_of(offered["question_types"]),
         "Difficulty": one_of(offered["difficulties"]),
     }
-
-
-def _shortest_to_keywords(entries: list[dict[str, str]]) -> None:
-    """Swaps lengths within a block so that keyword queries have the shortest; the counts do not change."""
-    keywords = [entry for entry in entries if entry.get("question_type") == _SHORTEST]
-    for entry in keywords:
-        rest = [other for other in entries if other.get("question_type") != _SHORTEST]
-        shorter = min(rest, key=lambda other: bucket_bounds(other["length"], "lengths"), default=entry)
-        if bucket_bounds(shorter["length"], "lengths") < bucket_bounds(entry["length"], "lengths"):
-            entry["length"], shorter["length"] = shorter["length"], entry["length"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from data_synth.documents import Passage
 from data_synth.languages import bucket_bounds, language_name
 from data_synth.parsing import parse_reply
-from data_synth.plans import PlanSampler, check_weights, in_blocks
+from data_synth.plans import Mix, check_weights, pick, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, texts
-from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt, pick
+from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt
 from data_synth.tasks.rows import accept, at, facts_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
@@ -91,18 +91,19 @@ class StsTask:
     def items(self) -> Iterator[WorkItem]:
         """An item for each sentence of each passage."""
         config = self.config
-        sampler = PlanSampler({"length": config.lengths, "positive": config.positive_grades}, config.seed)
-        negatives = PlanSampler({"negative": config.negative_grades}, config.seed)
+        lengths, positives, negatives = map(Mix, (config.lengths, config.positive_grades, config.negative_grades))
         settings = {"sampling": vars(config.sampling)}
-        for block in in_blocks(passage for passage in self._passages if not passage.code):
-            num = len(block) * config.num_sentences
-            lower = [entry["negative"] for entry in negatives.next_block(num * config.num_negatives)]
-            for number, entry in enumerate(sampler.next_block(num)):
-                passage, turn = block[number // config.num_sentences], number % config.num_sentences
-                own = sorted(lower[number * config.num_negatives : (number + 1) * config.num_negatives], reverse=True)
+        for passage in (passage for passage in self._passages if not passage.code):
+            for turn in range(config.num_sentences):
+                places = [
+                    point(config.seed, "negative", passage.id, turn, index) for index in range(config.num_negatives)
+                ]
+                lower = sorted((negatives.at(place) for place in places), reverse=True)
+                highest = positives.at(point(config.seed, "positive", passage.id, turn))
+                planned = lengths.at(point(config.seed, "length", passage.id, turn))
                 choice = pick(config.seed, passage.id) + turn
-                length, sentence = fitting_excerpt(passage.text, entry["length"], config.lengths, choice)
-                grades = [int(grade) for grade in (entry["positive"], *own)]
+                length, sentence = fitting_excerpt(passage.text, planned, config.lengths, choice)
+                grades = [int(grade) for grade in (highest, *lower)]
                 plan = {"length": length, "grades": grades, "sentence": sentence, "turn": turn}
                 yield build_item(self.name, passage, plan, settings, (self._prompt,))
 

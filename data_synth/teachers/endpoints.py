@@ -2,15 +2,17 @@
 
 A server is *busy* (it answered 429 or 503: fewer requests, after the pause it asked for), or *away* (several failures
 in a row: no requests until a probe succeeds). Waiting requests are served first come, first served, so that a
-document's requests stay together.
+document's requests stay together; one that a busy server turned away keeps its place.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections import deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
 from openai import AsyncOpenAI
 
@@ -31,6 +33,8 @@ class Endpoint:
 
     Attributes:
         refused_schemas, proven_schemas: prompts whose schema this server refused, or has followed once.
+        failed_schemas: how often this server failed with a prompt's schema and answered without it.
+        has_answered: whether it ever sent a chat completion.
         paused_until: loop time before which it gets no request.
         num_overloads, num_failures: in a row.
     """
@@ -40,6 +44,8 @@ class Endpoint:
     concurrency: AdaptiveConcurrency
     refused_schemas: set[str] = field(default_factory=set)
     proven_schemas: set[str] = field(default_factory=set)
+    failed_schemas: Counter[str] = field(default_factory=Counter)
+    has_answered: bool = False
     paused_until: float = float("-inf")
     num_overloads: int = 0
     num_failures: int = 0
@@ -53,6 +59,10 @@ class EndpointPool:
         endpoints: the servers.
         config: routing, waiting times.
         probe: returns whether a server responds.
+
+    Attributes:
+        num_answers: of all servers.
+        last_answer: loop time of the latest; minus infinity before the first.
     """
 
     def __init__(
@@ -61,13 +71,24 @@ class EndpointPool:
         self.endpoints = endpoints
         self._config = config
         self._probe = probe
-        self._waiting: deque[tuple[asyncio.Future[Endpoint], str]] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[Endpoint], str]] = []  # a heap
+        self._tickets = count()
         self._probes: set[asyncio.Task[None]] = set()
         self._giving_up: asyncio.TimerHandle | None = None
         self._gone: TeacherGone | None = None
+        self.num_answers = 0
+        self.last_answer = float("-inf")
 
-    async def acquire(self, affinity: str) -> Endpoint:
+    def ticket(self) -> int:
+        """A place in the line, behind all places given before."""
+        return next(self._tickets)
+
+    async def acquire(self, affinity: str, ticket: int | None = None) -> Endpoint:
         """Waits for a server with capacity; the caller passes it to ``release`` afterwards.
+
+        Args:
+            affinity: see ``Request``.
+            ticket: the place in the line; a new one by default.
 
         Raises:
             TeacherGone: all servers have been away for ``patience_seconds``.
@@ -78,7 +99,9 @@ class EndpointPool:
         if endpoint is not None:
             return endpoint
         turn: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, affinity))
+        place = self.ticket()
+        heappush(self._waiting, (place if ticket is None else ticket, place, turn, affinity))
+        self._wake()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -92,7 +115,9 @@ class EndpointPool:
         self._wake()
 
     def succeeded(self, endpoint: Endpoint) -> None:
-        """Records that the server answered."""
+        """Records that the server answered, be it with a refusal."""
+        self.num_answers += 1
+        self.last_answer = asyncio.get_running_loop().time()
         endpoint.concurrency.succeeded()
         endpoint.num_failures = endpoint.num_overloads = 0
 
@@ -154,18 +179,18 @@ class EndpointPool:
     def _wake(self) -> None:
         """Assigns waiting requests while servers have capacity."""
         while self._waiting:
-            turn, affinity = self._waiting[0]
+            _, _, turn, affinity = self._waiting[0]
             if not turn.done():
                 endpoint = self._take(affinity)
                 if endpoint is None:
                     return
                 turn.set_result(endpoint)
-            self._waiting.popleft()
+            heappop(self._waiting)
 
     def _give_up(self, reason: str) -> None:
         seconds = self._config.patience_seconds
         self._gone = TeacherGone(f"no server has answered for {seconds:g} s; the last failure: {reason}")
-        for turn, _ in self._waiting:
+        for _, _, turn, _ in self._waiting:
             if not turn.done():
                 turn.set_exception(self._gone)
         self._waiting.clear()

@@ -14,6 +14,7 @@ _KEY_NAME = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(r"\b(sk-[\w-]{16,}|hf_\w{20,}|gh[a-z]_\w{20,}|xox[a-z]-[\w-]{10,}|AKIA[A-Z0-9]{16}|Bearer \S{8,})")
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # fields with the limit of a reply
 
 
 class Routing(str, Enum):
@@ -24,7 +25,8 @@ class Routing(str, Enum):
 
 
 class StructuredOutput(str, Enum):
-    """``auto``: until a server refuses it. ``always``: a refusal is an error. ``never``: only the prompt asks."""
+    """``auto``: until a server refuses it, or fails with it and not without. ``always``: a refusal is an error.
+    ``never``: only the prompt asks."""
 
     auto = "auto"
     always = "always"
@@ -37,21 +39,24 @@ class TeacherConfig:
 
     Attributes:
         model: name of the model on the server, e.g. Qwen/Qwen3-32B.
-        base_urls: addresses of the servers, each including ``/v1``: [http://node1:8000/v1, http://node2:8000/v1].
+        base_urls: addresses of the servers, as they document them, mostly with ``/v1`` and perhaps with a query:
+            [http://node1:8000/v1, http://node2:8000/v1].
         api_key_env: NAME of the environment variable with the key; null if the server needs none.
         extra_body: JSON object of further fields of every request, e.g.
-            '{"chat_template_kwargs": {"enable_thinking": false}}'; part of the requests' identity.
+            '{"chat_template_kwargs": {"enable_thinking": false}}'. A field that is null is not sent at all, also one of
+            ours: '{"seed": null, "max_tokens": null, "max_completion_tokens": 2000}'. Part of the requests' identity,
+            except seed and the limits of a reply.
         routing: which of several servers gets a request.
         structured_output: whether the server is asked to enforce the reply's JSON schema (``response_format``).
         initial_concurrency: requests in flight per server at the start; grows until the server answers 429 or 503.
         max_concurrency: requests in flight per server at most.
         connect_seconds: time limit for a connection.
         request_seconds: time limit from sending a request to the last byte of its reply.
-        max_attempts: failures (no connection, time-out, 5xx, unreadable reply) after which a request is given up. A
-            busy server (429, 503) is not a failure: the request waits.
-        patience_seconds: how long all servers may be busy (the request is given up) or away (the run ends).
+        max_attempts: failures (no connection, time-out, 5xx, a page instead of a reply) after which a request is given
+            up. A busy server (429, 503) is not a failure: the request waits. A reply that was paid for is never one.
+        patience_seconds: how long the servers may answer nobody, busy or away, until the run ends.
         backoff_seconds: first wait after a failure; it doubles, up to 30 s.
-        max_response_bytes: a longer reply is a failure.
+        max_response_bytes: a longer reply cannot be read.
     """
 
     model: str = ""
@@ -105,9 +110,18 @@ class TeacherConfig:
             raise ValueError("extra_body: no JSON object. Write one in braces, or nothing.")
         return fields
 
+    def limit_of(self, max_tokens: int | None) -> int | None:
+        """The limit of a reply that a request with ``max_tokens`` is sent with; None if it is sent without."""
+        given = {name: value for name, value in self.extra_fields().items() if name in _LIMITS}
+        limits = {"max_tokens": max_tokens, **given}.values()
+        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
     def identity(self) -> str:
-        """The model, and the extra fields if there are any: what the replies depend on."""
-        extra = self.extra_fields()
+        """The model, and the extra fields if there are any: what the replies depend on.
+
+        Not the limits of a reply, which only decide whether it was cut, and not the seed.
+        """
+        extra = {name: value for name, value in self.extra_fields().items() if name not in ("seed", *_LIMITS)}
         return f"{self.model} {json.dumps(extra, sort_keys=True)}" if extra else self.model
 
     def api_key(self) -> str | None:

@@ -17,7 +17,7 @@ class TeacherRefusal(TeacherError):  # noqa: N818 - the error is its base
     Args:
         message: for the user.
         status: HTTP status.
-        is_fatal: other requests would be refused, too (a wrong key, model or address), so the run ends.
+        is_fatal: other requests would be refused, too (a wrong key, no such model), so the run ends.
     """
 
     def __init__(self, message: str, status: int, *, is_fatal: bool = False) -> None:
@@ -27,6 +27,10 @@ class TeacherRefusal(TeacherError):  # noqa: N818 - the error is its base
 
 class TeacherUnavailable(TeacherError):  # noqa: N818 - the error is its base
     """The retries of this request are exhausted; another request may succeed."""
+
+
+class TeacherSilent(TeacherUnavailable):
+    """The servers were busy with this request and answered nobody for ``patience_seconds``."""
 
 
 class TeacherGone(TeacherUnavailable):
@@ -53,14 +57,15 @@ class Teacher(Protocol):
 
 
 def request_key(model: str, request: Request) -> str:
-    """SHA-256 (hex) of what a reply depends on: model, messages, sampling, schema and the prompt's version.
+    """SHA-256 (hex) of what a reply depends on: model, messages, schema, how it is sampled, and its turn.
 
-    The server's address is not included: another server with the same model is equivalent.
+    Not included are the server's address (another server with the same model is equivalent), the limit of the reply
+    (it decides whether the reply was cut, which is recorded), the seed (it follows from the rest) and the name of the
+    prompt (its text is in the messages).
     """
     sampling = request.sampling
     content = [
-        model, request.prompt, request.schema,
-        [sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed],
+        model, request.schema, [sampling.temperature, sampling.top_p], request.turn,
         [[message.role, message.content] for message in request.messages],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

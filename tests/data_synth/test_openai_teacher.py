@@ -1,6 +1,7 @@
 """The teacher against a local HTTP server with injected faults."""
 
 import asyncio
+import gzip
 import json
 import logging
 import time
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from data_synth.teachers.completions import UNREADABLE
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.teachers.settings import Routing, StructuredOutput, TeacherConfig
 from data_synth.teachers.teacher import Teacher, TeacherGone, TeacherRefusal, TeacherUnavailable
@@ -117,6 +119,41 @@ def test_a_pause_ends_with_the_patience() -> None:
         complete(server, patience_seconds=0.2)
 
 
+def test_a_reply_that_was_paid_for_is_not_asked_for_again_however_odd() -> None:
+    odd = [
+        b'{"choices": [], "usage": {"prompt_tokens": 9}}', b'{"object": "chat.completion"}',
+        b'{"choices": [{"message": {"content": 7}}]}', gzip.compress(completion("x").body),
+        completion("x" * 20_000).body, b'{"choices": [{"message": {"content": "\xff"}}]}',
+    ]  # fmt: skip
+    for body in odd:
+        for headers in ({}, {"Content-Encoding": "gzip"}) if body[:1] == b"\x1f" else ({},):
+            with FakeServer(then(Answer(body, headers=dict(headers)))) as server:
+                complete(server, max_response_bytes=10_000)
+                assert server.num_requests == 1, body[:60]
+    bomb = Answer(gzip.compress(b" " * 5_000_000 + completion("x").body), headers={"Content-Encoding": "gzip"})
+    with FakeServer(then(bomb)) as server, pytest.raises(TeacherUnavailable, match="max_response_bytes=10000"):
+        complete(server, max_response_bytes=10_000, max_attempts=1)
+    with FakeServer(then(Answer(b"\x0b\x02\x80", headers={"Content-Encoding": "br"}))) as server:
+        assert complete(server).finish_reason == UNREADABLE
+
+
+@pytest.mark.parametrize("code", [429, "429", 503, "rate_limit_exceeded"])
+def test_a_busy_provider_behind_a_200_is_waited_for(code: int | str) -> None:
+    body = {"choices": None, "error": {"message": "Provider returned error", "code": code}}
+    busy = Answer(json.dumps(body).encode(), headers={"Retry-After": "0.3"})
+    with FakeServer(then(busy, completion("hi"))) as server:
+        started = time.monotonic()
+        assert complete(server, max_attempts=1).text == "hi"
+        assert time.monotonic() - started >= 0.3
+
+
+def test_an_error_behind_a_200_is_what_its_code_says() -> None:
+    for code, expected in ((502, TeacherUnavailable), (403, TeacherRefusal), (None, TeacherUnavailable)):
+        body = json.dumps({"error": {"message": "flagged", "code": code}}).encode()
+        with FakeServer(then(Answer(body))) as server, pytest.raises(expected, match="flagged"):
+            complete(server, max_attempts=2)
+
+
 WRONG = {
     "500": error(500, "engine died"),
     "502": error(502, "bad gateway"),
@@ -128,15 +165,12 @@ WRONG = {
     "no HTTP": Answer(raw=b"\x00\x01 nonsense\r\n\r\n"),
     "HTML": Answer(b"<html>"),
     "truncated": Answer(completion("x").body[:50]),
-    "no choices": Answer(b'{"choices": []}'),
     "an error in disguise": Answer(b'{"error": {"message": "oom"}}'),
     "a list": Answer(b"[1]"),
-    "a number for text": Answer(b'{"choices": [{"message": {"content": 7}}]}'),
     "deep": Answer(b"[" * 100_000),
     "broken off": completion("half", finish_reason="abort"),
-    "compressed": Answer(completion("x").body, headers={"Content-Encoding": "gzip"}),
-    "long": Answer(completion("x" * 20_000).body),
-    "no UTF-8": Answer(b'{"choices": [{"message": {"content": "\xff"}}]}'),
+    "compressed and damaged": Answer(gzip.compress(completion("x").body)[:40]),
+    "long": Answer(b"<html>" + b"x" * 20_000),
 }
 
 
@@ -177,8 +211,106 @@ def test_a_refusal_is_told_at_once_in_the_servers_words(status: int) -> None:
     with FakeServer(then(error(status, "the model `m` does not exist"))) as server:
         with pytest.raises(TeacherRefusal, match=f"{status}.*the model `m` does not exist") as caught:
             complete(server)
-        assert (caught.value.status, caught.value.is_fatal) == (status, status in (401, 402, 403, 404))
-        assert server.num_requests == 1
+        # 400, 403, 404: these words are about the model. Others may be about this document only.
+        assert (caught.value.status, caught.value.is_fatal) == (status, status in (400, 401, 402, 403, 404))
+        assert server.num_requests == (2 if status == 404 else 1), "a 404 is looked into at another address"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 422, 451])
+def test_a_refusal_that_may_be_about_the_document_is_not_fatal(status: int) -> None:
+    with FakeServer(then(error(status, "your input was flagged"))) as server:
+        with pytest.raises(TeacherRefusal, match="flagged") as caught:
+            complete(server)
+        assert not caught.value.is_fatal
+    with (
+        FakeServer(then(error(429, "Request too large for m: the input must be reduced"))) as server,
+        pytest.raises(TeacherRefusal, match="too large"),
+    ):
+        complete(server)
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("Unsupported parameter: 'max_tokens' is not supported with this model.", "max_tokens"),
+        ("Unsupported value: 'temperature' does not support 0.7 with this model.", "temperature"),
+        ("Unrecognized request argument supplied: seed", "seed"),
+        ("`temperature` and `top_p` cannot both be specified for this model.", "temperature"),
+        ('Invalid JSON payload received. Unknown name "seed": Cannot find field.', "seed"),
+        ([{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}], "seed"),
+        ("This document on seed oils is not supported", None),
+        ("'max_tokens' is too large: 512. This model's maximum context length is 400 tokens", None),
+    ],
+)
+def test_a_field_that_the_server_does_not_take_is_named_and_can_be_left_out(message: Any, field: str | None) -> None:
+    def script(call: Call) -> Answer:
+        is_refused = field is None or field in call.json
+        return Answer(json.dumps({"error": {"message": message}}).encode(), 400) if is_refused else completion("hi")
+
+    with FakeServer(script) as server:
+        request = ask(sampling=Sampling(seed=4))
+        with pytest.raises(TeacherRefusal) as caught:
+            complete(server, request)
+        assert caught.value.is_fatal == (field is not None)
+        if field is not None:
+            assert f"teacher.extra_body='{{\"{field}\": null}}'" in str(caught.value)
+            assert complete(server, request, extra_body=f'{{"{field}": null}}').text == "hi"
+
+
+def test_what_is_null_is_not_sent_and_the_limit_is_no_part_of_the_identity() -> None:
+    with FakeServer(then(completion("hi"))) as server:
+        extra = '{"temperature": null, "max_tokens": null, "max_completion_tokens": 90, "top_k": 5, "stop": null}'
+        complete(server, ask(sampling=Sampling(top_p=None, seed=3)), extra_body=extra)
+        assert server.calls[0].json.keys() == {"model", "messages", "seed", "max_completion_tokens", "top_k"}
+    config = TeacherConfig(model="m", extra_body=extra)
+    assert config.limit_of(512) == 90
+    assert TeacherConfig(model="m", extra_body='{"max_tokens": null}').limit_of(512) is None
+    assert TeacherConfig(model="m").limit_of(512) == 512
+    more = extra.replace("90", "900").replace('"top_k"', '"seed": null, "top_k"')
+    assert TeacherConfig(model="m", extra_body=more).identity() == config.identity()
+    assert TeacherConfig(model="m", extra_body=extra.replace("5", "6")).identity() != config.identity()
+
+
+@pytest.mark.parametrize(
+    ("base", "served"),
+    [
+        ("/v1", "/v1/chat/completions"),
+        ("/v1/", "/v1/chat/completions"),
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("", "/v1/chat/completions"),
+        ("", "/openai/v1/chat/completions"),
+        ("/v1", "/chat/completions"),
+        (
+            "/openai/deployments/m?api-version=2024-10-21",
+            "/openai/deployments/m/chat/completions?api-version=2024-10-21",
+        ),
+    ],
+)
+def test_base_urls_as_people_write_them_reach_the_chat(base: str, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+
+    def script(call: Call) -> Answer:
+        return completion("hi") if call.path == served else error(404, "Resource not found")
+
+    async def use(teacher: OpenAITeacher) -> list[Reply]:
+        return [
+            *await asyncio.gather(*(teacher.complete(ask(str(each))) for each in range(8))),
+            await teacher.complete(ask()),
+        ]
+
+    with FakeServer(script) as server:
+        replies = with_teacher([server.url.removesuffix("/v1") + base], use, api_key_env="MY_KEY")
+        assert {reply.text for reply in replies} == {"hi"}
+        assert server.calls[-1].path == served, "found once, it is used"
+        assert server.calls[0].headers.get("api-key") == (KEY if "api-version" in base else None)
+
+
+def test_without_a_chat_anywhere_the_addresses_are_named() -> None:
+    with (
+        FakeServer(then(error(404, "Not Found"))) as server,
+        pytest.raises(TeacherRefusal, match=r"no chat completions at http://.*/api/chat/completions, nor below http"),
+    ):
+        with_teacher([server.url.replace("/v1", "/api")], lambda teacher: teacher.complete(ask()))
 
 
 @pytest.mark.parametrize(
@@ -369,6 +501,69 @@ def test_a_cancelled_request_gives_its_place_back() -> None:
 
     with FakeServer(script) as server:
         assert with_teacher([server.url], use, initial_concurrency=2, max_concurrency=2).text == "hi"
+
+
+def test_a_request_that_waits_in_our_own_line_is_not_given_up() -> None:
+    """The server answers all the time, one at a time; the last in line waits much longer than the patience."""
+
+    def script(call: Call) -> Answer:
+        if server.num_in_flight:
+            return error(429, "busy", **{"Retry-After": "0.01"})
+        answer = completion("hi")
+        answer.delay = 0.05
+        return answer
+
+    async def use(teacher: OpenAITeacher) -> list[Reply]:
+        return await asyncio.gather(*(teacher.complete(ask(str(number))) for number in range(30)))
+
+    with FakeServer(script) as server:
+        assert len(with_teacher([server.url], use, patience_seconds=0.6)) == 30
+
+
+def test_a_request_that_is_always_too_much_is_refused_while_others_are_answered() -> None:
+    def script(call: Call) -> Answer:
+        if "large" in call.json["messages"][1]["content"]:
+            return error(429, "tokens per minute", **{"Retry-After": "0"})
+        return completion("hi")
+
+    async def use(teacher: OpenAITeacher) -> list[Any]:
+        texts = ["large", *map(str, range(100))]
+        return await asyncio.gather(*(teacher.complete(ask(text)) for text in texts), return_exceptions=True)
+
+    with FakeServer(script) as server:
+        first, *others = with_teacher([server.url], use, initial_concurrency=1, max_concurrency=2)
+        assert isinstance(first, TeacherRefusal)
+        assert not first.is_fatal
+        assert all(isinstance(other, Reply) for other in others)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_schema_that_the_server_cannot_do_is_dropped(status: int) -> None:
+    def script(call: Call) -> Answer:
+        return error(status, "grammar") if "response_format" in call.json else completion("plain")
+
+    async def use(teacher: OpenAITeacher) -> list[str]:
+        return [(await teacher.complete(ask(str(number), schema=True))).text for number in range(6)]
+
+    with FakeServer(script) as server:
+        assert with_teacher([server.url], use) == ["plain"] * 6
+        assert server.num_requests == (7 if status == 400 else 8)
+        with pytest.raises((TeacherRefusal, TeacherUnavailable), match="grammar"):
+            complete(server, ask(schema=True), structured_output=StructuredOutput.always, max_attempts=2)
+
+
+def test_a_schema_that_fails_for_one_document_only_is_kept_for_the_others() -> None:
+    def script(call: Call) -> Answer:
+        is_hard = "hard" in call.json["messages"][1]["content"]
+        return error(500, "grammar") if is_hard and "response_format" in call.json else completion("{}")
+
+    async def use(teacher: OpenAITeacher) -> None:
+        for text in ("easy", "hard", "easy again"):
+            await teacher.complete(ask(text, schema=True))
+
+    with FakeServer(script) as server:
+        with_teacher([server.url], use)
+        assert ["response_format" in call.json for call in server.calls] == [True, True, True, False, True]
 
 
 def schema_refused(call: Call) -> Answer:

@@ -223,7 +223,8 @@ def test_the_api_key_is_in_no_file_and_no_line(documents: Path, tmp_path: Path) 
         environment = {**os.environ, "CANARY": KEY}
         told = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
         seen = [call.headers.get("authorization") for call in server.calls]
-    assert told.returncode == 0, told.stderr
+    assert told.returncode == 1, "an item has failed"
+    assert "2.txt" in told.stderr
     assert set(seen) == {f"Bearer {KEY}"}
     assert KEY not in told.stdout + told.stderr
     kept = [path for path in output.rglob("*") if path.is_file()]

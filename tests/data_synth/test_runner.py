@@ -10,12 +10,15 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_synth.ledger import FAILED, process_of
+from data_synth.brake import BrakeConfig, UselessRepliesError
+from data_synth.ledger import process_of
+from data_synth.ledger_database import FAILED
 from data_synth.publish import publish
 from data_synth.run_summary import RunSummary
 from data_synth.runner import run
@@ -72,14 +75,17 @@ def test_the_identity_of_a_request_covers_all_that_decides_its_reply() -> None:
         Request((Message("user", "a"),), {}, Sampling(), "p@1"),
         Request((Message("user", "a"),), None, Sampling(temperature=0.1), "p@1"),
         Request((Message("user", "a"),), None, Sampling(top_p=0.1), "p@1"),
-        Request((Message("user", "a"),), None, Sampling(max_tokens=1), "p@1"),
-        Request((Message("user", "a"),), None, Sampling(seed=1), "p@1"),
-        Request((Message("user", "a"),), None, Sampling(), "p@2"),
+        Request((Message("user", "a"),), None, Sampling(temperature=None), "p@1"),
+        Request((Message("user", "a"),), None, Sampling(), "p@1", turn="1"),
     ]
     keys = [request_key("m", request), request_key("n", request), *(request_key("m", other) for other in others)]
     assert len(set(keys)) == len(keys)
-    elsewhere = Request((Message("user", "a"),), None, Sampling(), "p@1", affinity="document 7")
-    assert request_key("m", elsewhere) == keys[0]
+    for same in (
+        Request((Message("user", "a"),), None, Sampling(), "p@1", affinity="document 7"),
+        Request((Message("user", "a"),), None, Sampling(), "p@2"),
+        Request((Message("user", "a"),), None, Sampling(max_tokens=1, seed=1), "p@1"),
+    ):
+        assert request_key("m", same) == keys[0]
 
 
 def test_a_bought_reply_is_not_bought_again_when_its_item_had_not_ended(tmp_path: Path) -> None:
@@ -117,30 +123,55 @@ def test_recorded_replies_are_dropped_where_the_steps_ask_something_else(tmp_pat
     assert (summary.num_replayed, summary.num_calls) == (0, 2)
 
 
-def test_after_a_step_that_differs_no_older_reply_is_taken(tmp_path: Path) -> None:
-    """What was bought for another course of the conversation does not come back in the middle of this one."""
+def test_what_was_bought_is_found_by_what_was_asked_whatever_the_item_and_the_steps_before(tmp_path: Path) -> None:
+    """A judge or negatives make another item of it, which asks for the ratings or negatives only."""
 
     class Asks(ScriptedTask):
-        def __init__(self, texts: list[str]) -> None:
+        def __init__(self, texts: list[str], key: str) -> None:
             super().__init__(1)
-            self.texts = texts
+            self.texts, self.key = texts, key
+
+        def items(self) -> Iterator[WorkItem]:
+            yield WorkItem(self.key, self.name)
 
         def steps(self, item: WorkItem) -> Steps:
             for text in self.texts:
                 yield self.request(text)
             return Rejected("seen")
 
-    class Dies(ScriptedTeacher):
-        async def complete(self, request: Request) -> Reply:
-            if request.messages[-1].content == "last":
-                await asyncio.sleep(0.1)
-                raise TeacherGone("")
-            return await super().complete(request)
+    go(Asks(["first", "second"], "one"), ScriptedTeacher(), tmp_path)
+    teacher = ScriptedTeacher()
+    summary = go(Asks(["new", "first", "second", "rate"], "two"), teacher, tmp_path)
+    assert [request.messages[-1].content for request in teacher.requests] == ["new", "rate"]
+    assert (summary.num_replayed, summary.num_calls) == (2, 2)
 
-    with pytest.raises(TeacherGone):
-        go(Asks(["first", "second", "last"]), Dies(), tmp_path)
-    summary = go(Asks(["other", "first", "second"]), ScriptedTeacher(), tmp_path)
-    assert (summary.num_replayed, summary.num_calls) == (0, 3)
+
+def test_more_room_asks_again_for_what_was_cut_and_less_for_nothing(tmp_path: Path) -> None:
+    class Limited(ScriptedTask):
+        def __init__(self, limit: int) -> None:
+            super().__init__(8, num_calls=1)
+            self.limit = limit
+
+        def items(self) -> Iterator[WorkItem]:
+            for item in super().items():
+                yield replace(item, key=f"{item.key} {self.limit}")
+
+        def request(self, text: str) -> Request:
+            return replace(super().request(text), sampling=Sampling(max_tokens=self.limit))
+
+    class Cuts(ScriptedTeacher):
+        async def complete(self, request: Request) -> Reply:
+            reply = await super().complete(request)
+            assert request.sampling.max_tokens is not None
+            is_cut = "passage 3" in request.messages[-1].content and request.sampling.max_tokens < 200
+            return replace(reply, finish_reason="length") if is_cut else reply
+
+    num_asked = []
+    for limit in (100, 200, 150, 50, 300):
+        teacher = Cuts()
+        go(Limited(limit), teacher, tmp_path)
+        num_asked.append(len(teacher.requests))
+    assert num_asked == [8, 1, 0, 0, 0]
 
 
 def test_the_same_request_twice_gets_its_two_replies_in_their_order(tmp_path: Path) -> None:
@@ -280,12 +311,106 @@ def test_a_server_that_refuses_everything_ends_the_run_and_fails_no_item(tmp_pat
 
     teacher = refuse(set(map(str, range(100))), refusal)
     with pytest.raises(TeacherRefusal, match="no such field"):
-        go(ScriptedTask(100), teacher, tmp_path, max_failures_in_a_row=7, window=2)
+        go(ScriptedTask(100), teacher, tmp_path, max_refusals_in_a_row=7, window=2)
     assert 7 <= len(teacher.requests) <= 7 + 2
     assert ends(tmp_path) == {}
     with pytest.raises(TeacherRefusal, match="no such field"):
         go(ScriptedTask(3), refuse({"0", "1", "2"}, refusal), tmp_path)
     assert ends(tmp_path) == {}
+
+
+def test_a_long_run_of_refused_documents_is_theirs_where_others_are_answered(tmp_path: Path) -> None:
+    """Wherever they stand, in one start, without asking the same again, except one control when they are many."""
+    refused = set(map(str, range(10, 60)))
+    teacher = refuse(refused, lambda: TeacherRefusal("400: context", 400))
+    summary = go(ScriptedTask(80, num_calls=1), teacher, tmp_path / "few", window=4)
+    assert (summary.num_failed, summary.num_ended, summary.num_calls) == (50, 80, 30)
+    teacher = refuse(refused, lambda: TeacherRefusal("400: context", 400))
+    summary = go(ScriptedTask(80, num_calls=1), teacher, tmp_path / "many", window=4, max_refusals_in_a_row=20)
+    assert (summary.num_failed, summary.num_ended) == (50, 80)
+    assert 31 <= summary.num_calls <= 33
+    first = refuse({"0", "1", "2"}, lambda: TeacherRefusal("403: flagged", 403))
+    assert go(ScriptedTask(10, num_calls=1), first, tmp_path / "first", window=1).num_failed == 3
+
+
+def test_a_server_that_begins_to_refuse_everything_stops_the_run_and_fails_nobody(tmp_path: Path) -> None:
+    """Also in a later start, where the control comes from the ledger; when it is right again, no item was lost."""
+
+    class Breaks(ScriptedTeacher):
+        async def complete(self, request: Request) -> Reply:
+            if len(self.requests) >= 20:
+                raise TeacherRefusal("400: broken", 400)
+            return await super().complete(request)
+
+    for _ in range(2):
+        broken = Breaks()
+        broken.requests = [] if not ends(tmp_path) else [None] * 20  # type: ignore[list-item]
+        with pytest.raises(TeacherRefusal, match="broken"):
+            go(ScriptedTask(100, num_calls=1), broken, tmp_path, window=4, max_refusals_in_a_row=20)
+        kinds = [kind for found in ends(tmp_path).values() for kind in found]
+        assert len(kinds) == 20
+        assert FAILED not in kinds
+    assert go(ScriptedTask(100, num_calls=1), ScriptedTeacher(), tmp_path).num_ended == 80
+
+
+def test_items_left_over_and_refused_are_failed_by_a_control_from_an_earlier_start(tmp_path: Path) -> None:
+    """Else they would end each start for ever."""
+    go(ScriptedTask(5), ScriptedTeacher(), tmp_path)
+    teacher = refuse({"5", "6"}, lambda: TeacherRefusal("400: context", 400))
+    summary = go(ScriptedTask(7), teacher, tmp_path)
+    assert (summary.num_failed, summary.num_calls) == (2, 1)
+    assert "passage 0" in teacher.requests[-1].messages[-1].content
+
+
+def useless(num: int) -> ScriptedTask:
+    class Useless(ScriptedTask):
+        def steps(self, item: WorkItem) -> Steps:
+            reply = yield self.request(item.payload["text"])
+            return Rejected("reply_cut", f"cut at 9 tokens while it was thinking: {reply.text}")
+
+    return Useless(num)
+
+
+def test_useless_replies_are_not_bought_beyond_the_trial(tmp_path: Path) -> None:
+    teacher = ScriptedTeacher(delay=lambda number: 0.001)
+    with pytest.raises(UselessRepliesError, match=r"0 of 10 items.*enable_thinking.*retry_rejected=\[reply_cut\]"):
+        go(useless(500), teacher, tmp_path, brake=BrakeConfig(num_items=10))
+    assert len(teacher.requests) == 10
+    with pytest.raises(UselessRepliesError, match="0 of 10 items"):
+        go(useless(500), teacher, tmp_path, brake=BrakeConfig(num_items=10))
+    assert len(teacher.requests) == 10, "the same start again buys nothing"
+    mended = ScriptedTask(500, num_calls=1)
+    summary = go(mended, teacher, tmp_path, brake=BrakeConfig(num_items=10), retry_rejected=["reply_cut"])
+    assert summary.num_ended == 500
+    assert summary.num_calls == 500
+
+
+def test_the_brake_lets_a_usual_share_pass_and_stops_a_teacher_that_goes_bad_later(tmp_path: Path) -> None:
+    summary = go(ScriptedTask(300, num_calls=1), ScriptedTeacher(), tmp_path / "good", brake=BrakeConfig(num_items=10))
+    assert summary.num_ended == 300
+
+    class GoesBad(ScriptedTask):
+        def steps(self, item: WorkItem) -> Steps:
+            number = int(item.payload["text"].split()[1])
+            reply = yield self.request(item.payload["text"])
+            return Accepted((TrainingExample(reply.text, ("p",)),)) if number < 100 else Rejected("not_json", "")
+
+    teacher = ScriptedTeacher()
+    with pytest.raises(UselessRepliesError, match=r"the last \d+ items"):
+        go(GoesBad(900), teacher, tmp_path / "bad", brake=BrakeConfig(num_items=10), window=4)
+    assert len(teacher.requests) < 160
+    with pytest.raises(ValueError, match="min_acceptance"):
+        BrakeConfig(min_acceptance=2.0)
+
+
+def test_items_that_ask_nothing_do_not_brake(tmp_path: Path) -> None:
+    class Empty(ScriptedTask):
+        def steps(self, item: WorkItem) -> Steps:
+            return Rejected("no_sentences")
+            yield
+
+    for _ in range(2):
+        assert go(Empty(60), ScriptedTeacher(), tmp_path, brake=BrakeConfig(num_items=10)).num_ended in (60, 0)
 
 
 def test_an_item_leaves_the_window_only_when_its_end_is_on_the_disk(tmp_path: Path) -> None:
