@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_synth.chunking import TokenCounter, chunk_code, chunk_text, load_token_counter
-from data_synth.extraction import CODE_LANGUAGES, Extract, UnreadableError, clean_text, extract_file
+from data_synth.extraction import CODE_LANGUAGES, extract_file
+from data_synth.formats.extract import Extract, UnreadableError, clean_text
 from data_synth.table_rows import TABLE_SUFFIXES, table_rows
 
 DetectLanguage = Callable[[str], str]
@@ -175,6 +176,7 @@ class _Document:
     text: str
     language: str
     code: str
+    is_markdown: bool
 
 
 def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | UnreadableError]]:
@@ -238,7 +240,7 @@ def _checked(extract: Extract, language: str, code: str, config: DocumentsConfig
         detail = f"{len(extract.text)} characters, max_document_characters is {config.max_document_characters}."
         raise UnreadableError("document_too_long", detail)
     title = " ".join(extract.title.split())[:_MAX_LABEL]
-    return _Document(title, extract.text, language[:_MAX_LABEL], code[:_MAX_LABEL])
+    return _Document(title, extract.text, language[:_MAX_LABEL], code[:_MAX_LABEL], extract.is_markdown)
 
 
 def _passage_texts(document: _Document, config: DocumentsConfig, count: TokenCounter) -> Iterator[str]:
@@ -246,10 +248,14 @@ def _passage_texts(document: _Document, config: DocumentsConfig, count: TokenCou
     room = config.max_tokens - count(heading)
     if room < config.max_tokens // 2:  # a title this long does not help
         heading, room = "", config.max_tokens
-    cut = chunk_code if document.code else chunk_text
+    least = min(config.min_tokens, room - 1)
+    if document.code:
+        chunks = chunk_code(document.text, room, least, count, document.code.lower())
+    else:
+        chunks = chunk_text(document.text, room, least, count, document.is_markdown)
     num_passages = 0
     too_short = 0
-    for chunk in cut(document.text, room, min(config.min_tokens, room - 1), count):
+    for chunk in chunks:
         if count(chunk) < config.min_tokens:
             too_short += 1
         elif config.max_passages_per_document is None or num_passages < config.max_passages_per_document:

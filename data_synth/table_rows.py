@@ -8,7 +8,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from data_synth.extraction import UnreadableError
+from data_synth.formats.extract import UnreadableError
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _PARQUET_BATCH = 256  # rows in memory at once
