@@ -12,7 +12,7 @@ import torch
 
 from qwen3emb_train.cli.front_door import main
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, query_prompt
-from qwen3emb_train.export import backbone, sentence_transformers
+from qwen3emb_train.export import backbone, sentence_transformers, verify_files
 from qwen3emb_train.export.checks import (
     BrokenPromiseError,
     Checklist,
@@ -43,8 +43,18 @@ def whole(model: Path) -> Path:
 
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
-    """An export that a test may damage."""
-    return Path(shutil.copytree(whole, tmp_path / "folder"))
+    """An export that a test may damage. Without digests, which would name every damage before its own check does."""
+    folder = Path(shutil.copytree(whole, tmp_path / "folder"))
+    edit(folder / "run.json", lambda record: record.update(digests={}))
+    return folder
+
+
+def test_a_changed_byte_is_named_by_the_digests_of_the_run(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "folder"))
+    assert "as run.json has them" in verify_files.check_written(folder).detail
+    edit(folder / "config.json", lambda config: config.update(rope_theta=5.0))
+    with pytest.raises(ValueError, match=r"config\.json: its bytes are not those that were written"):
+        verify_files.check_written(folder)
 
 
 def _pool_by_mean(folder: Path) -> None:
@@ -157,7 +167,7 @@ def test_a_missing_shard_is_named(model: Path, tmp_path: Path, monkeypatch: pyte
     shard.unlink()
     checks = verify(VerifyConfig(path=str(folder)))
     broken = failures(checks)
-    assert list(broken) == ["weights whole and finite"]
+    assert list(broken) == ["weights whole and finite", "bytes as they were written"]
     assert f"names the shard {shard.name}, which is missing" in broken["weights whole and finite"]
     skipped = {check.name for check in checks if check.status is Status.skipped}
     assert "left padding = right = none" in skipped, "what needs the weights cannot be looked at"
