@@ -39,6 +39,7 @@ SLOW_FILES = {
     "tests/planning/test_dry_run.py": PROCESSES,
     "tests/planning/test_memory.py": PROCESSES,
     "tests/scripts/test_benchmarks.py": PROCESSES,
+    "tests/scripts/test_front_door_under_stress.py": PROCESSES,
     "tests/training/engines/test_engines.py": PROCESSES,
     "tests/training/faults/test_elastic.py": PROCESSES,
     "tests/training/faults/test_non_finite_ranks.py": PROCESSES,
