@@ -121,7 +121,7 @@ def _too_few_rows(stream: Stream, section: str, own: int | None) -> str:
         otherwise = ", or mix it with the other sources of its task (mixture.mixed_share=1)"
     return (
         f"{section}.{stream.name} has {stream.num_rows} rows, fewer than {key}={stream.batch_size}. Set {key} to at "
-        f"most {stream.num_rows}, give it more rows{otherwise}."
+        f"most {stream.num_rows}, or give it more rows{otherwise}."
     )
 
 

@@ -104,6 +104,14 @@ def write_config(source: Path, target: Path, dtype: torch.dtype) -> dict[str, An
     return config
 
 
+def dim_and_positions(source: Path) -> tuple[int, int | None]:
+    """Components of a state, and the longest text where the family has a limit; families name both differently."""
+    from transformers import AutoConfig
+
+    config = text_config(AutoConfig.from_pretrained(source))
+    return int(config.hidden_size), getattr(config, "max_position_embeddings", None)
+
+
 def write_causal_lm_weights(source: Path, target: Path, dtype: torch.dtype, *, tied: bool) -> None:
     """Casts and writes the weights under the names of the causal LM.
 

@@ -21,7 +21,13 @@ from qwen3emb_train.data.instructions import (
     RERANKER_SUFFIX,
     refuse_template,
 )
-from qwen3emb_train.export.backbone import write_causal_lm_weights, write_config, write_json, write_reranker_tokenizer
+from qwen3emb_train.export.backbone import (
+    dim_and_positions,
+    write_causal_lm_weights,
+    write_config,
+    write_json,
+    write_reranker_tokenizer,
+)
 from qwen3emb_train.export.checks import as_figures
 from qwen3emb_train.export.model_card import reranker_card
 from qwen3emb_train.export.verify import require_verified, verify_directory
@@ -100,7 +106,7 @@ def _write(config: ExportRerankerConfig, made: lineage.Output) -> dict[str, Any]
     source, directory, dtype = Path(config.model), made.directory, getattr(torch, config.dtype.value)
     hf_config = write_config(source, directory, dtype)
     write_causal_lm_weights(source, directory, dtype, tied=bool(hf_config.get("tie_word_embeddings")))
-    max_tokens = min(config.max_tokens, int(hf_config.get("max_position_embeddings") or config.max_tokens))
+    max_tokens = min(config.max_tokens, dim_and_positions(source)[1] or config.max_tokens)
     tokenizer = write_reranker_tokenizer(source, directory, max_tokens)
     true_id, false_id = tokenizer.answer_ids
     trained = Prompts.read(source)

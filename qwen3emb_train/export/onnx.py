@@ -25,10 +25,12 @@ from qwen3emb_train.export.verify_vectors import least_cosine
 from qwen3emb_train.index.inference import TextEncoder
 from qwen3emb_train.models.loading import quiet_transformers
 from qwen3emb_train.models.text_model import pool_last_token_padded, truncate_and_normalize
+from qwen3emb_train.models.text_parts import has_text_part
 
 PROGRAM = "export_onnx"
 MODEL_FILE = "model.onnx"
 LEAST_COSINE = 0.999
+_NO_LIMIT = 131_072  # tokens, for families without learned or trained positions
 
 
 @dataclass
@@ -108,8 +110,12 @@ def write_onnx(source: Path, file: Path) -> None:
     Raises:
         ValueError: the model has sliding-window layers.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
+    if has_text_part(AutoConfig.from_pretrained(source)):
+        raise ValueError(
+            f"{source}: is a vision-language model. Export its language model first (program export), then that."
+        )
     with quiet_transformers():
         backbone: Any = AutoModel.from_pretrained(
             source, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
@@ -118,7 +124,7 @@ def write_onnx(source: Path, file: Path) -> None:
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{source}: has sliding-window layers, which this graph does not support.")
     model = PooledBackbone(backbone, causal=bool(getattr(config, "is_causal", True)))
-    longest = config.max_position_embeddings
+    longest = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
     axes = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("sequence", min=2, max=longest)}
     ids = torch.ones(2, 6, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])

@@ -15,7 +15,13 @@ import torch
 from qwen3emb_train import lineage
 from qwen3emb_train.data.instructions import query_prompt, refuse_template
 from qwen3emb_train.data.tokenization import load_tokenizer
-from qwen3emb_train.export.backbone import write_backbone_weights, write_config, write_json, write_tokenizer
+from qwen3emb_train.export.backbone import (
+    dim_and_positions,
+    write_backbone_weights,
+    write_config,
+    write_json,
+    write_tokenizer,
+)
 from qwen3emb_train.export.card_tables import read_scores
 from qwen3emb_train.export.checks import as_figures
 from qwen3emb_train.export.hub import HubConfig, push
@@ -137,8 +143,8 @@ def _write(config: ExportConfig, scores: list[dict[str, Any]], made: lineage.Out
     replace(model, takes_instructions=True).report(config.given_instructions)
     prompts = config.all_prompts(model)
     write_backbone_weights(source, directory, dtype)
-    hf_config = write_config(source, directory, dtype)
-    dim, positions = int(hf_config["hidden_size"]), hf_config.get("max_position_embeddings")
+    write_config(source, directory, dtype)
+    dim, positions = dim_and_positions(source)
     max_tokens = min(config.max_tokens, int(positions or config.max_tokens))
     write_tokenizer(source, directory, load_tokenizer(str(source)), max_tokens)
     write_modules(directory, dim, max_tokens, prompts)

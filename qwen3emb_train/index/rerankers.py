@@ -94,7 +94,7 @@ class TextReranker:
         tokenizer = load_reranker_tokenizer(path)
         reranker = load_reranker(ModelConfig(path=path, num_layers=num_layers), tokenizer.answer_ids)
         require_rows_for(tokenizer.hf, reranker.backbone, path)
-        limits = [max_tokens, reranker.config.max_position_embeddings]
+        limits = [max_tokens, getattr(reranker.config, "max_position_embeddings", None) or max_tokens]
         if model_file(path, "modules.json") is not None:
             limits.append(tokenizer.hf.model_max_length)
         return TextReranker(

@@ -28,6 +28,7 @@ _QWEN3 = {
 }
 
 # 4 bits, 8 bits of scale for each block of 64, and 32 bits for each 256 of those (double quantisation).
+_NO_LIMIT = 131_072  # tokens, for families without learned or trained positions
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
@@ -150,9 +151,11 @@ def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
 
     register_packed_attention()
     with torch.device("meta"), quiet_transformers():
-        backbone: nn.Module = AutoModel.from_config(
-            shape, attn_implementation=PACKED, dtype=torch.float32, trust_remote_code=config.trust_remote_code
-        )
+        kind = {"dtype": torch.float32, "trust_remote_code": config.trust_remote_code}
+        try:
+            backbone: nn.Module = AutoModel.from_config(shape, attn_implementation=PACKED, **kind)
+        except KeyError:  # a family whose attention cannot be replaced: it is run padded
+            backbone = AutoModel.from_config(shape, attn_implementation="eager", **kind)
         if config.lora.rank:
             backbone = add_lora(backbone, config.lora)
     if config.activation_checkpointing:
@@ -167,7 +170,14 @@ def count_parameters(backbone: nn.Module, quantization: Quantization = Quantizat
     named = dict(backbone.named_parameters())
     adapters = {name for name in named if "lora_" in name}
     matrices = [p for layer in layers for name, p in layer.named_parameters() if p.ndim == 2 and "lora_" not in name]
-    heads = hf_config.num_attention_heads
+    heads, hidden = (getattr(hf_config, name, None) for name in ("num_attention_heads", "hidden_size"))
+    if not heads or not hidden:
+        raise ValueError(
+            f"no plan can be made for {hf_config.model_type}, which has no attention heads: its memory and time "
+            "are not known. Train a few steps instead (steps=3)."
+        )
+    # GPT-2 and GPT-J, OPT, Falcon; four times the width where a family does not say.
+    widths = (getattr(hf_config, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
     in_layers = {id(p) for layer in layers for p in layer.parameters()}
     return Parameters(
         total=sum(p.numel() for p in named.values()),
@@ -179,13 +189,13 @@ def count_parameters(backbone: nn.Module, quantization: Quantization = Quantizat
         shapes=tuple(tuple(p.shape) for p in named.values()),
         trained_shapes=tuple(tuple(p.shape) for p in named.values() if p.requires_grad),
         root_shapes=tuple(tuple(p.shape) for p in named.values() if id(p) not in in_layers),
-        hidden=hf_config.hidden_size,
-        intermediate=hf_config.intermediate_size,
+        hidden=hidden,
+        intermediate=next(filter(None, widths), 4 * hidden),
         layers=len(layers),
         heads=heads,
         kv_heads=getattr(hf_config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(hf_config, "head_dim", None) or hf_config.hidden_size // heads,
-        max_positions=hf_config.max_position_embeddings,
+        head_dim=getattr(hf_config, "head_dim", None) or hidden // heads,
+        max_positions=getattr(hf_config, "max_position_embeddings", None) or _NO_LIMIT,
         has_query_norm=any("q_norm" in name for name in named),
         lora_rank=max((named[name].shape[0] for name in adapters if "lora_A" in name), default=0),
         adapted=sum("lora_A" in name for name in adapters) // len(layers),
