@@ -180,7 +180,7 @@ class Negatives:
         return Negatives(
             log_sum=ragged.segment_logsumexp(logits, pair, num_pairs),
             num_candidates=ragged.count_items(pair, num_pairs),
-            num_kept=ragged.count_items(pair[~masked], num_pairs),
+            num_kept=ragged.count_items(pair, num_pairs, ~masked),
             hardest=ragged.segment_max(cosines.detach().masked_fill(masked, -torch.inf), pair, lowest),
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.prefixes import share_prefixes
 from qwen3emb_train.distributed import all_gather_with_grad, gather_all_counts, rank, world_size
+from qwen3emb_train.losses import ragged
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.losses.label_contrast import LabelContrast
@@ -107,6 +108,13 @@ def test_a_chunk_waits_for_nothing(
     for one in [tokens, share_prefixes(tokens)] if encoder.shares_prefixes else [tokens]:
         encoder(one.to(META)).sum().backward()
     assert any(p.grad is not None for p in encoder.parameters())
+
+
+def test_counting_a_losss_groups_waits_for_nothing() -> None:
+    segment, counted = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([True, False, True, True, False])
+    assert ragged.count_items(segment, 4).tolist() == [2, 0, 3, 0]
+    assert ragged.count_items(segment, 4, counted).tolist() == [1, 0, 2, 0]
+    assert ragged.count_items(segment.to(META), 4, counted.to(META)).shape == (4,)
 
 
 class Recording(InfoNCE):
