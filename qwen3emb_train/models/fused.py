@@ -75,7 +75,7 @@ def _rotate_by_ours(module: nn.Module) -> None:
     known = {**forward.__globals__, _ROTATION: _as_theirs(theirs)}
     ours = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
     ours.__kwdefaults__ = forward.__kwdefaults__
-    module.forward = MethodType(ours, module)  # type: ignore[method-assign]
+    module.forward = MethodType(ours, module)
 
 
 def _as_theirs(theirs: Callable[..., Any]) -> Callable[..., Any]:
