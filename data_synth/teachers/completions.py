@@ -103,6 +103,9 @@ def inflate(content: bytes, max_bytes: int, encoding: str = "") -> bytes | None:
         content: the body as received.
         max_bytes: a few compressed bytes can expand to gigabytes.
         encoding: the header ``Content-Encoding``; gzip and zlib are told by their first bytes in any case.
+
+    Raises:
+        NoCompletionError: it is damaged.
     """
     if not _COMPRESSED.match(content) and encoding.lower() != "deflate":
         return content if encoding.lower() in ("", "identity", "gzip", "x-gzip") else None

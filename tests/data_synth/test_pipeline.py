@@ -162,6 +162,48 @@ def test_other_filters_and_another_least_rating_cost_no_request(documents: Path,
     assert stats["acceptance_rate"] == 0
 
 
+def test_what_is_added_is_all_that_is_asked(documents: Path, tmp_path: Path) -> None:
+    """A document that sorts first, a judge, negatives, further queries, more room."""
+    with FakeServer(answer) as server:
+
+        def asked(*more: str) -> int:
+            before = server.num_requests
+            assert run(documents, tmp_path / "out", server.url, *more) == 0
+            return server.num_requests - before
+
+        assert asked() == 2 * len(PROSE)
+        (documents / "-first.txt").write_text(
+            "A kite needs a tail so that it does not spin. A longer tail steadies it."
+        )
+        num = len(PROSE) + 1
+        assert asked() == 2
+        assert asked("judge.enabled=true", "judge.min_rating=1") == num
+        assert asked("retrieval.num_hard_negatives=1") == num
+        assert asked("retrieval.num_queries=2") == 2 * num
+        assert asked("retrieval.sampling.max_tokens=900") == asked("retrieval.sampling.seed=null") == 0
+
+
+def test_rejected_items_stay_so_until_they_are_asked_again(
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_mended = False
+
+    def script(call: Call) -> Answer:
+        return answer(call) if is_mended else completion("<think> hm", finish_reason="length")
+
+    with FakeServer(script) as server:
+        assert run(documents, tmp_path / "out", server.url) == 0
+        told = capsys.readouterr().err
+        assert "enable_thinking" in told
+        assert "retry_rejected=[reply_cut]" in told
+        is_mended = True
+        run(documents, tmp_path / "out", server.url)
+        assert server.num_requests == len(PROSE)
+        run(documents, tmp_path / "out", server.url, "retry_rejected=[reply_cut]")
+        assert server.num_requests == 3 * len(PROSE)
+    assert len(list(read_published(tmp_path / "out" / "retrieval"))) == len(PROSE)
+
+
 def test_of_equal_queries_the_first_stays(documents: Path, tmp_path: Path) -> None:
     def same(call: Call) -> Answer:
         wanted = call.json["response_format"]["json_schema"]["schema"]
