@@ -6,9 +6,11 @@ name.
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from data_synth.extraction import CODE_LANGUAGES, extract_file
 from data_synth.formats.extract import Extract, UnreadableError, clean_text
 from data_synth.table_rows import TABLE_SUFFIXES, table_rows
 
-DetectLanguage = Callable[[str], str]
+DetectLanguages = Callable[[Sequence[str]], list[str]]
+_BATCH = 64  # passages of one file whose languages are told together
 _MAX_LABEL = 200  # characters kept of a title, a source or a place
 
 
@@ -76,7 +79,7 @@ class Passage:
     Attributes:
         id: digest of the text, 32 hex digits.
         text: that a query shall retrieve.
-        language: code of its natural language; "" if unknown, and for code.
+        language: code of its natural language; "und" if it could not be told, "" for code.
         source: name of the source in the configuration.
         title: the document's.
         code: its programming language; "" for prose.
@@ -129,7 +132,7 @@ def read_passages(
     name: str,
     config: DocumentsConfig,
     on_rejected: Callable[[RejectedDocument], None],
-    detect_language: DetectLanguage | None = None,
+    detect_languages: DetectLanguages | None = None,
     seen: set[int] | None = None,
 ) -> Iterator[Passage]:
     """All passages of a source, in the order of file names and lines.
@@ -138,14 +141,31 @@ def read_passages(
         name: of the source.
         config: of the source.
         on_rejected: called for each rejected file, row or passage.
-        detect_language: text -> code ("" if unsure), used for prose whose language is unknown.
+        detect_languages: texts of one file -> codes, used for prose whose language is unknown.
         seen: digests of the passages of earlier sources; those of this one are added.
 
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    passages = _passages(name, config, on_rejected, set() if seen is None else seen)
+    yield from passages if detect_languages is None else _with_languages(passages, detect_languages)
+
+
+def _with_languages(passages: Iterable[Passage], detect_languages: DetectLanguages) -> Iterator[Passage]:
+    """By file, so that what is told of one file does not depend on the files before it."""
+    for _, of_file in groupby(passages, lambda passage: re.sub(r":\d+\Z", "", passage.document)):
+        while batch := list(islice(of_file, _BATCH)):
+            unknown = [passage.text for passage in batch if not passage.language and not passage.code]
+            told = iter(detect_languages(unknown) if unknown else [])
+            for passage in batch:
+                is_unknown = not passage.language and not passage.code
+                yield replace(passage, language=next(told)) if is_unknown else passage
+
+
+def _passages(
+    name: str, config: DocumentsConfig, on_rejected: Callable[[RejectedDocument], None], seen: set[int]
+) -> Iterator[Passage]:
     count = load_token_counter(config.tokenizer)
-    seen = set() if seen is None else seen
     num_documents = 0
     for place, found in _documents(config):
         if config.max_documents is not None and num_documents >= config.max_documents:
@@ -161,10 +181,7 @@ def read_passages(
                         on_rejected(RejectedDocument(name, place, "duplicate", f"passage {text_id} occurred before."))
                         continue
                     seen.add(number)
-                language = found.language
-                if not language and not found.code and detect_language is not None:
-                    language = detect_language(text)
-                yield Passage(text_id, text, language, name, found.title, found.code, place)
+                yield Passage(text_id, text, found.language, name, found.title, found.code, place)
             num_documents += 1
         except UnreadableError as problem:
             on_rejected(RejectedDocument(name, place, problem.reason, problem.detail))

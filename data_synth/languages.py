@@ -20,7 +20,7 @@ LANGUAGES = {
     "tk": "Turkmen", "tl": "Tagalog", "tr": "Turkish", "tt": "Tatar", "ug": "Uyghur", "uk": "Ukrainian",
     "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba",
     "yue": "Cantonese", "zh": "Chinese", "zh-hans": "Simplified Chinese", "zh-hant": "Traditional Chinese",
-    "zu": "Zulu",
+    "zu": "Zulu", "lg": "Ganda", "sn": "Shona", "st": "Sotho",
 }  # fmt: skip
 """Language code -> English name, as in the report's prompts."""
 

@@ -103,7 +103,7 @@ def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -
 def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
     """One process prepares the passages; the others wait for it and reuse them."""
     language = config.filters.language
-    detect = LanguageIdentifier(language.languages).detect if language.enabled else None
+    detect = LanguageIdentifier(language.languages).detect_all if language.enabled else None
     personas = config.personas if "retrieval" in config.tasks else None
     inputs = {f"documents.{name}": Path(source.path) for name, source in config.documents.items() if source.path}
     require_apart(output, inputs)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from data_synth.documents import DetectLanguage, DocumentsConfig, Passage, RejectedDocument, read_passages
+from data_synth.documents import DetectLanguages, DocumentsConfig, Passage, RejectedDocument, read_passages
 from data_synth.personas import STARTER_PERSONAS, PersonasConfig, build_persona_search
 from qwen3emb_train.lineage import Output, produce, read_record
 
@@ -52,7 +52,7 @@ def prepare_passages(
     documents: Mapping[str, DocumentsConfig],
     personas: PersonasConfig | None,
     directory: Path,
-    detect_language: DetectLanguage | None = None,
+    detect_languages: DetectLanguages | None = None,
 ) -> PreparedPassages:
     """Splits the documents, finds the personas and writes both, unless they exist already.
 
@@ -60,7 +60,7 @@ def prepare_passages(
         documents: sources by name, read in this order.
         personas: None gives passages without personas (not for retrieval).
         directory: written atomically.
-        detect_language: see ``read_passages``.
+        detect_languages: see ``read_passages``.
 
     Raises:
         FileNotFoundError: a source does not exist.
@@ -76,11 +76,11 @@ def prepare_passages(
     settings = {
         "documents": {name: asdict(config) for name, config in documents.items()},
         "personas": None if personas is None else asdict(personas),
-        "detects_language": detect_language is not None,
+        "detects_language": detect_languages is not None,
     }
 
     def write(made: Output) -> dict[str, int]:
-        num_passages, num_rejected = _write(made.directory, documents, personas, detect_language)
+        num_passages, num_rejected = _write(made.directory, documents, personas, detect_languages)
         if not num_passages:
             raise ValueError(_nothing_message(made.directory, num_rejected))
         return {"passages": num_passages, "rejected": num_rejected}
@@ -100,7 +100,7 @@ def _write(
     directory: Path,
     documents: Mapping[str, DocumentsConfig],
     personas: PersonasConfig | None,
-    detect_language: DetectLanguage | None,
+    detect_languages: DetectLanguages | None,
 ) -> tuple[int, int]:
     search = None if personas is None else build_persona_search(personas)
     size = 64 if personas is None else personas.passages_per_batch
@@ -119,7 +119,7 @@ def _write(
         passages = (
             passage
             for name, config in documents.items()
-            for passage in read_passages(name, config, reject, detect_language, seen)
+            for passage in read_passages(name, config, reject, detect_languages, seen)
         )
         while batch := list(islice(passages, size)):
             found = search.nearest([passage.text for passage in batch]) if search else [()] * len(batch)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,16 +184,32 @@ def test_a_detector_is_asked_for_prose_of_unknown_language_only(tmp_path: Path) 
         tmp_path / "rows.jsonl", {"text": BODY}, {"text": BODY + " x", "language": "de"},
         {"text": BODY + " y", "programming_language": "c"},
     )  # fmt: skip
-    asked: list[str] = []
+    asked: list[list[str]] = []
 
-    def detect(text: str) -> str:
-        asked.append(text)
-        return "en"
+    def detect(texts: Sequence[str]) -> list[str]:
+        asked.append(list(texts))
+        return ["en"] * len(texts)
 
     config = DocumentsConfig(path=str(path), min_tokens=4)
     passages = list(read_passages("demo", config, lambda rejected: None, detect))
     assert [passage.language for passage in passages] == ["en", "de", ""]
-    assert asked == [BODY]
+    assert asked == [[BODY]]
+
+
+def test_the_passages_of_one_file_are_told_together(tmp_path: Path) -> None:
+    """And not with those of another, so that a new file changes nothing for the others."""
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", *({"text": f"{BODY} {name} {number}"} for number in range(3)))
+    sizes: list[int] = []
+
+    def detect(texts: Sequence[str]) -> list[str]:
+        sizes.append(len(texts))
+        return [text[-1] for text in texts]
+
+    config = DocumentsConfig(path=str(tmp_path), min_tokens=4)
+    passages = list(read_passages("demo", config, lambda rejected: None, detect))
+    assert [passage.language for passage in passages] == ["0", "1", "2"] * 2
+    assert sizes == [3, 3]
 
 
 @pytest.mark.parametrize(

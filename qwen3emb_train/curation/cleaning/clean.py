@@ -36,7 +36,7 @@ def clean(config: CleanConfig) -> Path:
     Raises:
         FileNotFoundError: an input is missing.
         ValueError: an input is malformed; nothing is left; or there are too few documents for the splits.
-        ImportError: datasketch or lingua is needed and not installed.
+        ImportError: datasketch or py3langid is needed and not installed.
     """
     output = Path(config.output_dir)
     inputs = {"examples": Path(config.examples)}

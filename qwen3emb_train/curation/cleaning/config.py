@@ -38,7 +38,7 @@ class LanguageCheckConfig(LanguageConfig):
     """Texts in another language than their row's; see ``LanguageConfig``.
 
     Attributes:
-        enabled: whether languages are checked; needs lingua.
+        enabled: whether languages are checked; needs py3langid.
         documents: also the positives. Off where queries and documents may differ (cross-lingual data).
         allowed: languages of rows that name none; empty: such rows are not checked.
     """

@@ -185,7 +185,7 @@ def test_lengths_hold_with_both_ends(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_text_in_another_language_goes(tmp_path: Path) -> None:
-    pytest.importorskip("lingua", reason="lingua-language-detector is not installed (extra mine)")
+    pytest.importorskip("py3langid", reason="py3langid is not installed (extra mine)")
     german = "Wie lange muss ein Brotteig im Kühlschrank gehen, bevor er gebacken wird?"
     english = "How long must a dough rest in the fridge before it is baked?"
     rows = [
