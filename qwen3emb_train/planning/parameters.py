@@ -164,7 +164,11 @@ def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
 
 
 def count_parameters(backbone: nn.Module, quantization: Quantization = Quantization.none) -> Parameters:
-    """Counts a (meta) backbone's parameters by their cost; ``quantization`` is that of the linear maps when loaded."""
+    """Counts a (meta) backbone's parameters by their cost; ``quantization`` is that of the linear maps when loaded.
+
+    Raises:
+        ValueError: the model has no attention heads, or no list of layers.
+    """
     hf_config: Any = backbone.config
     layers = _decoder_layers(backbone)
     named = dict(backbone.named_parameters())
