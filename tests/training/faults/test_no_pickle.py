@@ -120,9 +120,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_the_remedy(
         assert_names_file_and_remedy(ended, checkpoint / name)
 
 
-@pytest.mark.parametrize(
-    "name", ["model/model.safetensors", "state/pieces_00000.safetensors", "state/state.json", "model/tokenizer.json"]
-)
+@pytest.mark.parametrize("name", ["model/model.safetensors", "state/pieces_00000.safetensors", "model/tokenizer.json"])
 def test_a_flipped_bit_is_named_and_not_trained_on(
     launcher: Launcher, problem: Problem, stopped: Callable[[str], Path], name: str
 ) -> None:
