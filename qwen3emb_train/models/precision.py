@@ -64,7 +64,12 @@ def _autocasts(kind: str) -> bool:
 
 
 def round_to_products(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-    """A forward hook of the embedding: what the layers add to is as wide as their products."""
+    """A forward hook of the embedding: what the layers add to is as wide as their products.
+
+    Args:
+        module, arguments: not used.
+        output: looked-up rows.
+    """
     return output.to(dtype_of_products(output))
 
 
