@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data_synth.chunking import TokenCounter, chunk_code, chunk_text, load_token_counter
-from data_synth.extraction import CODE_LANGUAGES, extract_file
+from data_synth.extraction import CODE_LANGUAGES, document_suffix, extract_file
 from data_synth.formats.extract import Extract, UnreadableError, clean_text
-from data_synth.table_rows import TABLE_SUFFIXES, table_rows
+from data_synth.table_rows import is_table, table_rows
 
 DetectLanguages = Callable[[Sequence[str]], list[str]]
 _BATCH = 64  # passages of one file whose languages are told together
@@ -29,10 +29,12 @@ class DocumentsConfig:
     """One source of documents.
 
     Attributes:
-        path: a .jsonl, .jsonl.gz or .parquet file, a single document, or a folder of these (names that begin with a dot
-            are skipped, symbolic links are rejected).
+        path: a file with a document in each row (.jsonl, .json, .csv, .tsv, .parquet), a single document, either
+            perhaps compressed (.gz, .zst), or a folder of these (names that begin with a dot are skipped, symbolic
+            links are rejected).
         language: code for documents without one ("en"); "" = detected.
-        text_column: column of a table with the text. A column "programming_language" marks code.
+        text_column: column of a table with the text; .csv and .tsv without it give whole rows. A column
+            "programming_language" marks code.
         title_column: column with the title; may be absent.
         language_column: column with the language; may be absent.
         tokenizer: directory with tokenizer.json for counting tokens; null = an estimate.
@@ -206,12 +208,12 @@ def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | Unrea
         try:
             if root.is_dir() and not stat.S_ISREG(path.lstat().st_mode):
                 raise UnreadableError("no_regular_file", "a link, pipe or device. Copy its content here.")
-            if path.name.lower().endswith(TABLE_SUFFIXES):
+            if is_table(path):
                 for line, row in table_rows(path, config.max_file_bytes):
                     yield f"{place}:{line}", _document_of_row(row, config)
             else:
                 extract = extract_file(path, config.max_file_bytes)
-                code = CODE_LANGUAGES.get(path.suffix.lower(), "")
+                code = CODE_LANGUAGES.get(document_suffix(path), "")
                 yield place, _checked(extract, "" if code else config.language, code, config)
         except UnreadableError as problem:
             yield place, problem
@@ -233,7 +235,7 @@ def _document_of_row(row: Mapping[str, Any] | UnreadableError, config: Documents
     try:
         if isinstance(row, UnreadableError):
             raise row
-        text = row.get(config.text_column)
+        text = row.get(config.text_column, row.get(""))  # "": all of a CSV's row
         if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
             text = "\n\n".join(text)  # the positives of a file of examples
         if not isinstance(text, str):

@@ -6,10 +6,16 @@ The suffix, never the content, selects the reader; the reader returns text or ra
 from collections.abc import Callable
 from pathlib import Path
 
+from data_synth.formats.compressed import COMPRESSED_SUFFIXES, read_compressed
 from data_synth.formats.extract import Extract, UnreadableError, decode_utf8
 from data_synth.formats.markdown import read_markdown, read_mdx
+from data_synth.formats.markup import read_asciidoc, read_org, read_rst
+from data_synth.formats.notebook import read_notebook
+from data_synth.formats.office import read_docx, read_epub, read_odt, read_pptx
 from data_synth.formats.pdf import read_pdf
 from data_synth.formats.web_page import read_web_page
+from data_synth.formats.xml import read_xml
+from data_synth.table_rows import TABLE_FORMATS
 
 CODE_LANGUAGES = {
     ".bash": "bash", ".c": "c", ".cc": "cpp", ".clj": "clojure", ".cpp": "cpp", ".cs": "csharp", ".cxx": "cpp",
@@ -28,13 +34,23 @@ def extract_file(path: Path, max_bytes: int) -> Extract:
     Raises:
         UnreadableError: unknown suffix, too large, damaged or not text.
     """
-    reader = _READERS.get(path.suffix.lower())
+    name = path.name.lower()
+    suffix = document_suffix(path)
+    reader = _READERS.get(suffix)
     if reader is None:
-        known = ", ".join(sorted({*_READERS, ".jsonl", ".jsonl.gz", ".parquet"}))
-        raise UnreadableError("unknown_suffix", f"{path.suffix or 'no suffix'}. Read are {known}.")
+        known = ", ".join(sorted({*_READERS, *TABLE_FORMATS}))
+        raise UnreadableError(
+            "unknown_suffix", f"{suffix or 'no suffix'}. Read are {known}; all of them also as .gz or .zst."
+        )
     if path.stat().st_size > max_bytes:
         raise UnreadableError("file_too_large", f"{path.stat().st_size} bytes, max_file_bytes is {max_bytes}.")
-    return reader(path.read_bytes())
+    return reader(read_compressed(path, max_bytes) if name.endswith(COMPRESSED_SUFFIXES) else path.read_bytes())
+
+
+def document_suffix(path: Path) -> str:
+    """What kind of document a file is: ".txt" of ``page.txt.gz``."""
+    inner = path.with_suffix("") if path.name.lower().endswith(COMPRESSED_SUFFIXES) else path
+    return inner.suffix.lower()
 
 
 def _plain(raw: bytes) -> Extract:
@@ -42,7 +58,9 @@ def _plain(raw: bytes) -> Extract:
 
 
 _READERS: dict[str, Callable[[bytes], Extract]] = {
-    ".txt": _plain, ".text": _plain, ".rst": _plain, ".md": read_markdown, ".markdown": read_markdown, ".mdx": read_mdx,
-    ".html": read_web_page, ".htm": read_web_page, ".xhtml": read_web_page, ".pdf": read_pdf,
+    ".txt": _plain, ".text": _plain, ".rst": read_rst, ".md": read_markdown, ".markdown": read_markdown,
+    ".mdx": read_mdx, ".adoc": read_asciidoc, ".asciidoc": read_asciidoc, ".org": read_org, ".xml": read_xml,
+    ".ipynb": read_notebook, ".docx": read_docx, ".pptx": read_pptx, ".epub": read_epub, ".odt": read_odt,
+    ".odp": read_odt, ".html": read_web_page, ".htm": read_web_page, ".xhtml": read_web_page, ".pdf": read_pdf,
     **dict.fromkeys(CODE_LANGUAGES, _plain),
 }  # fmt: skip

@@ -1,16 +1,18 @@
-"""Rows of JSON Lines and Parquet files, streamed; a bad row is returned as an error, and reading continues."""
+"""Rows of JSON Lines, CSV, TSV, Parquet (streamed) and JSON files; a bad row is an error in its place."""
 
-import gzip
+import csv
+import io
 import json
-import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+from data_synth.formats.compressed import COMPRESSED_SUFFIXES, DAMAGES, open_plain, read_compressed
 from data_synth.formats.extract import UnreadableError
 
-TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+TABLE_FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
+_DELIMITERS = ",;\t|"
 _PARQUET_BATCH = 256  # rows in memory at once
 
 Row = dict[str, Any] | UnreadableError
@@ -25,17 +27,73 @@ def table_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row]]:
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path)
         return
-    with _open(path) as file:
-        try:
-            for number, raw in _lines(file, max_line_bytes):
-                if isinstance(raw, UnreadableError) or not raw.isspace():
-                    yield number, raw if isinstance(raw, UnreadableError) else _object(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UnreadableError("damaged", f"the compressed file ends or breaks here: {error}.") from None
+    suffix = _format(path)
+    try:
+        if suffix == ".json":
+            raw = read_compressed(path, max_line_bytes)
+            yield from enumerate(_rows_of_json(raw), start=1)
+            return
+        with open_plain(path) as file:
+            if suffix in (".csv", ".tsv"):
+                yield from _separated_rows(file, suffix, max_line_bytes)
+                return
+            for number, line in _lines(file, max_line_bytes):
+                if isinstance(line, UnreadableError) or not line.isspace():
+                    yield number, line if isinstance(line, UnreadableError) else _object(line)
+    except DAMAGES as error:
+        if path.suffix.lower() not in COMPRESSED_SUFFIXES:
+            raise
+        raise UnreadableError("damaged", f"the compressed file ends or breaks here: {error}.") from None
 
 
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+def is_table(path: Path) -> bool:
+    """Whether a file holds a document in each row."""
+    return _format(path) in TABLE_FORMATS
+
+
+def _format(path: Path) -> str:
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
+    return inner.suffix.lower()
+
+
+def _rows_of_json(raw: bytes) -> list[Row]:
+    """The objects of an array, or of the only array in an object; an object alone is one row."""
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UnreadableError("not_unicode", f"byte {error.start} is not UTF-8. Convert the file.") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError("not_json", f"{error}. Write an array of objects, or .jsonl.") from None
+    if isinstance(value, dict):
+        arrays = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+        value = arrays[0] if len(arrays) == 1 else [value]
+    if not isinstance(value, list):
+        raise UnreadableError("not_json", f"a {type(value).__name__}. Write an array of objects.")
+    problem = UnreadableError("not_json", "no object. Write an array of objects.")
+    return [{"text": row} if isinstance(row, str) else row if isinstance(row, dict) else problem for row in value]
+
+
+def _separated_rows(file: BufferedIOBase, suffix: str, max_bytes: int) -> Iterator[tuple[int, Row]]:
+    """Rows under the names of the first line; a file without a column of that name gives all of a row as its text."""
+    csv.field_size_limit(max(max_bytes, 1))
+    text = io.TextIOWrapper(cast(BinaryIO, file), encoding="utf-8-sig", newline="")
+    try:
+        first = text.readline(max_bytes)
+        delimiter = "\t" if suffix == ".tsv" else max(_DELIMITERS, key=first.count)
+        names = next(csv.reader([first], delimiter=delimiter), [])
+        for number, values in enumerate(csv.reader(text, delimiter=delimiter), start=2):
+            if not any(value.strip() for value in values):
+                continue
+            if len(values) > len(names):
+                detail = f"{len(values)} values under {len(names)} names. Quote values that contain {delimiter!r}."
+                yield number, UnreadableError("not_csv", detail)
+            else:
+                row = dict(zip(names, values, strict=False))
+                yield number, {"": "\n".join(f"{name}: {value}" for name, value in row.items() if value.strip()), **row}
+    except UnicodeDecodeError as error:
+        raise UnreadableError("not_unicode", f"byte {error.start} is not UTF-8. Convert the file.") from None
+    except csv.Error as error:
+        raise UnreadableError("damaged", f"{error}.") from None
 
 
 def _lines(file: BufferedIOBase, max_bytes: int) -> Iterator[tuple[int, bytes | UnreadableError]]:

@@ -54,35 +54,41 @@ def without_running_heads(pages: Sequence[Sequence[str]]) -> list[list[str]]:
         pages: the lines of each.
     """
     filled = [[line for line in page if line.strip()] for page in pages]
-    edges = [[*page[:_EDGE], *page[max(_EDGE, len(page) - _EDGE) :]] for page in filled]
-    least = max(2, min(3, len(pages)), int(_MIN_SHARE * len(pages)))
     same = Counter(
-        key for number, lines in enumerate(edges) for key in {k for line in lines for k in _keys(line, number)}
+        key
+        for number, page in enumerate(filled)
+        for key in {key for at, line in enumerate(page) for key in _keys(line, number, _edge(at, len(page)))}
     )
+    least = max(2, min(3, len(pages)), int(_MIN_SHARE * len(pages)))
+
+    def is_frame(line: str, number: int, at: int, num_lines: int) -> bool:
+        keys = _keys(line, number, _edge(at, num_lines))
+        repeats = any(same[key] >= (max(3, least) if "#" in key else least) for key in keys)
+        return repeats or _is_page_number(line, at, num_lines)
+
     return [
-        [
-            line
-            for at, line in enumerate(page)
-            if not (
-                (at < _EDGE or at >= len(page) - _EDGE)
-                and (any(same[key] >= least for key in _keys(line, number)) or _is_page_number(line, at, len(page)))
-            )
-        ]
+        [line for at, line in enumerate(page) if not is_frame(line, number, at, len(page))]
         for number, page in enumerate(filled)
     ]
 
 
-def _keys(line: str, number: int) -> set[str]:
-    """What a running head is known by: the line itself, and the line with its first or last number as a page's."""
+def _edge(at: int, num_lines: int) -> str:
+    return "top" if at < _EDGE else "bottom" if at >= num_lines - _EDGE else ""
+
+
+def _keys(line: str, number: int, edge: str) -> set[str]:
+    """What a running head is known by: the line, and the line with its first or last number counted from the page's."""
     folded = " ".join(line.split()).casefold()
-    keys = {folded}
+    if not edge:
+        return set()
+    keys = {f"{edge} {folded}"}
     for found in [*re.finditer(r"\d{1,5}", folded)][:: max(1, len(re.findall(r"\d{1,5}", folded)) - 1)]:
-        keys.add(f"{folded[: found.start()]}#{int(found[0]) - number}#{folded[found.end() :]}")
+        keys.add(f"{edge} {folded[: found.start()]}#{int(found[0]) - number}#{folded[found.end() :]}")
     return keys
 
 
 def _is_page_number(line: str, at: int, num_lines: int) -> bool:
-    return (at < 1 or at >= num_lines - 1) and num_lines > 1 and bool(_PAGE_NUMBER.fullmatch(line.strip()))
+    return (at < 2 or at >= num_lines - 1) and num_lines > 2 and bool(_PAGE_NUMBER.fullmatch(line.strip()))
 
 
 def _repaired(text: str) -> str:
