@@ -8,6 +8,7 @@ from typing import Any
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.retrieval_set import load_retrieval_set
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.evaluation.evaluate import EvaluateConfig, SetConfig, evaluate
 from qwen3emb_train.merging.config import MergeSourceConfig
 from qwen3emb_train.merging.merge import Merge, input_directories, model_directories
@@ -166,7 +167,7 @@ class _Scorer:
 
 def _set_files(config: MergeSearchConfig) -> dict[str, Path]:
     """The input files other than the models, by name, for the record."""
-    files = {} if config.probe.path is None else {"probe": Path(config.probe.path)}
+    files = {} if config.probe.path is None else {"probe": source_path(config.probe.path)}
     for kind, sets in (("dev", config.dev_sets), ("test", config.test_sets)):
         for name, chosen in sets.items():
             for file in load_retrieval_set(Path(chosen.path), chosen.split).files:

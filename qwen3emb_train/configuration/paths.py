@@ -26,7 +26,7 @@ def expand_home(node: Any) -> None:
     """
     if not isinstance(node, Container) or node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+    for key in _keys(node):
         child = node._get_node(key)
         if isinstance(child, Container):
             if key in PATHS_KEYS:
@@ -36,10 +36,16 @@ def expand_home(node: Any) -> None:
             _expand(node, key)
 
 
+def _keys(node: Container) -> list[Any]:
+    if isinstance(node, DictConfig):
+        return list(node.keys())
+    return list(range(len(node))) if isinstance(node, ListConfig) else []
+
+
 def _expand_values(node: Container) -> None:
     if node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+    for key in _keys(node):
         _expand(node, key)
 
 

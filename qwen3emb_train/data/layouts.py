@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen3emb_train.data.records import TRAINING_FIELDS, FieldNames, own_fields
+from qwen3emb_train.data.rows import renamed
 from qwen3emb_train.data.validation import (
     InvalidExampleError,
     describe,
@@ -254,7 +255,13 @@ class UnknownLayoutError(InvalidExampleError):
 class RowReader:
     """Turns the rows of one file into arguments of ``build_example``; keeps the layout it has recognised."""
 
-    def __init__(self, ignored_columns: list[str]) -> None:
+    def __init__(self, ignored_columns: list[str], columns: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            ignored_columns: are left out, as the file names them.
+            columns: our names -> the file's, where they are others.
+        """
+        self._renamed = columns or {}
         self._ignored_columns = frozenset(ignored_columns)
         self._dropped: dict[str, bool] = {}  # whether a column is, by its name
         self._layout: Layout | None = None
@@ -262,13 +269,12 @@ class RowReader:
         self._passed: set[tuple[str, frozenset[str]]] = set()  # columns that a layout has accepted
 
     def read(self, row: Row) -> dict[str, Any]:
-        """The arguments of a row. Null counts as absent, as in Parquet rows that lack a column.
+        """The arguments of a prepared row. Null counts as absent, as in Parquet rows that lack a column.
 
         Raises:
             UnknownLayoutError: neither this row nor one before it is of a known layout.
             InvalidExampleError: for a column or value that does not fit the layout.
         """
-        row = self.without_ignored(row)
         layout = self._layout
         if layout is None or row.keys() != self._columns:
             layout = self._layout = recognise_layout(row.keys(), layout)
@@ -284,11 +290,18 @@ class RowReader:
             return fields
         return {name: row[name] for name in OWN_LABELS if name in row} | fields
 
-    def without_ignored(self, row: Row) -> Row:
-        """The row without identifiers and ``ignored_columns``."""
+    def prepare(self, row: dict[str, Any]) -> Row:
+        """The row under our names, without identifiers and ``ignored_columns``.
+
+        Raises:
+            InvalidExampleError: it lacks a column that ``columns`` names.
+        """
+        if self._ignored_columns:
+            row = {name: value for name, value in row.items() if name not in self._ignored_columns}
+        row = renamed(row, self._renamed)
         dropped = self._dropped
         for name in row.keys() - dropped.keys():
-            dropped[name] = name in self._ignored_columns or is_identifier(name)
+            dropped[name] = is_identifier(name)
         if not any(map(dropped.__getitem__, row)):
             return row
         return {name: value for name, value in row.items() if not dropped[name]}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwen3emb_train.data.instructions import refuse_template
+from qwen3emb_train.data.readers import ColumnsConfig
 
 _LABEL_TASKS = frozenset({"classification", "clustering", "sts"})
 
@@ -19,11 +20,12 @@ class NoRepeats(str, Enum):
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(ColumnsConfig):
     """One data source of a run.
 
     Attributes:
-        path: JSONL or Parquet file, or a directory of them.
+        path: a file (JSON Lines, CSV, Parquet, Arrow, also packed), a directory of them, a pattern (``data/*.jsonl``),
+            what ``save_to_disk`` wrote, or a data set of the hub (``ORG/NAME:SPLIT``).
         weight: factor on the source's share.
         task: what the rows are: retrieval, bitext, sts, classification, ... (one loss for each task). Rows whose own
             ``task`` is another are bad lines.
@@ -47,6 +49,7 @@ class SourceConfig:
     no_repeats: NoRepeats = NoRepeats.auto
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_template("data.*.instruction", self.instruction)
         if self.weight <= 0:
             raise ValueError(f"data.*.weight is {self.weight}; it must be positive (leave a source out to drop it).")

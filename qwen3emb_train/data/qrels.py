@@ -141,6 +141,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _cells(path: Path, file: TextIO) -> Iterator[tuple[int, tuple[str, ...]]]:
+    lines: Iterator[tuple[int, str]]
     lines = ((number, line.strip("\r\n")) for number, line in enumerate(file, start=1) if line.strip())
     first = next(lines, None)
     if first is None:

@@ -1,26 +1,33 @@
-"""Files to examples, one at a time: JSON Lines and Parquet, in any layout of columns.py.
+"""Files to examples, one at a time, in any layout of layouts.py.
 
 A bad line is never silently dropped. By default it is collected with file, line, field, reason and remedy; after
 ``max_errors`` of them, or at the end, reading fails and lists them. With ``skip_bad_lines`` it is written to
 ``rejected.jsonl`` and reading continues.
 """
 
+import difflib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from qwen3emb_train.data.layouts import RowReader, UnknownLayoutError
-from qwen3emb_train.data.records import RerankingExample, TrainingExample, build_example
-from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, json_rows, parquet_rows, raw_text
+from qwen3emb_train.data.records import (
+    RERANKING_FIELDS,
+    TRAINING_FIELDS,
+    RerankingExample,
+    TrainingExample,
+    build_example,
+)
+from qwen3emb_train.data.rows import ByteRange, RawRow, decode_row, file_rows, json_rows, raw_text, shard_paths
 from qwen3emb_train.data.validation import InvalidExampleError, require_task
 from qwen3emb_train.texts.visible import visible
 
-_JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
-_SHARD_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")  # a directory may hold a run.json
+_CORPUS_COLUMNS = frozenset({"text", "title", "_id"})
+_OUR_COLUMNS = TRAINING_FIELDS | RERANKING_FIELDS | {"negative"} | _CORPUS_COLUMNS
 
 logger = logging.getLogger(__name__)
 Example = TypeVar("Example", TrainingExample, RerankingExample)
@@ -45,6 +52,37 @@ class ReadingConfig:
             raise ValueError(
                 f"max_errors is {self.max_errors}; it must be at least 1 (skip_bad_lines=true never stops)."
             )
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """What the columns of a source are called.
+
+    Attributes:
+        columns: names of columns that are not ours, each below our name: ``columns.query=question``,
+            ``columns.positive=answer``, ``columns.negatives=hard_negatives``; in a corpus ``columns.text=body``.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for ours, theirs in self.columns.items():
+            if ours not in _OUR_COLUMNS and not ours.startswith("negative_"):
+                near = difflib.get_close_matches(ours, _OUR_COLUMNS, 1)
+                hint = f" Did you mean columns.{near[0]}?" if near else ""
+                raise ValueError(
+                    f"columns.{ours}={theirs}: there is no {ours!r}; there are {sorted(_OUR_COLUMNS)}.{hint}"
+                )
+
+    @property
+    def example_columns(self) -> dict[str, str]:
+        """Those of examples, where a corpus is read too."""
+        return {ours: theirs for ours, theirs in self.columns.items() if ours not in _CORPUS_COLUMNS}
+
+    @property
+    def corpus_columns(self) -> dict[str, str]:
+        """Those of the corpus."""
+        return {ours: theirs for ours, theirs in self.columns.items() if ours in _CORPUS_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -102,6 +140,7 @@ def read_examples(
     *,
     rejected_path: Path | None = None,
     part: ByteRange | None = None,
+    columns: Mapping[str, str] | None = None,
     task: str | None = None,
     instruction: str | None = None,
     source: str = "",
@@ -110,10 +149,11 @@ def read_examples(
     """Streams the examples of a file, or of the shards of a directory in the order of their names.
 
     Args:
-        path: ``.jsonl``, ``.ndjson``, ``.json`` (one object per line), each also ``.gz``; ``.parquet``; or a directory.
+        path: a file, a directory of shards or a pattern (``rows.shard_paths``).
         config: how strictly to read.
         rejected_path: where ``skip_bad_lines`` writes the lines it skips; a former file is replaced.
         part: read only these lines of a file (``rows.json_rows``); lines are counted from the part's first.
+        columns: names of columns that are not ours (``ColumnsConfig``).
         task: of all lines; one that says otherwise is bad. None: any, and retrieval for lines that do not say.
         instruction, source, language: for lines that do not say.
 
@@ -124,35 +164,39 @@ def read_examples(
     """
     config = config or ReadingConfig()
     defaults = {"instruction": instruction, "source": source, "language": language}
-    parser = _training_parser(config, defaults, task)
+    parser = _training_parser(config, columns, defaults, task)
     rows = _read(shard_paths(path, rejected_path), config, rejected_path, parser, part)
     return (example for _, _, _, example in rows)
 
 
 def read_lines(
-    path: Path, config: ReadingConfig | None = None, *, rejected_path: Path | None = None
+    path: Path,
+    config: ReadingConfig | None = None,
+    *,
+    rejected_path: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[SourceLine]:
     """As ``read_examples``, each example with its line; for programs that report on every line.
 
     Args:
-        path, config, rejected_path: as in ``read_examples``.
+        path, config, rejected_path, columns: as in ``read_examples``.
     """
     config = config or ReadingConfig()
-    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, {}))
+    rows = _read(shard_paths(path, rejected_path), config, rejected_path, _training_parser(config, columns, {}))
     return (SourceLine(*row) for row in rows)
 
 
 def _training_parser(
-    config: ReadingConfig, defaults: dict[str, Any], task: str | None = None
+    config: ReadingConfig, columns: Mapping[str, str] | None, defaults: dict[str, Any], task: str | None = None
 ) -> Callable[[], Callable[[dict[str, Any]], TrainingExample]]:
     if task is not None:
         defaults = defaults | {"task": task}
 
     def new_parser() -> Callable[[dict[str, Any]], TrainingExample]:
-        rows = RowReader(config.ignored_columns)
+        rows = RowReader(config.ignored_columns, columns)
 
         def parse(row: dict[str, Any]) -> TrainingExample:
-            example = build_example(**(defaults | rows.read(row)))
+            example = build_example(**(defaults | rows.read(rows.prepare(row))))
             if task is not None:
                 require_task(example.task, task)
             return example
@@ -168,6 +212,7 @@ def read_reranking_examples(
     *,
     rejected_path: Path | None = None,
     part: ByteRange | None = None,
+    columns: Mapping[str, str] | None = None,
     task: str | None = None,
     instruction: str | None = None,
     source: str = "",
@@ -175,51 +220,27 @@ def read_reranking_examples(
     """As ``read_examples``: lines with ``documents`` and ``labels``, or any training layout (labels 1, then 0).
 
     Args:
-        path, config, rejected_path, part, task, instruction, source: as in ``read_examples``.
+        path, config, rejected_path, part, columns, task, instruction, source: as in ``read_examples``.
     """
     config = config or ReadingConfig()
     defaults = {"instruction": instruction, "source": source}
 
-    new_training_parser = _training_parser(config, defaults, task)
+    new_training_parser = _training_parser(config, columns, defaults, task)
 
     def new_parser() -> Callable[[dict[str, Any]], RerankingExample]:
-        training, rows = new_training_parser(), RowReader(config.ignored_columns)
+        training, rows = new_training_parser(), RowReader(config.ignored_columns, columns)
 
-        def parse(row: dict[str, Any]) -> RerankingExample:
+        def parse(raw: dict[str, Any]) -> RerankingExample:
+            row = rows.prepare(raw)
             if "documents" not in row:
-                return RerankingExample.from_training(training(row))
-            kept = {name: value for name, value in rows.without_ignored(row).items() if value is not None}
+                return RerankingExample.from_training(training(raw))
+            kept = {name: value for name, value in row.items() if value is not None}
             return RerankingExample.from_json(defaults | kept)
 
         return parse
 
     lines = _read(shard_paths(path, rejected_path), config, rejected_path, new_parser, part)
     return (example for _, _, _, example in lines)
-
-
-def shard_paths(path: Path, rejected_path: Path | None = None) -> list[Path]:
-    """The files that are read for ``path``, in order, without the one that bad lines are written to.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``read_examples`` at once.
-    """
-    # By resolved path: reading a shard that is being written to would never end.
-    rejected = None if rejected_path is None else rejected_path.resolve()
-    if path.is_dir():
-        names = (child for child in path.iterdir() if child.name.endswith(_SHARD_SUFFIXES))
-        shards = sorted(child for child in names if not child.name.startswith(".") and child.resolve() != rejected)
-        if not shards:
-            raise FileNotFoundError(
-                f"{path}: the directory holds none of *{', *'.join(_SHARD_SUFFIXES)}. Check the path."
-            )
-        return shards
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or directory. Check the path, or run the stage that writes it.")
-    if not path.name.endswith((*_JSON_SUFFIXES, ".parquet")):
-        raise ValueError(f"{path}: not a known kind of file. Give one of *{', *'.join(_JSON_SUFFIXES)}, *.parquet.")
-    if path.resolve() == rejected:
-        raise ValueError(f"{path}: is read and would be overwritten with its bad lines. Rename it.")
-    return [path]
 
 
 def _read(
@@ -235,8 +256,7 @@ def _read(
             parse = new_parser()
             if part is not None and part.first > 0:
                 _learn_layout(shard, parse)
-            raw_rows = parquet_rows(shard) if shard.suffix == ".parquet" else json_rows(shard, part)
-            for line, raw in raw_rows:
+            for line, raw in file_rows(shard, part):
                 try:
                     example = parse(decode_row(raw))
                 except InvalidExampleError as problem:

@@ -4,15 +4,16 @@
     queries.jsonl    {"_id": "q1", "text": "..."}                     may hold queries of other splits
     qrels/test.tsv   query-id <tab> corpus-id <tab> score             with this header; or one flat qrels.tsv
 
-Judgements may also be written as TREC and others do (``qrels.py``). An inconsistent set (a duplicate id, two grades for
-one pair) is refused, because each such error silently lowers or raises scores.
+Corpus and queries may be files of any other kind that training reads (``corpus.parquet``), and judgements be written as
+TREC and others do (``qrels.py``). An inconsistent set (a duplicate id, two grades for one pair) is refused, because
+each such error silently lowers or raises scores.
 """
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen3emb_train.data.corpus import read_texts
+from qwen3emb_train.data.corpus import find_texts, read_texts
 from qwen3emb_train.data.qrels import find_qrels, read_qrels
 from qwen3emb_train.distributed import is_main_process
 
@@ -60,8 +61,9 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
             document; always with file, line and field.
     """
     qrels_file = find_qrels(path, split)
-    documents = read_texts(path / "corpus.jsonl", ids_required=True)
-    queries = read_texts(path / "queries.jsonl", ids_required=True, are_queries=True)
+    corpus_file, queries_file = find_texts(path, "corpus"), find_texts(path, "queries")
+    documents = read_texts(corpus_file, ids_required=True)
+    queries = read_texts(queries_file, ids_required=True, are_queries=True)
     relevance = read_qrels(qrels_file, queries, documents)
     for query_id, judged in relevance.items():
         if not any(grade > 0 for grade in judged.values()):
@@ -76,7 +78,7 @@ def load_retrieval_set(path: Path, split: str = "test") -> RetrievalSet:
         document_ids=sorted(documents),
         documents=[documents[document_id] for document_id in sorted(documents)],
         relevance=relevance,
-        files=(path / "corpus.jsonl", path / "queries.jsonl", qrels_file),
+        files=(corpus_file, queries_file, qrels_file),
     )
     if (own := sum(row >= 0 for row in data.own_rows)) and is_main_process():
         logger.warning("%s: %d queries are documents by their ids; each is left out of its own ranking", path, own)

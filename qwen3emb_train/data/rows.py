@@ -1,25 +1,36 @@
-"""Raw rows of a file with their numbers, and what JSON may not contain. The meaning of columns is not known here.
+"""Which files a source is, their raw rows with numbers, and what JSON may not contain; columns have no meaning here.
 
-Files are streamed: a line, or a Parquet batch, at a time.
+Files are streamed: a line, or a batch of a table (``tables.py``), at a time.
 """
 
+import bz2
 import gzip
+import io
 import json
+import logging
+import lzma
 import zlib
-from collections.abc import Iterator
-from io import BufferedIOBase
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from qwen3emb_train import lineage
 from qwen3emb_train.data.validation import MAX_ROW_BYTES, InvalidExampleError, describe, row_too_large
 
+logger = logging.getLogger(__name__)
 RawRow = bytes | dict[str, Any] | InvalidExampleError
 """A line of JSON, a row of Parquet, or why there is none."""
 
-_PARQUET_BATCH = 1024  # rows in memory at once
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
+_IN_DIRECTORIES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")  # a directory may hold a run.json
+_KINDS = (*_IN_DIRECTORIES, ".json")
+_NO_DATA = ("run.json", "report.json", "dataset_info.json")
+_UNPACKED_ONLY = (".parquet", ".arrow")
 _BYTES_AT_ONCE = 2**24
 # Data compresses to a tenth or a fiftieth. What unpacks to more than this was made to fill a memory or a disk.
-_BOMB_RATIO, _BOMB_BYTES = 500, 2**28
+BOMB_RATIO, _BOMB_BYTES = 500, 2**28
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a packed file raises."""
 _JSON_LINES_REMEDY = (
     "Write one JSON object per line; `jq -c` does that for an array ('.[]') or a file of long objects ('.')."
 )
@@ -32,6 +43,124 @@ class ByteRange(NamedTuple):
     end: int
 
 
+def source_path(name: str) -> Path:
+    """The path of a source as a configuration names it: a file, a directory, a pattern, or a data set of the hub.
+
+    Raises:
+        FileNotFoundError: the name could be the hub's, and the data set cannot be loaded.
+    """
+    path = Path(name)
+    if path.exists() or kind_of(path) or lineage.matches(path):
+        return path
+    from qwen3emb_train.data.hub import hub_path, looks_like_a_name
+
+    return hub_path(name) if looks_like_a_name(name) else path
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what a file holds, without the one that says how it is packed; "" for no kind of rows."""
+    kind = path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
+    return kind if kind in _KINDS and (kind not in _UNPACKED_ONLY or path.suffix == kind) else ""
+
+
+def shard_paths(path: Path, rejected_path: Path | None = None) -> list[Path]:
+    """The files that are read for a source, in order, without the one that bad lines are written to.
+
+    Args:
+        path: a file, a directory of shards, a data set as ``save_to_disk`` writes it, or a pattern (``data/*.jsonl``).
+        rejected_path: where bad lines are written.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no shard in the directory.
+        ValueError: a file of another kind, or a data set of several splits.
+    """
+    # By resolved path: reading a shard that is being written to would never end.
+    rejected = None if rejected_path is None else rejected_path.resolve()
+    if path.is_dir():
+        return [shard for shard in _shards_in(path) if shard.resolve() != rejected]
+    if not path.exists():
+        if found := lineage.matches(path):
+            return [shard for one in found for shard in shard_paths(one, rejected_path)]
+        raise FileNotFoundError(f"{path}: no such file or directory. Check the path, or run the stage that writes it.")
+    if not kind_of(path):
+        packed = f"all but *{', *'.join(_UNPACKED_ONLY)} may be packed as {', '.join(_PACKED)}"
+        raise ValueError(f"{path}: not a known kind of file. Give one of *{', *'.join(_KINDS)} ({packed}).")
+    if path.resolve() == rejected:
+        raise ValueError(f"{path}: is read and would be overwritten with its bad lines. Rename it.")
+    return [path]
+
+
+def _shards_in(directory: Path) -> list[Path]:
+    if (directory / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in directory.iterdir() if (child / "state.json").is_file())
+        raise ValueError(
+            f"{directory}: a data set of several splits. Give one of them: {directory}/{{{','.join(splits)}}}."
+        )
+    if (directory / "state.json").is_file():  # save_to_disk: its files in its order
+        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+        return [directory / one["filename"] for one in state["_data_files"]]
+    children = sorted(child for child in directory.iterdir() if not child.name.startswith("."))
+    shards = [child for child in children if kind_of(child) in _IN_DIRECTORIES and child.is_file()]
+    if not shards:
+        raise FileNotFoundError(
+            f"{directory}: the directory holds none of *{', *'.join(_IN_DIRECTORIES)}. Check the path."
+        )
+    left = [
+        child.name for child in children if child.is_dir() or (kind_of(child) == ".json" and child.name not in _NO_DATA)
+    ]
+    if left:
+        names = f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}"
+        logger.warning(
+            "%s: %s is not read with its shards; a pattern can name all: %s/**/*.jsonl", directory, names, directory
+        )
+    return shards
+
+
+def open_bytes(path: Path) -> io.BufferedIOBase:
+    """Opens a file for reading, unpacked if its name says that it is packed."""
+    match path.suffix:
+        case ".gz":
+            return gzip.open(path, "rb")
+        case ".bz2":
+            return bz2.open(path, "rb")
+        case ".xz":
+            return lzma.open(path, "rb")
+        case ".zst":
+            import pyarrow as pa
+
+            return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def file_rows(path: Path, part: ByteRange | None = None) -> Iterator[tuple[int, RawRow]]:
+    """The rows of a file of any kind, with their numbers.
+
+    Args:
+        path: the file.
+        part: as in ``json_rows``.
+
+    Raises:
+        ValueError: a damaged table.
+    """
+    if is_json_lines(path):
+        return json_rows(path, part)
+    from qwen3emb_train.data.tables import table_rows
+
+    return table_rows(path)
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file has a JSON object on each line, and is no table; a ``.json`` file may hold an array instead."""
+    kind = kind_of(path)
+    if kind == ".json":
+        try:
+            with open_bytes(path) as file:
+                return not file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        except DAMAGED:
+            return True  # where it breaks is said while its lines are read
+    return kind in (".jsonl", ".ndjson", "")
+
+
 def json_rows(path: Path, part: ByteRange | None = None) -> Iterator[tuple[int, RawRow]]:
     """Lines that are not blank: only a newline byte ends a line, not the U+2028 of a text.
 
@@ -42,22 +171,19 @@ def json_rows(path: Path, part: ByteRange | None = None) -> Iterator[tuple[int, 
         yield from _rows_of_part(path, part)
         return
     line = offset = 0
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with open_bytes(path) as file:
         try:
-            for line, (size, raw) in enumerate(_lines(file), start=1):
+            for line, (size, raw) in enumerate(bounded_lines(path, file), start=1):
                 if part is not None and offset >= part.end:
                     return
                 offset += size
-                if offset > _BOMB_BYTES and offset > _BOMB_RATIO * path.stat().st_size:
-                    remedy = "Check where it comes from, and unpack it yourself if it is right."
-                    reason = f"the file has unpacked to over {_BOMB_RATIO} times its size here"
-                    yield line, InvalidExampleError("line", reason, remedy)
-                    return
                 if line == 1 and isinstance(raw, bytes):
                     raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark some editors write
                 if raw and (not isinstance(raw, bytes) or not raw.isspace()):
                     yield line, raw
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except DAMAGED as error:
+            if path.suffix not in _PACKED:
+                raise
             remedy = "Compress or copy the file again."
             yield line + 1, InvalidExampleError("line", f"the compressed file is damaged here: {error}", remedy)
 
@@ -65,7 +191,7 @@ def json_rows(path: Path, part: ByteRange | None = None) -> Iterator[tuple[int, 
 def _rows_of_part(path: Path, part: ByteRange) -> Iterator[tuple[int, RawRow]]:
     with path.open("rb") as file:
         offset = _first_line(file, part.first)
-        for line, (size, raw) in enumerate(_lines(file), start=1):
+        for line, (size, raw) in enumerate(bounded_lines(path, file), start=1):
             if offset >= part.end:
                 return
             offset += size
@@ -73,17 +199,32 @@ def _rows_of_part(path: Path, part: ByteRange) -> Iterator[tuple[int, RawRow]]:
                 yield line, raw
 
 
-def _lines(file: BufferedIOBase) -> Iterator[tuple[int, bytes | InvalidExampleError]]:
-    """Bytes of each line, and the line; one that is too long is passed over without being held in memory."""
+def bounded_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, bytes | InvalidExampleError]]:
+    """Bytes of each line, and the line; one that is too long is passed over without being held in memory.
+
+    Args:
+        path: of the file; one that unpacks to far more than data does ends with an error.
+        file: open at the start of a line.
+    """
+    unpacked = 0
     while raw := file.readline(MAX_ROW_BYTES + 1):
         size = len(raw)
-        if size <= MAX_ROW_BYTES:
-            yield size, raw
-            continue
-        while raw and not raw.endswith(b"\n"):
+        is_long = size > MAX_ROW_BYTES
+        while is_long and raw and not raw.endswith(b"\n"):
             raw = file.readline(_BYTES_AT_ONCE)
             size += len(raw)
-        yield size, row_too_large(f"{size:,} bytes")
+        unpacked += size
+        if is_bomb(path, unpacked):
+            remedy = "Check where it comes from, and unpack it yourself if it is right."
+            reason = f"the file has unpacked to over {BOMB_RATIO} times its size here"
+            yield size, InvalidExampleError("line", reason, remedy)
+            return
+        yield size, row_too_large(f"{size:,} bytes") if is_long else raw
+
+
+def is_bomb(path: Path, unpacked: int) -> bool:
+    """Whether a file has unpacked to so many bytes that it was made to fill a memory or a disk."""
+    return unpacked > _BOMB_BYTES and unpacked > BOMB_RATIO * path.stat().st_size
 
 
 def _first_line(file: BinaryIO, first: int) -> int:
@@ -111,72 +252,6 @@ def lines_before(path: Path, part: ByteRange) -> int:
     return count
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Rows as dictionaries, counted from 1.
-
-    Raises:
-        ValueError: when the file is no Parquet file, or a damaged one.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                if (rows_at_once := _rows_at_once(file.metadata.row_group(group))) is None:
-                    yield row + 1, row_too_large(f"over {MAX_ROW_BYTES:,} bytes when unpacked")
-                    row += file.metadata.row_group(group).num_rows
-                    continue
-                for batch in file.iter_batches(rows_at_once, row_groups=[group]):
-                    for value in _batch_rows(batch):
-                        row += 1
-                        yield row, value
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: not readable as Parquet after row {row} ({error}). Write or copy it again."
-        ) from error
-
-
-def _rows_at_once(group: Any) -> int | None:
-    """Rows of a row group to unpack at once; None where one of them must be too large, by the group's own figures.
-
-    A column of few distinct values is stored as these: each row may then unpack to the largest of them.
-    """
-    columns = [group.column(index) for index in range(group.num_columns)]
-    unpacked = sum(column.total_uncompressed_size for column in columns)
-    is_bomb = any(
-        column.total_uncompressed_size > max(MAX_ROW_BYTES, _BOMB_RATIO * column.total_compressed_size)
-        for column in columns
-    )
-    if is_bomb or unpacked > group.num_rows * MAX_ROW_BYTES:
-        return None
-    return min(_PARQUET_BATCH, max(_PARQUET_BATCH // 16, 8 * MAX_ROW_BYTES // max(unpacked, 1)))
-
-
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | InvalidExampleError]:
-    if batch.nbytes > MAX_ROW_BYTES:  # perhaps one row's
-        for index in range(batch.num_rows):
-            row = batch.slice(index, 1)
-            size = row.nbytes
-            yield from [row_too_large(f"{size:,} bytes")] if size > MAX_ROW_BYTES else _row_values(row)
-        return
-    yield from _row_values(batch)
-
-
-def _row_values(batch: Any) -> Iterator[dict[str, Any] | InvalidExampleError]:
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:  # Arrow does not check its strings; find the rows that hold the bad bytes
-        for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield InvalidExampleError(
-                    "row", f"holds a text that is not UTF-8 ({error.reason})", "Write it as UTF-8."
-                )
-
-
 def decode_row(raw: RawRow) -> dict[str, Any]:
     """The object of a row.
 
@@ -188,7 +263,7 @@ def decode_row(raw: RawRow) -> dict[str, Any]:
     if isinstance(raw, InvalidExampleError):
         raise raw
     try:
-        row = _DECODER.decode(raw.decode("utf-8"))
+        row = decode_object(raw.decode("utf-8"))
     except InvalidExampleError:
         raise
     except UnicodeDecodeError as error:
@@ -203,6 +278,36 @@ def decode_row(raw: RawRow) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InvalidExampleError("line", f"should be a JSON object, but is {describe(row)}", _JSON_LINES_REMEDY)
     return row
+
+
+def decode_object(text: str) -> Any:
+    """A JSON value in which no key is there twice.
+
+    Raises:
+        InvalidExampleError: a key is, or a number is none.
+        ValueError, RecursionError: it is not JSON.
+    """
+    return _DECODER.decode(text)
+
+
+def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row with its columns under our names; one that had such a name already gives it up.
+
+    Args:
+        row: as in the file.
+        columns: our name -> the file's.
+
+    Raises:
+        InvalidExampleError: a column that is named is not there.
+    """
+    if not columns:
+        return row
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            remedy = f"There are: {', '.join(map(repr, row))}. Correct the name; where a row has none, write null."
+            raise InvalidExampleError(theirs, f"is not there, and columns.{ours} names it", remedy)
+    kept = row.keys() - columns.keys() - set(columns.values())
+    return {ours: row[theirs] for ours, theirs in columns.items()} | {name: row[name] for name in row if name in kept}
 
 
 def raw_text(raw: RawRow) -> str:

@@ -53,6 +53,7 @@ class Tokenization:
         task: of all rows.
         instruction: for rows that bring none of their own.
         reading: what happens to bad lines.
+        columns: names of columns that are not ours.
     """
 
     backend: Any
@@ -60,6 +61,7 @@ class Tokenization:
     task: str
     instruction: str | None
     reading: ReadingConfig
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -138,9 +140,13 @@ class _Row:
 def _rows(how: Tokenization, span: Span, rejected: Path) -> Iterator[_Row]:
     shard, lines = span
     if how.template is Template.embedding:
-        examples = read_examples(shard, how.reading, rejected_path=rejected, part=lines, task=how.task)
+        examples = read_examples(
+            shard, how.reading, rejected_path=rejected, part=lines, columns=how.columns, task=how.task
+        )
         return (_embedding_row(example, how.instruction) for example in examples)
-    documents = read_reranking_examples(shard, how.reading, rejected_path=rejected, part=lines, task=how.task)
+    documents = read_reranking_examples(
+        shard, how.reading, rejected_path=rejected, part=lines, columns=how.columns, task=how.task
+    )
     return (_reranking_row(example, how.instruction) for example in documents)
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.data.instructions import Template
-from qwen3emb_train.data.readers import ReadingConfig, shard_paths
+from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
-from qwen3emb_train.data.rows import ByteRange
+from qwen3emb_train.data.rows import ByteRange, is_json_lines, shard_paths
 from qwen3emb_train.data.shared_work import Claim, publish, unique_directory
 from qwen3emb_train.data.store_parts import Span, Tokenization, join_parts, write_part
 from qwen3emb_train.data.tokenization import TextTokenizer
 
-_CUT_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_CUT_SUFFIXES = (".jsonl", ".ndjson", ".json")  # without the suffix of a packed file
 _PART_BYTES = 32 * 2**20  # of the source; a single part is not worth another process
 _POLL_S = 0.2
 _SAY_EVERY_S = 60.0
@@ -73,6 +73,7 @@ def write_store(
     task: str,
     instruction: str | None,
     reading: ReadingConfig,
+    columns: Mapping[str, str],
     processes: int | None,
 ) -> None:
     """Writes the store of ``source``, complete or not at all; returns when it is there, whoever wrote it.
@@ -80,14 +81,14 @@ def write_store(
     Args:
         directory: of the store.
         source: a file or a directory of shards.
-        tokenizer, template, task, instruction, reading, processes: as in ``open_token_store``.
+        tokenizer, template, task, instruction, reading, columns, processes: as in ``open_token_store``.
 
     Raises:
         FileNotFoundError, ValueError: from reading, or when there is no example at all.
     """
     parts = _parts(shard_paths(source))
     work = directory.with_name(f".{directory.name}.parts_{_PART_BYTES}")  # parts that were cut otherwise are others
-    how = Tokenization(tokenizer.hf.backend_tokenizer, template, task, instruction, reading)
+    how = Tokenization(tokenizer.hf.backend_tokenizer, template, task, instruction, reading, dict(columns))
     job = _Job(directory, work, parts, how)
     processes = min(_num_cores() if processes is None else processes, len(parts))
     said = time.monotonic()
@@ -114,7 +115,7 @@ def _parts(shards: Sequence[Path]) -> list[list[Span]]:
     room = 0
     for shard in shards:
         size = shard.stat().st_size
-        if size > _PART_BYTES and shard.suffix in _CUT_SUFFIXES:
+        if size > _PART_BYTES and shard.suffix in _CUT_SUFFIXES and is_json_lines(shard):
             number = -(-size // _PART_BYTES)
             bounds = [size * i // number for i in range(number + 1)]
             parts += [[Span(shard, ByteRange(*pair))] for pair in pairwise(bounds)]

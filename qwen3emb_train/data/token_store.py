@@ -22,7 +22,7 @@ from qwen3emb_train.data.shared_work import Claim
 from qwen3emb_train.data.store_parts import ARRAYS, OPTIONAL_ARRAYS, REJECTED_FILE
 from qwen3emb_train.data.store_writing import write_store
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.lineage import digest_cached, require_unchanged, value_digest
+from qwen3emb_train.lineage import digest_cached, matches, require_unchanged, value_digest
 
 STORE_VERSION = 3
 
@@ -114,6 +114,7 @@ def open_token_store(
     task: str = "retrieval",
     instruction: str | None = None,
     reading: ReadingConfig | None = None,
+    columns: Mapping[str, str] | None = None,
     verify_contents: bool = False,
     processes: int | None = None,
 ) -> TokenStore:
@@ -129,6 +130,7 @@ def open_token_store(
         task: of the source; rows that say otherwise are bad lines.
         instruction: for rows without an instruction.
         reading: how strictly to read; None = the defaults.
+        columns: names of columns that are not ours.
         verify_contents: read all files to digest them, even those whose size, time stamp and inode say that they are
             unchanged since they were last digested (see ``lineage.digest_cached``), and the store's own files.
         processes: that tokenise at once; None: this process's share of the host's cores, one for little data.
@@ -148,10 +150,11 @@ def open_token_store(
             "contents": contents,
             "reading": [reading.skip_bad_lines, sorted(reading.ignored_columns)],
         }
+        | ({"columns": dict(columns)} if columns else {})
     )
     directory = cache_dir / key[:32]
     if not directory.exists():
-        write_store(directory, source, tokenizer, template, task, instruction, reading, processes)
+        write_store(directory, source, tokenizer, template, task, instruction, reading, columns or {}, processes)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         names = [*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in meta["arrays"])]
@@ -171,7 +174,7 @@ def open_token_store(
 
 def _digest_once(source: Path, notes: Path, verify: bool) -> str:
     """The source's digest; of processes that ask at once, one reads the source and the others wait for its note."""
-    if verify or not source.exists():
+    if verify or not (source.exists() or matches(source)):
         return digest_cached(source, notes, verify=verify)
     claim = Claim(notes / f"{value_digest(str(source.resolve()))[:32]}.claim")
     while not claim.take():

@@ -13,6 +13,7 @@ from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfi
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.reranking_collator import FalseNegativeFilter, RerankingCollator
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.data.sampling import Frame
 from qwen3emb_train.data.token_store import TokenStore, open_token_store
 from qwen3emb_train.data.tokenization import TextTokenizer
@@ -113,8 +114,9 @@ class DataSettings:
         """Tokenises the sources that were not tokenised before."""
         return {
             name: open_token_store(
-                Path(source.path), tokenizer, self.cache_dir, template=template, task=source.task,
-                instruction=source.instruction, reading=self.reading, verify_contents=self.verify_contents,
+                source_path(source.path), tokenizer, self.cache_dir, template=template, task=source.task,
+                instruction=source.instruction, reading=self.reading, columns=source.columns,
+                verify_contents=self.verify_contents,
             )
             for name, source in self.sources.items()
         }  # fmt: skip
@@ -193,7 +195,7 @@ def _components(settings: DataSettings, stores: Mapping[str, TokenStore], length
     """A longer run starts the same way, so neither steps nor the number of epochs is part of it."""
     described = {}
     for name, source in settings.sources.items():
-        own = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction")}
+        own = {key: value for key, value in asdict(source).items() if key not in ("path", "instruction", "columns")}
         store = stores[name]
         described[name] = own | {
             "no_repeats": source.unrepeated().value,

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.instructions import refuse_template
+from qwen3emb_train.data.readers import ColumnsConfig
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.evaluation.cached_vectors import CachedEmbedder
 from qwen3emb_train.evaluation.reranking import rerank, score_candidates
 from qwen3emb_train.index.embedders import EmbeddingSettings, load_embedder
@@ -18,12 +19,12 @@ from qwen3emb_train.texts.visible import visible
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(ColumnsConfig):
     """Settings of a search.
 
     Attributes:
         model: a model directory (an export, a checkpoint's ``model/``, a merge).
-        corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one.
+        corpus: rows with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one.
         query: the question.
         top_k: how many hits.
         reranker: directory of a yes/no reranker that puts the nearest documents in order; null = no second stage.
@@ -51,6 +52,7 @@ class SearchConfig:
     num_processes: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; ask for at least 1 hit.")
         if self.rerank_top_k < 1:
@@ -90,7 +92,7 @@ def search(config: SearchConfig) -> list[Hit]:
     Raises:
         FileNotFoundError, ValueError: a model or the corpus cannot be read (file, line and field are named).
     """
-    corpus = read_texts(Path(config.corpus))
+    corpus = read_texts(source_path(config.corpus), columns=config.columns)
     ids, texts = list(corpus), list(corpus.values())
     reranker = _load_reranker(config)
     QueryPrompts.of(config.model).report({"instruction": config.instruction})

@@ -1,7 +1,7 @@
 """A corpus file to a vector store: the program ``embed``."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,6 +10,8 @@ import numpy as np
 
 from qwen3emb_train import lineage
 from qwen3emb_train.data.corpus import duplicate_id, iterate_texts
+from qwen3emb_train.data.readers import ColumnsConfig
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.data.tokenization import text_hash
 from qwen3emb_train.distributed import launched_rank
 from qwen3emb_train.index.embed_config import EmbedConfig, TextRole
@@ -30,12 +32,12 @@ class EmbedEngine(str, Enum):
 
 
 @dataclass
-class EmbedCorpusConfig(EmbedConfig):
+class EmbedCorpusConfig(ColumnsConfig, EmbedConfig):
     """Which corpus, by which model, and how.
 
     Attributes:
         model: our model directory, a Sentence-Transformers directory, or a hub name.
-        corpus: JSONL with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one, its queries.jsonl too.
+        corpus: rows with ``text``, optional ``title`` and ``_id``; a BEIR corpus.jsonl is one, its queries.jsonl too.
         output_dir: the vector store.
         engine: what runs the encoding. With ``ray`` the corpus and the store must be visible to all nodes, and
             ``num_processes`` is the maximum number of actors.
@@ -45,6 +47,10 @@ class EmbedCorpusConfig(EmbedConfig):
     corpus: str = "???"
     output_dir: str = "???"
     engine: EmbedEngine = EmbedEngine.processes
+
+    def __post_init__(self) -> None:
+        ColumnsConfig.__post_init__(self)
+        EmbedConfig.__post_init__(self)
 
 
 def embed(config: EmbedCorpusConfig) -> Path:
@@ -56,10 +62,10 @@ def embed(config: EmbedCorpusConfig) -> Path:
             one (see ``index.embed_texts``).
         ImportError: Ray, or Sentence-Transformers, is needed and not installed.
     """
-    corpus, output = Path(config.corpus), Path(config.output_dir)
+    corpus, output = source_path(config.corpus), Path(config.output_dir)
     lineage.require_apart(output, _inputs(config))
     lineage.require_claimable(output, PROGRAM, _WRITTEN)
-    num_texts = check_corpus(corpus, are_queries=config.role is TextRole.query)
+    num_texts = check_corpus(corpus, config.columns, are_queries=config.role is TextRole.query)
     progress = Progress(num_texts)
     if launched_rank() == 0:
         if config.role is TextRole.query:
@@ -68,20 +74,20 @@ def embed(config: EmbedCorpusConfig) -> Path:
     if config.engine is EmbedEngine.ray:
         from qwen3emb_train.index.embed_ray import embed_with_ray
 
-        store = embed_with_ray(corpus, config.model, output, config, progress)
+        store = embed_with_ray(corpus, config.model, output, config, progress, config.columns)
     else:
-        store = embed_texts(read_pairs(corpus), config.model, output, config, progress)
+        store = embed_texts(read_pairs(corpus, config.columns), config.model, output, config, progress)
     if launched_rank() == 0:
         _write_record(config, store)
     return output
 
 
-def read_pairs(corpus: Path) -> Iterator[tuple[str, str]]:
+def read_pairs(corpus: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
     """Ids and texts, one after the other."""
-    return ((text_id, text) for _, text_id, text in iterate_texts(corpus))
+    return ((text_id, text) for _, text_id, text in iterate_texts(corpus, columns=columns))
 
 
-def check_corpus(corpus: Path, *, are_queries: bool = False) -> int:
+def check_corpus(corpus: Path, columns: Mapping[str, str] | None = None, *, are_queries: bool = False) -> int:
     """Reads all lines once, so that a bad one at the end is found before the first is encoded.
 
     Ids are compared by 63-bit hash: 8 bytes in memory, and no false alarm, for equal hashes are compared as strings.
@@ -95,13 +101,13 @@ def check_corpus(corpus: Path, *, are_queries: bool = False) -> int:
     Raises:
         FileNotFoundError, ValueError: see ``data.corpus.iterate_texts``; an id that occurs twice.
     """
-    lines = iterate_texts(corpus, are_queries=are_queries)
+    lines = iterate_texts(corpus, are_queries=are_queries, columns=columns)
     hashes = np.fromiter((text_hash(text_id) for _, text_id, _ in lines), dtype=np.int64)
     distinct, counts = np.unique(hashes, return_counts=True)
     if len(distinct) < len(hashes):
         suspects = set(distinct[counts > 1].tolist())
         seen: set[str] = set()
-        for line, text_id, _ in iterate_texts(corpus):
+        for line, text_id, _ in iterate_texts(corpus, columns=columns):
             if text_hash(text_id) in suspects:
                 if text_id in seen:
                     raise duplicate_id(corpus, line, text_id)
@@ -130,7 +136,7 @@ class Progress:
 
 
 def _inputs(config: EmbedCorpusConfig) -> dict[str, Path]:
-    inputs = {"corpus": Path(config.corpus)}
+    inputs = {"corpus": source_path(config.corpus)}
     if Path(config.model).is_dir():
         inputs["model"] = Path(config.model)
     return inputs

@@ -6,7 +6,7 @@ program whose ``run.json`` matches what it is asked to do again reports "up to d
 """
 
 from qwen3emb_train.lineage.contents import is_up_to_date, require_unchanged, with_contents
-from qwen3emb_train.lineage.digests import digest, digest_cached, file_digest, value_digest
+from qwen3emb_train.lineage.digests import digest, digest_cached, file_digest, matches, value_digest
 from qwen3emb_train.lineage.files import CLAIM_FILE, LOCK_FILE, RUN_FILE, entries, write_text
 from qwen3emb_train.lineage.locks import DirectoryLock, OccupiedError
 from qwen3emb_train.lineage.ownership import claim, own_paths, require_apart, require_claimable
@@ -38,6 +38,7 @@ __all__ = [
     "environment",
     "file_digest",
     "is_up_to_date",
+    "matches",
     "new_record",
     "own_paths",
     "produce",

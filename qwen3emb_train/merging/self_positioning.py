@@ -9,15 +9,15 @@ gradient of the weighted mean; slerp differs little from it between checkpoints 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.data.instructions import DEFAULT_INSTRUCTION, format_query, query_prompt, refuse_template
-from qwen3emb_train.data.readers import ReadingConfig, read_examples
+from qwen3emb_train.data.readers import ColumnsConfig, read_examples
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.data.tokenization import TextTokenizer, text_hash
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.losses.infonce import InfoNCE
@@ -28,7 +28,7 @@ from qwen3emb_train.models.text_model import Encoder
 
 
 @dataclass
-class ProbeConfig:
+class ProbeConfig(ColumnsConfig):
     """Settings of the probe set and of gradient descent.
 
     Attributes:
@@ -50,6 +50,7 @@ class ProbeConfig:
     temperature: float = 0.02
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_template("probe.instruction", self.instruction)
         if self.num_examples < 2:
             raise ValueError(f"probe.num_examples is {self.num_examples}; a contrastive loss needs at least 2.")
@@ -77,7 +78,7 @@ def read_probe(config: ProbeConfig) -> list[TrainingExample]:
         FileNotFoundError, ValueError: the file cannot be read, holds fewer than two examples, or graded pairs (sts).
     """
     examples: list[TrainingExample] = []
-    for example in read_examples(Path(str(config.path)), ReadingConfig()):
+    for example in read_examples(source_path(str(config.path)), columns=config.columns):
         if example.task == "sts":
             raise ValueError(
                 f"{config.path}: example {len(examples) + 1} is of task sts: such pairs may be unlike, and the "

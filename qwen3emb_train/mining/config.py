@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from qwen3emb_train.data.instructions import refuse_template
+from qwen3emb_train.data.readers import ColumnsConfig
 from qwen3emb_train.index.embed_config import EncodingConfig
 
 
@@ -35,7 +36,7 @@ class WrittenScores(str, Enum):
 
 
 @dataclass
-class MiningConfig(EncodingConfig):
+class MiningConfig(ColumnsConfig, EncodingConfig):
     """What is mined, and by which rules.
 
     Score limits are cosines, or the reranker's scores where there is one; null switches a limit off.
@@ -44,7 +45,7 @@ class MiningConfig(EncodingConfig):
         model: the searching model: a model directory, a Sentence-Transformers directory, a hub name.
         examples: examples in any layout that training reads; those of other ``tasks`` are copied as they are.
         output_dir: gets ``examples.jsonl``, ``provenance.jsonl``, ``report.html``, ``report.txt`` and ``run.json``.
-        corpus: JSONL with ``text`` and optional ``title`` (BEIR's corpus.jsonl); null = all documents of the examples.
+        corpus: rows with ``text`` and optional ``title`` (BEIR's corpus.jsonl); null = all documents of the examples.
         num_negatives: at most so many for an example. Where fewer are eligible, it gets fewer.
         keep_negatives: an example's own negatives stay, and mined ones fill up. Otherwise they are mere candidates.
         rank_from: first rank of the window that negatives come from, counted from 1 without the query's positives.
@@ -102,6 +103,7 @@ class MiningConfig(EncodingConfig):
     work_dir: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_template("instruction", self.instruction)
         for name in ("num_negatives", "queries_per_block", "block_elements", "faiss_probes"):
             if getattr(self, name) < 1:

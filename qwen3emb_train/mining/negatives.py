@@ -19,6 +19,7 @@ from typing import Any
 from qwen3emb_train import lineage
 from qwen3emb_train.data.readers import read_examples
 from qwen3emb_train.data.records import TrainingExample, write_examples
+from qwen3emb_train.data.rows import shard_paths, source_path
 from qwen3emb_train.distributed import launched_rank
 from qwen3emb_train.mining import provenance
 from qwen3emb_train.mining.choosing import Choice
@@ -73,7 +74,7 @@ def mine_negatives(config: MiningConfig) -> Path:
 
 def _search(config: MiningConfig, work_dir: Path) -> tuple[list[TrainingExample], Choice, MiningStatistics]:
     """Reads the examples and finds, with the other ranks, what is near their queries."""
-    examples = list(read_examples(Path(config.examples)))
+    examples = list(read_examples(source_path(config.examples), columns=config.example_columns))
     if not any(example.task in config.tasks for example in examples):
         found = ", ".join(sorted({example.task for example in examples}))
         raise ValueError(f"{config.examples}: tasks={config.tasks} finds no example; the tasks there: {found}.")
@@ -106,10 +107,11 @@ def _write(
 
 
 def _inputs(config: MiningConfig) -> dict[str, Path]:
-    inputs = {"examples": Path(config.examples)} | ({"corpus": Path(config.corpus)} if config.corpus else {})
+    named = {"examples": config.examples} | ({"corpus": config.corpus} if config.corpus else {})
+    inputs = {name: source_path(path) for name, path in named.items()}
     for path in inputs.values():
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file. Check the path, or run the stage that writes it.")
+        if not path.is_file():
+            shard_paths(path)  # refuses what is not there
     for name, model in (("model", config.model), ("reranker", config.reranker)):
         if model is not None and Path(model).exists():  # a hub name has no local files; it is part of the settings
             inputs[name] = Path(model)

@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.lineage import value_digest
 from qwen3emb_train.mining.config import MiningConfig
@@ -69,7 +69,8 @@ def gather(examples: Sequence[TrainingExample], config: MiningConfig) -> SearchP
     if config.corpus is None:
         pool.add(_documents_of(examples, config))
     else:
-        pool.add((name, text) for name, text in read_texts(Path(config.corpus)).items() if text.strip())
+        texts = read_texts(source_path(config.corpus), columns=config.corpus_columns)
+        pool.add((name, text) for name, text in texts.items() if text.strip())
     num_candidates = len(pool.texts)
     pool.add(_documents_of(examples, config))  # where the corpus lacks them
     relevant: dict[str, set[int]] = defaultdict(set)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
-from qwen3emb_train.lineage import write_text
+from qwen3emb_train.lineage import matches, write_text
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.model_directory import TOKENIZER_FILES
 from qwen3emb_train.models.precision import Precision, resolve_precision
@@ -128,7 +128,8 @@ def _average_row(config: PlanConfig, warnings: list[str]) -> RowShape:
     rows, missing = [], []
     tokenizer = _tokenizer(config)
     for name, source in config.data.items():
-        if Path(source.path).exists():
+        path = Path(source.path)
+        if path.exists() or matches(path):
             rows.append(sample_row(source, config.lengths, config.reading, tokenizer, config.sample_rows))
         else:
             rows.append(largest_row(source, config.lengths))

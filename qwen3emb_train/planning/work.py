@@ -1,7 +1,7 @@
 """The average row: lengths from a sample of the data, else the maximum that the settings allow."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig, source_shares
 from qwen3emb_train.data.readers import ReadingConfig, read_examples
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.rows import shard_paths
 from qwen3emb_train.data.tokenization import TextTokenizer
 
 _CHARACTERS_PER_TOKEN = 4.0
@@ -74,7 +75,7 @@ def sample_row(
         ValueError: there is no example.
     """
     path = Path(source.path)
-    sampled = list(islice(_readable(path, reading, source.task), sample_rows))
+    sampled = list(islice(read_examples(path, reading, columns=source.columns, task=source.task), sample_rows))
     if not sampled:
         raise ValueError(f"{path}: no training example in it. Give a file with at least one line.")
     queries = [format_query(_instruction(source, example), example.query) for example in sampled]
@@ -130,10 +131,6 @@ def _used(rows: int, source: SourceConfig) -> int:
     return rows if source.max_rows is None else min(rows, source.max_rows)
 
 
-def _readable(path: Path, reading: ReadingConfig, task: str) -> Iterator[TrainingExample]:
-    return iter(read_examples(path, reading, task=task))
-
-
 def _instruction(source: SourceConfig, example: TrainingExample) -> str | None:
     return source.instruction if example.instruction is None else example.instruction
 
@@ -152,7 +149,7 @@ def _mean_tokens(texts: list[str], limit: int, tokenizer: TextTokenizer | None) 
 
 def _count_rows(path: Path, sampled: list[TrainingExample]) -> int | None:
     """Rows of a file or directory: exact for Parquet, by the mean size of a line for JSON Lines."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = shard_paths(path)
     if all(file.suffix == ".parquet" for file in files):
         import pyarrow.parquet
 

@@ -7,6 +7,7 @@ from typing import Any
 from qwen3emb_train.data.mixture import LengthConfig, MixtureConfig, SourceConfig
 from qwen3emb_train.data.readers import ReadingConfig
 from qwen3emb_train.data.reranking_collator import FalseNegativeFilter
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.data.training_data import DataSettings
 from qwen3emb_train.losses.by_task import TaskLosses
 from qwen3emb_train.losses.embedding_loss import EmbeddingLoss
@@ -153,13 +154,14 @@ class TrainingConfig:
 
     def inputs(self) -> dict[str, Path]:
         """What decides the result, by name, for ``run.json``."""
-        inputs = {f"data.{name}": Path(source.path) for name, source in self.data.items()}
+        inputs = {f"data.{name}": source_path(source.path) for name, source in self.data.items()}
         return inputs | ({"model": Path(self.model.path)} if Path(self.model.path).is_dir() else {})
 
     def other_inputs(self) -> dict[str, Path]:
         """Files that are read and do not decide the result: the validation sets."""
-        sets = {**self.validation_data, **getattr(self, "eval_sets", {})}
-        return {f"validation set {name}": Path(chosen.path) for name, chosen in sets.items()}
+        paths = {name: source_path(chosen.path) for name, chosen in self.validation_data.items()}
+        paths |= {name: Path(chosen.path) for name, chosen in getattr(self, "eval_sets", {}).items()}
+        return {f"validation set {name}": path for name, path in paths.items()}
 
     def settings(self) -> dict[str, Any]:
         """All settings that decide the result, as JSON values."""

@@ -62,9 +62,9 @@ def test_a_parquet_cell_that_unpacks_to_hundreds_of_megabytes_is_not_unpacked(tm
     script = f"""
 import resource
 from pathlib import Path
-from qwen3emb_train.data.rows import parquet_rows
+from qwen3emb_train.data.rows import file_rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert len(list(parquet_rows(Path({str(path)!r})))) == 3
+assert len(list(file_rows(Path({str(path)!r})))) == 3
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -164,7 +164,7 @@ def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds none of \*\.jsonl"):
         read_examples(tmp_path)
     with pytest.raises(ValueError, match="not a known kind of file"):
-        read_examples(write(tmp_path / "a.csv", b"query,positive\n"))
+        read_examples(write(tmp_path / "a.txt", b"query,positive\n"))
     with pytest.raises(ValueError, match="would be overwritten"):
         read_examples(write(tmp_path / "a.jsonl", GOOD), rejected_path=tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match="max_errors is 0"):

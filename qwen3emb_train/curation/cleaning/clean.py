@@ -22,7 +22,7 @@ from qwen3emb_train.curation.cleaning.splits import SPLITS, Splits
 from qwen3emb_train.curation.rejected import MALFORMED, RejectedLines, count_malformed
 from qwen3emb_train.data.readers import SourceLine, read_examples, read_lines
 from qwen3emb_train.data.records import TrainingExample, write_examples
-from qwen3emb_train.data.rows import decode_row
+from qwen3emb_train.data.rows import decode_row, source_path
 
 PROGRAM = "clean"
 _KEPT = "kept.jsonl"  # between the two passes
@@ -39,7 +39,7 @@ def clean(config: CleanConfig) -> Path:
         ImportError: datasketch or py3langid is needed and not installed.
     """
     output = Path(config.output_dir)
-    inputs = {"examples": Path(config.examples)}
+    inputs = {"examples": source_path(config.examples)}
     inputs |= {f"evaluation set {name}": Path(one.path) for name, one in config.evaluation_sets.items()}
 
     def write(made: lineage.Output) -> dict[str, Any]:
@@ -100,7 +100,11 @@ class _Cleaner:
         reading, column = self._config.reading, self._config.document_column
         if column:
             reading = replace(reading, ignored_columns=[*reading.ignored_columns, column])
-        for line in read_lines(Path(self._config.examples), reading, rejected_path=rejected_directory / MALFORMED):
+        lines = read_lines(
+            source_path(self._config.examples), reading,
+            rejected_path=rejected_directory / MALFORMED, columns=self._config.columns,
+        )  # fmt: skip
+        for line in lines:
             drop = self._first_drop(line.example)
             self.report.add(line, drop)
             if drop is not None:

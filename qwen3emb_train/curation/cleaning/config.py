@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.readers import ColumnsConfig, ReadingConfig
 from qwen3emb_train.texts.languages import LanguageConfig
 from qwen3emb_train.texts.overlap import OverlapRule
 
@@ -163,7 +163,7 @@ class SplitConfig:
 
 
 @dataclass
-class CleanConfig:
+class CleanConfig(ColumnsConfig):
     """From raw data to a training set.
 
     Attributes:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 from qwen3emb_train.data.instructions import refuse_template
-from qwen3emb_train.data.readers import ReadingConfig
+from qwen3emb_train.data.readers import ColumnsConfig, ReadingConfig
 from qwen3emb_train.index.embed_config import EncodingConfig
 
 
 @dataclass
-class SelectPairsConfig(EncodingConfig):
+class SelectPairsConfig(ColumnsConfig, EncodingConfig):
     """Which pairs are kept, and how they are scored.
 
     Attributes:
@@ -43,6 +43,7 @@ class SelectPairsConfig(EncodingConfig):
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_template("instruction", self.instruction)
         if self.min_score is None and self.consistency_top_k is None:
             raise ValueError("min_score and consistency_top_k are both null: every pair would be kept. Set one.")

@@ -12,6 +12,7 @@ from qwen3emb_train.curation.selection.config import SelectPairsConfig
 from qwen3emb_train.data.instructions import format_query
 from qwen3emb_train.data.readers import SourceLine, read_lines
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.data.tokenization import text_hash
 from qwen3emb_train.index.query_prompts import QueryPrompts
 from qwen3emb_train.texts.overlap import normal_form
@@ -74,7 +75,9 @@ class PairTexts:
 
     def lines(self) -> Iterator[SourceLine]:
         """All examples, including those that are not scored."""
-        return read_lines(Path(self._config.examples), self._config.reading, rejected_path=self._rejected_path)
+        config = self._config
+        examples = source_path(config.examples)
+        return read_lines(examples, config.reading, rejected_path=self._rejected_path, columns=config.columns)
 
     def is_scored(self, example: TrainingExample) -> bool:
         return not self._config.tasks or example.task in self._config.tasks

@@ -23,6 +23,7 @@ from qwen3emb_train.curation.selection.pairs import PairTexts
 from qwen3emb_train.curation.selection.report import SelectionReport
 from qwen3emb_train.curation.selection.scoring import embed_pairs, rank_pairs, score_pairs
 from qwen3emb_train.data.records import TrainingExample, write_examples
+from qwen3emb_train.data.rows import source_path
 from qwen3emb_train.distributed import launched_rank, launched_world_size
 from qwen3emb_train.index.query_prompts import QueryPrompts
 
@@ -44,7 +45,7 @@ def select_pairs(config: SelectPairsConfig) -> Path:
     """
     output = Path(config.output_dir)
     settings = lineage.settings_of(config, _LOGISTICS)
-    inputs = {"examples": Path(config.examples)}
+    inputs = {"examples": source_path(config.examples)}
     if Path(config.model).exists():  # a hub name has no local files; it is part of the settings
         inputs["model"] = Path(config.model)
     if launched_world_size() > 1 and config.work_dir is None:
