@@ -98,7 +98,8 @@ def read_settings(path: Path) -> Settings:
         if isinstance(given.get(name), str):
             given[name] = os.path.expanduser(given[name])
     for chosen in (given.get("sets") or {}).values():
-        chosen["path"] = os.path.expanduser(chosen["path"])
+        if isinstance(chosen.get("path"), str):
+            chosen["path"] = os.path.expanduser(chosen["path"])
     return Settings(**given)
 
 

@@ -24,7 +24,8 @@ def data() -> RetrievalSet:
         document_ids=document_ids,
         documents=[f"document {row}\n" + "x" * 300 for row in range(DOCUMENTS)],
         relevance={
-            f"q{row}": {f"d{row:03}": 2, f"d{row + 100:03}": 1, f"d{row + 200:03}": 0} for row in range(QUERIES)
+            f"q{row}": {f"d{row:03}": 2, f"d{row + 100:03}": 1, f"d{row + 200:03}": 0, "not in the corpus": 1}
+            for row in range(QUERIES)
         },
         files=(),
     )
@@ -87,7 +88,8 @@ def test_the_worst_queries_come_first_with_what_they_should_have_found_and_did(
     for entry in worst:
         row = int(entry["query_id"][1:])
         assert entry["query"] == f"query {row}"
-        assert [relevant["id"] for relevant in entry["relevant"]] == [f"d{row:03}", f"d{row + 100:03}"]
+        relevant = [f"d{row:03}", f"d{row + 100:03}", "not in the corpus"]
+        assert [one["id"] for one in entry["relevant"]] == relevant
         cosines = (vectors[0][row] @ vectors[1].T).numpy()
         order = np.argsort(-cosines)[:5]
         assert [found["id"] for found in entry["found"]] == [f"d{document:03}" for document in order]

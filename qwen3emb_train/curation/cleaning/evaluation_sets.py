@@ -5,9 +5,10 @@ from pathlib import Path
 
 from qwen3emb_train.curation.cleaning.checks import Drop, compared, shorten
 from qwen3emb_train.curation.cleaning.config import DecontaminationConfig, EvaluationSetConfig, HeldOutDocuments
+from qwen3emb_train.data.corpus import find_texts
 from qwen3emb_train.data.qrels import find_qrels, read_qrels
 from qwen3emb_train.data.records import TrainingExample
-from qwen3emb_train.data.rows import decode_row, json_rows
+from qwen3emb_train.data.rows import decode_row, file_rows
 from qwen3emb_train.data.validation import InvalidExampleError, check_length
 from qwen3emb_train.texts.overlap import HeldOutTexts, Match, OverlapRule
 
@@ -65,12 +66,13 @@ def held_out_texts(name: str, config: EvaluationSetConfig) -> Iterator[str]:
         ValueError: a malformed line; names file and line.
     """
     directory = Path(config.path)
-    queries = directory / "queries.jsonl"
-    if not queries.is_file():
+    try:
+        queries = find_texts(directory, "queries")
+    except FileNotFoundError:
         raise FileNotFoundError(
             f"evaluation_sets.{name}.path={directory}: no queries.jsonl there. Give a directory in BEIR layout "
             "(queries.jsonl, corpus.jsonl, qrels/)."
-        )
+        ) from None
     relevance = None
     if config.split is not None:
         ids = {text_id for text_id, _ in _texts(queries)}
@@ -83,7 +85,11 @@ def held_out_texts(name: str, config: EvaluationSetConfig) -> Iterator[str]:
     wanted = None
     if config.documents is HeldOutDocuments.relevant and relevance is not None:
         wanted = {document for judged in relevance.values() for document, grade in judged.items() if grade > 0}
-    for text_id, texts in _texts(directory / "corpus.jsonl"):
+    try:
+        corpus = find_texts(directory, "corpus")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Set documents=none to keep out the queries only.") from None
+    for text_id, texts in _texts(corpus):
         if wanted is None or text_id in wanted:
             yield from texts
 
@@ -96,9 +102,7 @@ class _Anything:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, list[str]]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Set documents=none to keep out the queries only.")
-    for line, raw in json_rows(path):
+    for line, raw in file_rows(path):
         try:
             row = decode_row(raw)
             check_length(str(row.get("text")), "text")

@@ -1,5 +1,6 @@
 """clean: every line is kept, or kept aside with its reason; planted evaluation texts are found, look-alikes stay."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_a_title_hides_no_document(tmp_path: Path, test_set: Path) -> None:
     rows = [row("aa", "Twice it rises."), row("bb", "Loaves\nTwice it rises."), row("cc", "Loaves of the baker")]
     output = cleaned(tmp_path, rows, evaluation_sets={"bread": EvaluationSetConfig(path=str(test_set))})
     assert reasons(output) == {1: "contaminated", 2: "contaminated"}
+
+
+def test_sets_and_examples_may_be_files_of_other_kinds(tmp_path: Path, test_set: Path) -> None:
+    for name in ("queries", "corpus"):
+        (test_set / f"{name}.jsonl.gz").write_bytes(gzip.compress((test_set / f"{name}.jsonl").read_bytes()))
+        (test_set / f"{name}.jsonl").unlink()
+    (tmp_path / "a.csv").write_text(f'Frage,Antwort\n{TEST_QUERY},a\nbread,"{TEST_DOCUMENT}"\nclean,d\n')
+    sets = {"geese": EvaluationSetConfig(path=str(test_set))}
+    columns = {"query": "Frage", "positive": "Antwort"}
+    config = CleanConfig(
+        examples=str(tmp_path / "*.csv"), columns=columns, output_dir=str(tmp_path / "out"), evaluation_sets=sets
+    )
+    assert reasons(clean(config)) == {2: "contaminated", 3: "contaminated"}
 
 
 def test_rules_can_be_left_out(tmp_path: Path, test_set: Path) -> None:
