@@ -12,11 +12,10 @@ import csv
 import gzip
 import logging
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 from qwen3emb_train.data.rows import decode_row, json_rows
 from qwen3emb_train.data.validation import InvalidExampleError
@@ -140,7 +139,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
             raise ValueError(f"{path}: the compressed file is damaged ({error}). Copy it again.") from None
 
 
-def _cells(path: Path, file: TextIO) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _cells(path: Path, file: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
     lines: Iterator[tuple[int, str]]
     lines = ((number, line.strip("\r\n")) for number, line in enumerate(file, start=1) if line.strip())
     first = next(lines, None)

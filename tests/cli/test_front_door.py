@@ -114,7 +114,7 @@ def test_a_source_of_a_recipe_keeps_what_is_not_overridden(tmp_path: Path, capsy
     assert data["other"]["path"] == "f"
 
 
-@pytest.mark.parametrize("text", ["what's this, then? [x] (y)", "a=b, c", "outputs/a b", "42", "~/x", "[1,2]"])
+@pytest.mark.parametrize("text", ["what's this, then? [x] (y)", "a=b, c", "outputs/a b", "42", "a~/x", "[1,2]"])
 def test_text_is_taken_as_typed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``model=`` is no choice of the group of that name, and a query may hold commas and brackets."""
     assert main(["search", f"model={text}", "corpus=c", f"query={text}", "--cfg"]) == 0
