@@ -196,3 +196,20 @@ def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> Non
     lineage.write_text(tmp_path / "a", "whole")
     assert not left.exists()
     assert all(path.exists() for path in others), "they may still be written"
+
+
+def test_a_pattern_has_the_digest_of_its_files(tmp_path: Path) -> None:
+    """Data may be given as a pattern; a changed, a new and a removed file are all noticed."""
+    for name in ("a.jsonl", "b.jsonl", "c.txt"):
+        (tmp_path / name).write_text(name)
+    pattern = tmp_path / "*.jsonl"
+    found = [lineage.digest(pattern)]
+    (tmp_path / "c.txt").write_text("of no concern")
+    assert lineage.digest(pattern) == lineage.digest_cached(pattern, tmp_path / "notes") == found[0]
+    (tmp_path / "a.jsonl").write_text("changed")
+    found.append(lineage.digest_cached(pattern, tmp_path / "notes"))
+    (tmp_path / "d.jsonl").write_text("new")
+    found.append(lineage.digest_cached(pattern, tmp_path / "notes"))
+    assert len(set(found)) == 3
+    with pytest.raises(FileNotFoundError):
+        lineage.digest(tmp_path / "*.parquet")
