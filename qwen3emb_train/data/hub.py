@@ -35,7 +35,7 @@ def hub_path(name: str) -> Path:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise FileNotFoundError(
             f"{name}: no such file or directory, and the hub's data set of this name (ORG/NAME:CONFIGURATION:SPLIT) "
-            f"could not be loaded: {why} Check the name, or give a path."
+            f"could not be loaded: {why.rstrip('.')}. Check the name, or give a path."
         ) from error
     return _pattern(name, [Path(one["filename"]) for one in loaded.cache_files])
 

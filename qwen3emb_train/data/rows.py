@@ -97,8 +97,13 @@ def _shards_in(directory: Path) -> list[Path]:
             f"{directory}: a data set of several splits. Give one of them: {directory}/{{{','.join(splits)}}}."
         )
     if (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():  # save_to_disk
-        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        return [directory / one["filename"] for one in state["_data_files"]]  # in its order
+        try:
+            state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+            return [directory / Path(one["filename"]).name for one in state["_data_files"]]  # in its order
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{directory}/state.json is none of save_to_disk ({error!r}). Save the data again."
+            ) from None
     children = sorted(child for child in directory.iterdir() if not child.name.startswith("."))
     shards = [child for child in children if kind_of(child) in _IN_DIRECTORIES and child.is_file()]
     if not shards:

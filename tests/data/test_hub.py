@@ -67,6 +67,6 @@ def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError("Couldn't reach 'org/set' on the Hub\n(OfflineModeIsEnabled)")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(FileNotFoundError, match=r"org/set: no such file .* \(OfflineModeIsEnabled\) Check") as error:
+    with pytest.raises(FileNotFoundError, match=r"org/set: no such file .* \(OfflineModeIsEnabled\)\. Check") as error:
         source_path("org/set")
     assert "\n" not in str(error.value)

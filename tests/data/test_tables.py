@@ -112,6 +112,9 @@ def test_a_saved_data_set_is_read_in_its_order_and_several_splits_are_named(tmp_
     saved = datasets.Dataset.from_list(ROWS)
     saved.select([1, 0, 0]).save_to_disk(tmp_path / "one", num_shards=2)
     assert list(read_examples(tmp_path / "one")) == [MEANT[1], MEANT[0], MEANT[0]]
+    (tmp_path / "one" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"one/state\.json is none of save_to_disk"):
+        read_examples(tmp_path / "one")
     datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(tmp_path / "two")
     assert list(read_examples(tmp_path / "two" / "train")) == MEANT
     with pytest.raises(ValueError, match=r"several splits. Give one of them: .*two/\{test,train\}"):
