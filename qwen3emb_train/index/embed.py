@@ -93,7 +93,7 @@ def check_corpus(corpus: Path, columns: Mapping[str, str] | None = None, *, are_
     Ids are compared by 63-bit hash: 8 bytes in memory, and no false alarm, for equal hashes are compared as strings.
 
     Args:
-        corpus, are_queries: see ``data.corpus.read_texts``.
+        corpus, columns, are_queries: see ``data.corpus.read_texts``.
 
     Returns:
         The number of texts.

@@ -1,16 +1,21 @@
 """What would fill the memory is refused by its row number, and reading goes on behind it."""
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qwen3emb_train.data import rows, tables
 from qwen3emb_train.data.corpus import read_texts
 from qwen3emb_train.data.readers import BadLinesError, ReadingConfig, read_examples
-from qwen3emb_train.data.validation import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS
+from qwen3emb_train.data.rows import file_rows
+from qwen3emb_train.data.validation import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS, InvalidExampleError
 from qwen3emb_train.evaluation.tasks.reading import read_lines
 
 GOOD = json.dumps({"query": "a", "positive": "b"})
@@ -43,11 +48,27 @@ def test_sets_for_evaluation_have_the_same_caps(tmp_path: Path) -> None:
         read_lines(tmp_path / "a.tsv", "a", "b")
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": lambda content: gzip.compress(content, 1),
+    ".xz": lambda content: lzma.compress(content, preset=0),
+    ".bz2": bz2.compress,
+    ".zst": lambda content: zstd(content),
+}
+
+
+def zstd(content: bytes) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as file:
+        file.write(content)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", *(f".jsonl{packed}" for packed in PACK)])
 def test_a_line_is_not_held_beyond_its_cap(suffix: str, tmp_path: Path) -> None:
     content = f"{GOOD}\n{'x' * (MAX_ROW_BYTES + 7)}\n{GOOD}\n".encode()
     path = tmp_path / f"a{suffix}"
-    path.write_bytes(gzip.compress(content, 1) if suffix.endswith("gz") else content)
+    path.write_bytes(PACK[path.suffix](content) if path.suffix in PACK else content)
     assert f"a{suffix}:2: row: takes {MAX_ROW_BYTES + 8:,} bytes" in problem_of(path)
 
 
@@ -85,3 +106,55 @@ def test_a_gzip_bomb_of_blank_lines_ends(tmp_path: Path) -> None:
         for _ in range(20):
             file.write((b" " * 4095 + b"\n") * 4096)
     assert "unpacked to over 500 times its size" in problem_of(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst", ".tsv"])
+def test_a_line_of_a_csv_file_is_not_held_beyond_its_cap(suffix: str, tmp_path: Path) -> None:
+    mark = "\t" if suffix == ".tsv" else ","
+    long = MAX_ROW_BYTES + 7
+    content = f"query{mark}positive\na{mark}b\n{'x' * long}{mark}b\na{mark}b\n".encode()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(PACK[path.suffix](content) if path.suffix in PACK else content)
+    assert f"a{suffix}:3: row: takes {long + 3:,} bytes" in problem_of(path)
+    assert [line for line, _ in file_rows(path)] == [2, 3, 4]
+
+
+def test_a_row_of_many_lines_of_a_csv_file_has_the_same_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ROW_BYTES", 1000)
+    row = ",".join(['"' + "x\n" * 10 + '"'] * 100)
+    (tmp_path / "a.csv").write_text(f"query,positive\na,b\n{row}\n")
+    (line, _), (bad, problem), *_ = file_rows(tmp_path / "a.csv")
+    assert (line, bad) == (2, 3)
+    assert isinstance(problem, InvalidExampleError)
+    assert "takes over" in problem.reason
+
+
+def test_a_header_beyond_the_cap_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x" * (MAX_ROW_BYTES + 1))
+    with pytest.raises(ValueError, match=r"a\.csv:1: row: takes"):
+        list(file_rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_large_arrow_row_is_the_only_one_refused(is_stream: bool, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"query": ["a"] * 3, "positive": ["b", "x" * (MAX_ROW_BYTES + 1), "c"]})
+    new_file = pa.ipc.new_stream if is_stream else pa.ipc.new_file
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, new_file(sink, table.schema) as file:
+        file.write_table(table)
+    assert "a.arrow:2: row: takes" in problem_of(tmp_path / "a.arrow")
+
+
+def test_a_large_object_of_an_array_is_the_only_one_refused(tmp_path: Path) -> None:
+    long = json.dumps({"query": "a", "positive": ["x" * 900_000] * (MAX_ROW_BYTES // 900_000 + 1)})
+    (tmp_path / "a.json").write_text(f"[{GOOD},{long},{GOOD}]")
+    assert "a.json:2: row: takes over" in problem_of(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".json.gz"])
+def test_a_bomb_of_another_kind_ends(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_BOMB_BYTES", 2**20)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress((b"query,positive\na,b\n" if suffix == ".csv.gz" else b"[") + b" " * 2**22))
+    with pytest.raises(ValueError, match="unpacked to over 500 times its size"):
+        list(read_examples(path))

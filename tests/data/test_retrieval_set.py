@@ -57,8 +57,8 @@ def _append(name: str, line: str) -> Callable[[Path], object]:
     ("damage", "message"),
     [
         (_append("corpus.jsonl", '{"_id": "d1", "text": "again"}'), r"corpus.jsonl:4: field '_id': 'd1' occurs twice"),
-        (_append("corpus.jsonl", '{"_id": "d4", "text": 7}'), r"corpus.jsonl:4: field 'text' is 7"),
-        (_append("corpus.jsonl", '{"_id": "d4", "title": "t"}'), r"corpus.jsonl:4: field 'text' is None"),
+        (_append("corpus.jsonl", '{"_id": "d4", "text": 7}'), r"corpus.jsonl:4: field 'text' is int 7"),
+        (_append("corpus.jsonl", '{"_id": "d4", "title": "t"}'), r"corpus.jsonl:4: field 'text' is NoneType None"),
         (_append("corpus.jsonl", '{"text": "no id"}'), r"corpus.jsonl:4: field '_id' is None"),
         (_append("corpus.jsonl", '{"_id": "d4", '), r"corpus.jsonl:4: .*is not JSON"),
         (_append("queries.jsonl", "[1]"), r"queries.jsonl:4: .*should be a JSON object"),
