@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_BACKENDS_THAT_SCATTER = ("nccl", "gloo")
+_BACKENDS_THAT_SCATTER = ("nccl", "gloo", "fake")  # fake: the dry run of ``planning`` counts what a cluster would do
 
 
 def world_size() -> int:

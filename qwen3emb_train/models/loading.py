@@ -164,6 +164,14 @@ def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]
     # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
     settle_attention(backbone, config.path, want_packed=config.attention is Attention.packed)
+    return equip(backbone, config)
+
+
+def equip(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
+    """Fused norms and rotations, activation checkpointing, adapters and their dropout, as configured.
+
+    Also of a backbone without weights.
+    """
     fuse(backbone)
     is_packed = backbone.config._attn_implementation == PACKED
     is_keyed = config.lora.rank > 0 and config.lora.dropout > 0 and is_packed

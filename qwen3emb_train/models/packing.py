@@ -12,6 +12,7 @@ of those of each text that starts with it, and the texts' queries start after th
 key.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,9 +24,22 @@ from torch import Tensor, nn
 from qwen3emb_train.data.batches import Extents, PackedTokens
 from qwen3emb_train.models.grids import Copy, Grids
 from qwen3emb_train.models.precision import dtype_of_products
-from qwen3emb_train.models.varlen import VarlenSpans, varlen_kernel_for
+from qwen3emb_train.models.varlen import VarlenKernel, VarlenSpans, is_readable, torch_kernel, varlen_kernel_for
 
 PACKED = "packed"
+
+
+@dataclass(frozen=True, eq=False)
+class LayoutShapes:
+    """The sizes of a layout whose tokens do not exist: what ``planning`` traces.
+
+    Attributes:
+        grids: as ``Grids.of`` would cut them.
+        spans: where a varlen kernel is to be traced, whatever this machine has; None: the grids are.
+    """
+
+    grids: Grids
+    spans: VarlenSpans | None
 
 
 class PackedLayout:
@@ -37,7 +51,7 @@ class PackedLayout:
     Attributes:
         cu_seqlens: of the tokens. None: a layout of shapes alone, which no kernel can use.
         prefix_of: the segment that each one continues, -1 = none; None: no prefix is shared.
-        shapes: the grids of a layout of shapes alone.
+        shapes: of a layout of shapes alone.
         extents: of the tokens, where they are known without asking a device.
     """
 
@@ -45,7 +59,7 @@ class PackedLayout:
         self,
         cu_seqlens: Int[Tensor, " segments_and_one"] | None,
         prefix_of: Int[Tensor, " segments"] | None = None,
-        shapes: Grids | None = None,
+        shapes: LayoutShapes | None = None,
         extents: Extents | None = None,
     ) -> None:
         self.cu_seqlens, self.prefix_of, self.shapes, self.extents = cu_seqlens, prefix_of, shapes, extents
@@ -57,13 +71,15 @@ class PackedLayout:
     @cached_property
     def grids(self) -> Grids:
         if self.shapes is not None:
-            return self.shapes
+            return self.shapes.grids
         assert self.cu_seqlens is not None
         return Grids.of(self.cu_seqlens, self.prefix_of)
 
     @cached_property
     def spans(self) -> VarlenSpans:
         """As a varlen kernel needs it."""
+        if self.shapes is not None and self.shapes.spans is not None:
+            return self.shapes.spans
         assert self.cu_seqlens is not None
         cu_queries = self.cu_seqlens.int()
         known = self.extents
@@ -75,6 +91,12 @@ class PackedLayout:
         return VarlenSpans(
             cu_queries, cu_keys, longest_query, int((shared + own).max()) if known is None else known.longest_key
         )
+
+    def kernel_for(self, query: Tensor, dtype: torch.dtype) -> VarlenKernel | None:
+        """The varlen kernel for queries that are cast to ``dtype``; None: the grids are used."""
+        if self.shapes is None:
+            return varlen_kernel_for(query.device, dtype, query.shape[-1])
+        return torch_kernel if self.shapes.spans is not None and is_readable(dtype, query.shape[-1]) else None
 
     @cached_property
     def key_tokens(self) -> Int[Tensor, " keys"]:
@@ -138,7 +160,7 @@ def packed_attention(
     dtype = dtype_of_products(query)
     queries, keys, values = (rows[0].transpose(0, 1) for rows in (query, key, value))
     is_plain = not dropout and softcap is None and s_aux is None
-    kernel = varlen_kernel_for(query.device, dtype, query.shape[-1]) if is_plain else None
+    kernel = layout.kernel_for(query, dtype) if is_plain else None
     if kernel is not None:
         keys, values = (
             rows.to(dtype) if layout.prefix_of is None else Copy.apply(rows, layout.key_tokens, dtype)

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.precision import full_float32_products
 from qwen3emb_train.models.text_model import TextModel
@@ -87,13 +86,12 @@ class YesNoReranker(TextModel):
                     "supported for rerankers. Use a model without it (Qwen3, Llama, Mistral)."
                 )
 
-    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
+    def head(self, states: Float[Tensor, "texts hidden"]) -> Float[Tensor, "texts columns"]:
         """Columns as in ``AnswerLogits``: two, or three with ``over_vocabulary``.
 
         The head runs in full float32 under autocast too, whatever the environment says of TF32: its products are few,
         and a score is the difference of two of them.
         """
-        states = self.last_states(tokens)
         with torch.autocast(states.device.type, enabled=False):
             if not self.over_vocabulary:
                 return _head(states, self.lm_head.weight[list(self.answer_ids)].to(states.dtype))

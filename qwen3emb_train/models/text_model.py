@@ -72,18 +72,27 @@ class TextModel(nn.Module):
         if self.text_keys is not None:
             self.text_keys.set_tokens(tokens)
         if self.config._attn_implementation == PACKED:
-            return at_least_float32(self._read_packed(tokens))
+            return at_least_float32(self.last_states_packed(tokens, PackedLayout.of(tokens)))
         return at_least_float32(self.last_states_padded(*pad(tokens)))
 
-    def _read_packed(self, tokens: PackedTokens) -> Tensor:
+    def last_states_packed(self, tokens: PackedTokens, layout: PackedLayout) -> Float[Tensor, "texts hidden"]:
+        """The same in the dtype that the model computes in; ``layout`` says which tokens attend to which."""
         output = self.backbone(
             input_ids=tokens.input_ids.unsqueeze(0),
             position_ids=tokens.position_ids.unsqueeze(0),
             attention_mask=None,
             use_cache=False,
-            layout=PackedLayout.of(tokens),
+            layout=layout,
         )
         return pool_last_token(output.last_hidden_state[0], tokens.cu_seqlens[tokens.num_prefixes :])
+
+    def head(self, states: Float[Tensor, "texts hidden"]) -> Float[Tensor, "texts columns"]:
+        """What the model returns of each text's last state."""
+        return states
+
+    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts columns"]:
+        """A row of float32 (or wider) numbers for each packed text."""
+        return self.head(self.last_states(tokens))
 
     def last_states_padded(
         self, input_ids: Int[Tensor, "texts longest"], attention_mask: Int[Tensor, "texts longest"]
@@ -117,7 +126,3 @@ class Encoder(TextModel):
     def dim(self) -> int:
         """Components of a vector."""
         return int(self.config.hidden_size)
-
-    def forward(self, tokens: PackedTokens) -> Float[Tensor, "texts dim"]:
-        """One float32 (or wider) vector for each packed text."""
-        return self.last_states(tokens)

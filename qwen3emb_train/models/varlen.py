@@ -69,13 +69,18 @@ def varlen_kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -
         device, dtype: of the tensors.
         head_dim: components of a head.
     """
-    if device.type != "cuda" or torch.version.hip is not None or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or torch.version.hip is not None or not is_readable(dtype, head_dim):
         return None
-    if head_dim % 8 or head_dim > _MAX_HEAD_DIM or torch.cuda.get_device_capability(device) < _AMPERE:
+    if torch.cuda.get_device_capability(device) < _AMPERE:
         return None
     if "window_size" in _torch_settings():
         return torch_kernel
     return flash_attn_kernel if find_spec("flash_attn") is not None else None
+
+
+def is_readable(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether kernels read such numbers, on any GPU that has them."""
+    return dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= _MAX_HEAD_DIM
 
 
 def torch_kernel(

@@ -17,15 +17,13 @@ class PlanConfig(TrainEmbeddingConfig):
         num_gpus: one number or several with commas: each becomes a column: num_gpus=8,64.
         engine: what shards the training state.
         gpus_per_node: within a node the links are fast.
-        utilization: share of the GPU's peak that the counted FLOP (recomputation included) reach. 0.4 is what
-            well-tuned training of 8B models reaches on H100s; short chunks and small models reach less.
         price_per_gpu_hour: in any currency; null = no cost is shown.
         mean_query_tokens: tokens of a query, for data that is not there yet; null = from a sample of the data, else
             the limit.
         mean_document_tokens: the same for a document.
         mean_negatives: the same for the number of a query's hard negatives.
         sample_rows: rows of each source to read for the means.
-        dry_run: also do one step of the real objective on fake ranks, and trace the real shapes without memory.
+        dry_run: also do one step of the real objective on fake ranks, and shard the real shapes without memory.
         json_path: write the plan there, too.
         output_dir: where the run would write; plan itself writes nothing there.
     """
@@ -35,7 +33,6 @@ class PlanConfig(TrainEmbeddingConfig):
     num_gpus: str = "8"
     engine: Parallelism = Parallelism.ddp
     gpus_per_node: int = 8
-    utilization: float = 0.4
     price_per_gpu_hour: float | None = None
     mean_query_tokens: float | None = None
     mean_document_tokens: float | None = None
@@ -52,8 +49,6 @@ class PlanConfig(TrainEmbeddingConfig):
             raise ValueError(f"gpu is {self.gpu}; known are {', '.join(GPUS)}.{hint}")
         if not self.ranks or min(self.ranks) < 1:
             raise ValueError(f"num_gpus is {self.num_gpus}; give one or several numbers from 1 on, such as 8,64.")
-        if not 0 < self.utilization <= 1:
-            raise ValueError(f"utilization is {self.utilization}; it is a share of the peak, within 0..1 (usual: 0.4).")
         for name in ("gpus_per_node", "sample_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")

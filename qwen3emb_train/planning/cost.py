@@ -1,19 +1,19 @@
-"""Time, cost and disk from a simple model: counted FLOP at a given share of the peak, bytes at the links' speed.
+"""Time of a step, its traffic and disk space: traced kernels at the GPU's rates, bytes at the links' speed.
 
-A token's forward pass costs F = 2 FLOP for each parameter of the layers' linear maps, and 2 FLOP for each token that
-it attends to and each component of the queries and of their result (causal: half the text on average). The backward
-pass costs 2F in full training and F with LoRA (no weight gradients of the frozen maps). A token whose graph is not kept
-is encoded again: F; with activation checkpointing once more: F. So full training costs 6N to 8N per token.
-
-Time is the sum of products, gradients' exchange, the gather of vectors and the update, without overlap.
+A chunk whose graph is not kept is encoded again. Time is the sum of the encoder's passes, the loss, the exchange of
+gradients, the gather of vectors and the update, without overlap.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwen3emb_train.planning.activations import Arithmetic
+from qwen3emb_train.planning.chunk_cost import ChunkCost
 from qwen3emb_train.planning.gpus import Gpu
 from qwen3emb_train.planning.memory import Parallelism, Sharding, StepLoad
 from qwen3emb_train.planning.parameters import Parameters, sharded_elements
+
+# The loss makes a tile's scores twice and multiplies their gradient by both sides; of 2 FLOP each.
+_LOSS_PRODUCTS = 4
 
 
 @dataclass(frozen=True)
@@ -21,43 +21,41 @@ class StepTime:
     """Seconds of one step by part.
 
     Attributes:
-        products: matrix products of the encoder.
+        encoder: forward and backward passes, replays and recomputation included.
+        loss: products of vectors, in float32.
         exchange: of gradients, and of weights where they are sharded.
         gather: of all ranks' vectors, and of their gradient.
         update: memory traffic of AdamW.
         flop_per_token: counted, recomputation included.
-        model_flop_per_token: without it (6N): what MFU refers to.
+        model_flop_per_token: without it: what MFU refers to.
+        elementwise_share: of the encoder's time: kernels that are neither products nor attention.
     """
 
-    products: float
+    encoder: float
+    loss: float
     exchange: float
     gather: float
     update: float
     flop_per_token: float
     model_flop_per_token: float
+    elementwise_share: float
 
     @property
     def total(self) -> float:
-        return self.products + self.exchange + self.gather + self.update
-
-
-def forward_flop(model: Parameters, mean_tokens: float) -> float:
-    """FLOP of one token, in a text of ``mean_tokens``."""
-    return 2.0 * (model.products + model.adapters) + 2.0 * mean_tokens * model.query_width * model.layers
+        return self.encoder + self.loss + self.exchange + self.gather + self.update
 
 
 def step_time(
     model: Parameters,
     load: StepLoad,
     sharding: Sharding,
-    arithmetic: Arithmetic,
+    costs: Mapping[int, ChunkCost],
     gpu: Gpu,
     *,
     engine: Parallelism,
     ranks: int,
     gpus_per_node: int,
-    mean_tokens: float,
-    utilization: float,
+    casts: bool,
     sync_every_chunk: bool = False,
 ) -> StepTime:
     """The time of one step on ``ranks`` GPUs.
@@ -66,33 +64,33 @@ def step_time(
         model: its shapes.
         load: of one rank.
         sharding: what a rank stores.
-        arithmetic: dtypes and recomputation.
+        costs: of chunks, by their tokens.
         gpu: the hardware.
         engine: how state is distributed.
         ranks: number of ranks.
         gpus_per_node: GPUs with fast links.
-        mean_tokens: of a text.
-        utilization: share of the peak that the counted FLOP reach.
+        casts: sharded weights are gathered in bf16.
         sync_every_chunk: whether gradients are reduced in every backward pass.
     """
-    forward = forward_flop(model, mean_tokens)
-    replayed = 1 - load.tokens_kept / load.tokens
-    plain = 3.0 if model.lora_rank == 0 else 2.0
-    times = plain + replayed + (1.0 if arithmetic.activation_checkpointing else 0.0)
-    peak = gpu.bf16_flops if arithmetic.bf16 else gpu.fp32_flops
-    traffic = predict_traffic(model, load, arithmetic, engine, ranks, gpus_per_node, sync_every_chunk)
+    chunks = [(costs[tokens], 2 if number < len(load.replayed) else 1) for number, tokens in enumerate(load.chunks)]
+    forward_flop = sum(cost.forward_flop for cost, _ in chunks)
+    flop = sum(times * cost.forward_flop + cost.backward_flop for cost, times in chunks)
+    traffic = predict_traffic(model, load, engine, ranks, gpus_per_node, casts, sync_every_chunk)
     link = gpu.link if ranks <= gpus_per_node else gpu.network
     group = sharded_over(engine, ranks, gpus_per_node)
     group_link = gpu.link if group <= gpus_per_node else gpu.network
+    longest = max(chunks, key=lambda chunk: chunk[0].forward_s)[0]
     return StepTime(
-        products=load.tokens * forward * times / (peak * utilization),
+        encoder=sum(times * cost.forward_s + cost.backward_s for cost, times in chunks),
+        loss=_LOSS_PRODUCTS * 2.0 * load.scores * load.prefixes * model.hidden / gpu.product_rate,
         # A ring sends all but its own part: once to gather or scatter, twice to sum.
         exchange=(traffic.weights_gathered + traffic.gradients_scattered) / group_link
         + 2 * traffic.gradients_summed / link,
-        gather=(traffic.vectors_gathered + 2 * traffic.vectors_summed) / link,
+        gather=(traffic.vectors_gathered + traffic.vectors_scattered) / link,
         update=3.5 * sharding.moments / gpu.memory_bandwidth,  # 28 bytes per updated number
-        flop_per_token=forward * times,
-        model_flop_per_token=forward * plain,
+        flop_per_token=flop / load.tokens,
+        model_flop_per_token=forward_flop * (3.0 if model.lora_rank == 0 else 2.0) / load.tokens,
+        elementwise_share=longest.elementwise_share,
     )
 
 
@@ -101,13 +99,13 @@ class Traffic:
     """Bytes of the whole tensors in a step's collectives, as one rank sees them.
 
     Attributes:
-        vectors_gathered: all ranks' vectors; vectors_summed: their gradient.
+        vectors_gathered: all ranks' vectors; vectors_scattered: their gradient (all ranks have equally many rows).
         weights_gathered: for every pass over a chunk, where weights are sharded.
         gradients_scattered, gradients_summed: float32, once a step.
     """
 
     vectors_gathered: float = 0.0
-    vectors_summed: float = 0.0
+    vectors_scattered: float = 0.0
     weights_gathered: float = 0.0
     gradients_scattered: float = 0.0
     gradients_summed: float = 0.0
@@ -116,16 +114,16 @@ class Traffic:
 def predict_traffic(
     model: Parameters,
     load: StepLoad,
-    arithmetic: Arithmetic,
     engine: Parallelism,
     ranks: int,
     gpus_per_node: int,
+    casts: bool,
     sync_every_chunk: bool = False,
 ) -> Traffic:
     """What the ranks exchange in a step; text hashes, counts and flags are left out (a few bytes per text).
 
     Args:
-        model, load, arithmetic, engine, ranks, gpus_per_node, sync_every_chunk: as in ``step_time``.
+        model, load, engine, ranks, gpus_per_node, casts, sync_every_chunk: as in ``step_time``.
     """
     if ranks == 1:
         return Traffic()
@@ -142,12 +140,11 @@ def predict_traffic(
     # until the next backward pass.
     passes = 3 * replayed + 2 * load.num_kept
     gathers = (own - root) * passes + root * (replayed + (1 if load.num_kept else 0))
-    width = arithmetic.width if engine is not Parallelism.zero3 else 4
     reductions = load.num_passes if sync_every_chunk else 1
     return Traffic(
         vectors,
         vectors,
-        weights_gathered=float(width * group * gathers),
+        weights_gathered=float((2 if casts else model.bytes_per_weight) * group * gathers),
         gradients_scattered=4.0 * group * own_trained * reductions,
         gradients_summed=4.0 * own_trained * reductions if group < ranks else 0.0,
     )

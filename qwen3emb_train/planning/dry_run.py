@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qwen3emb_train.data.batches import EmbeddingBatch, PackedTokens
@@ -20,14 +20,13 @@ from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
 from qwen3emb_train.models.text_model import Encoder
-from qwen3emb_train.planning.activations import Arithmetic, ChunkShape, saved_activations, weight_copies
 from qwen3emb_train.planning.config import PlanConfig
 from qwen3emb_train.planning.cost import predict_traffic, sharded_over
 from qwen3emb_train.planning.fake_ranks import fake_ranks
 from qwen3emb_train.planning.memory import Parallelism, StepLoad, count_kept
 from qwen3emb_train.planning.parameters import Parameters, count_parameters, sharded_elements
 from qwen3emb_train.planning.plan import Plan
-from qwen3emb_train.planning.shapes import sharded_bytes, traced_activations
+from qwen3emb_train.planning.shapes import sharded_bytes
 from qwen3emb_train.training.engines.engine import Engine as TrainingEngine
 from qwen3emb_train.training.objectives import EmbeddingObjective
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
@@ -97,7 +96,7 @@ def count_collectives(
     batch = _batch(queries, tokens)
     tokens_per_chunk = -(-batch.texts.num_tokens // num_chunks)
     encoder = _tiny_encoder()
-    parameters = count_parameters(encoder.backbone)
+    parameters = count_parameters(encoder)
     num_texts = batch.texts.num_texts
     with fake_ranks(num_ranks):
         engine = _engine(config, encoder, num_ranks)
@@ -112,7 +111,7 @@ def count_collectives(
             objective.forward_backward(batch)
     chunks = [tokens * (tokens_per_chunk // tokens)] * (num_texts // (tokens_per_chunk // tokens))
     load = StepLoad(
-        tuple(ChunkShape(size, size, is_spread=False) for size in chunks),
+        tuple(chunks),
         count_kept(chunks, 0),
         num_texts,
         num_texts,
@@ -123,33 +122,22 @@ def count_collectives(
     return count.found, parameters, load
 
 
-def dry_run(config: PlanConfig, plan: Plan, backbone: nn.Module) -> list[str]:
+def dry_run(config: PlanConfig, plan: Plan, model: Encoder) -> list[str]:
     """Lines for the report: what the dry run found, and whether the plan's formulas agree.
 
     Args:
         config: the settings.
         plan: to check.
-        backbone: on the meta device.
+        model: on the meta device.
     """
     lines = ["dry run (one step of the real objective on fake ranks with a tiny encoder, queries of equal length)"]
     for column in plan.columns:
         if column.num_gpus > 1:
             lines.append(_objective_line(config, column.num_gpus))
-    engine_arithmetic = Arithmetic(plan.bf16, autocast=config.engine not in (Parallelism.fsdp2, Parallelism.hsdp))
-    chunk = ChunkShape(512, 4 * 160)
-    if not config.model.activation_checkpointing:
-        traced = traced_activations(backbone, chunk, num_texts=4, arithmetic=engine_arithmetic)
-        predicted = saved_activations(plan.model, chunk, engine_arithmetic) + weight_copies(
-            plan.model, engine_arithmetic
-        )
-        lines.append(
-            f"  graph of 512 tokens at the model's true shape: traced {traced / 2**20:,.1f} MiB, formula "
-            f"{predicted / 2**20:,.1f} MiB: {_verdict(traced, predicted, 0.02)}"
-        )
     if config.engine in (Parallelism.fsdp2, Parallelism.hsdp):
         for column in plan.columns:
             if column.num_gpus > 1:
-                lines.append(_shard_line(config, plan.model, backbone, column.num_gpus))
+                lines.append(_shard_line(config, plan.model, model, column.num_gpus))
     return lines
 
 
@@ -163,11 +151,11 @@ def predicted_bytes(config: PlanConfig, parameters: Parameters, load: StepLoad, 
         num_ranks: number of ranks.
     """
     engine = config.engine if config.engine in (Parallelism.fsdp2, Parallelism.hsdp) else Parallelism.ddp
-    traffic = predict_traffic(parameters, load, Arithmetic(bf16=False), engine, num_ranks, config.gpus_per_node)
+    traffic = predict_traffic(parameters, load, engine, num_ranks, config.gpus_per_node, casts=False)
     return {
         "gather": traffic.vectors_gathered + traffic.weights_gathered,
-        "sum": traffic.vectors_summed + traffic.gradients_summed,
-        "scatter": traffic.gradients_scattered,
+        "sum": traffic.gradients_summed,
+        "scatter": traffic.vectors_scattered + traffic.gradients_scattered,
     }
 
 
@@ -182,10 +170,10 @@ def _objective_line(config: PlanConfig, num_ranks: int) -> str:
     return f"  {num_ranks} ranks: {', '.join(parts)}, {found.calls['small']} small"
 
 
-def _shard_line(config: PlanConfig, model: Parameters, backbone: nn.Module, num_ranks: int) -> str:
+def _shard_line(config: PlanConfig, parameters: Parameters, model: Encoder, num_ranks: int) -> str:
     group = sharded_over(config.engine, num_ranks, config.gpus_per_node)
-    own = sharded_bytes(backbone, num_ranks, num_ranks // group)
-    predicted = 4 * sharded_elements(model.shapes, group)
+    own = sharded_bytes(model, num_ranks, num_ranks // group)
+    predicted = parameters.bytes_per_weight * sharded_elements(parameters.shapes, group)
     return (
         f"  FSDP2 over {num_ranks} ranks ({num_ranks // group} replicas): rank 0 holds {own / 2**20:,.1f} MiB of "
         f"weights, formula {predicted / 2**20:,.1f} MiB: {_verdict(own, predicted, 0.001)}"

@@ -6,22 +6,14 @@ update, so they are absent until the first chunk's backward pass.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from qwen3emb_train.planning.activations import (
-    Arithmetic,
-    ChunkShape,
-    backward_workspace,
-    forward_workspace,
-    saved_activations,
-    weight_copies,
-)
+from qwen3emb_train.planning.chunk_cost import ChunkCost
 from qwen3emb_train.planning.parameters import Parameters, sharded_elements
+from qwen3emb_train.training.engines.deepspeed import REDUCE_BUCKET_ELEMENTS
 
-# Elements that DeepSpeed reduces at once.
-_ZERO_BUCKET_ELEMENTS = 2e8
 _LAYERS_GATHERED = 2  # the one that computes and the one fetched ahead
 # float32 tensors of a tile's size that are in memory at once, masks included (measured: 2.8 to 3.0).
 _TILE_COPIES = 3
@@ -44,7 +36,7 @@ class Sharding:
     """Bytes of one rank that do not depend on the batch.
 
     Attributes:
-        weights: float32 master weights.
+        weights: masters in float32; frozen ones as they are kept.
         gradients: float32, of the trained parameters: all of them until they are exchanged.
         moments: AdamW's two.
         exchange: buckets, or layers that are gathered while they compute.
@@ -61,7 +53,7 @@ class StepLoad:
     """The work of one rank in a step.
 
     Attributes:
-        chunks: in the order in which they are encoded.
+        chunks: tokens of each, in the order in which they are encoded.
         num_kept: how many of the last ones keep their graphs.
         texts: distinct texts.
         rows: queries, positives and hard negatives.
@@ -71,7 +63,7 @@ class StepLoad:
         prefixes: sum of the Matryoshka dims over the hidden size; 1 without.
     """
 
-    chunks: tuple[ChunkShape, ...]
+    chunks: tuple[int, ...]
     num_kept: int
     texts: int
     rows: int
@@ -82,14 +74,14 @@ class StepLoad:
 
     @property
     def tokens(self) -> int:
-        return sum(chunk.tokens for chunk in self.chunks)
+        return sum(self.chunks)
 
     @property
     def tokens_kept(self) -> int:
-        return sum(chunk.tokens for chunk in self.kept)
+        return sum(self.kept)
 
     @property
-    def kept(self) -> tuple[ChunkShape, ...]:
+    def kept(self) -> tuple[int, ...]:
         return self.chunks[len(self.chunks) - self.num_kept :]
 
     @property
@@ -98,7 +90,7 @@ class StepLoad:
         return len(self.replayed) + (1 if self.num_kept else 0)
 
     @property
-    def replayed(self) -> tuple[ChunkShape, ...]:
+    def replayed(self) -> tuple[int, ...]:
         return self.chunks[: len(self.chunks) - self.num_kept]
 
 
@@ -157,7 +149,7 @@ def shard(
         num_passes: backward passes of a step (``StepLoad.num_passes``); FSDP2 reduces layer by layer in the last.
         sync_every_chunk: whether it does so in every pass.
     """
-    total, trained = model.total, model.trained
+    trained = model.trained
     if ranks == 1 or engine is Parallelism.ddp:
         # DDP's buckets are the gradients themselves (gradient_as_bucket_view).
         return Sharding(model.weight_bytes, 4 * trained, 8 * trained, 0)
@@ -168,35 +160,32 @@ def shard(
         gathered = (2 if bf16 else 4) * (_LAYERS_GATHERED * model.largest_layer + model.embedding)
         largest_reduced = 4 * max(model.largest_layer, model.embedding) if model.lora_rank == 0 else 4 * model.adapters
         unreduced = 0 if sync_every_chunk or num_passes == 1 else 4 * trained
-        return Sharding(4 * own, 4 * own_trained + unreduced, 8 * own_trained, gathered + largest_reduced)
+        return Sharding(
+            round(model.bytes_per_weight * own),
+            4 * own_trained + unreduced,
+            8 * own_trained,
+            gathered + largest_reduced,
+        )
     part = math.ceil(trained / ranks)  # DeepSpeed keeps its own flat float32 copy of the part that a rank updates
-    bucket = int(min(_ZERO_BUCKET_ELEMENTS, trained)) * 4
+    bucket = 4 * REDUCE_BUCKET_ELEMENTS  # DeepSpeed allocates all of it, however small the model
     gradients = 4 * part if sync_every_chunk and engine is not Parallelism.zero1 else 4 * trained + 4 * part
     weights, gathered = model.weight_bytes, 0
     if engine is Parallelism.zero3:
-        weights = 4 * math.ceil(total / ranks)
+        weights = math.ceil(model.weight_bytes / ranks)
         gathered = 4 * (_LAYERS_GATHERED * model.largest_layer + model.embedding)
     return Sharding(weights + 4 * part, gradients, 8 * part, gathered + bucket)
 
 
-def arithmetic_of(engine: Parallelism, ranks: int, bf16: bool, activation_checkpointing: bool) -> Arithmetic:
-    """The dtypes of a step: FSDP2 casts weights where the other engines use autocast.
-
-    Args:
-        engine: how state is distributed.
-        ranks: number of ranks.
-        bf16: whether products run in bf16.
-        activation_checkpointing: whether layers are recomputed.
-    """
-    casts = ranks > 1 and engine in (Parallelism.fsdp2, Parallelism.hsdp)
-    return Arithmetic(bf16, activation_checkpointing, autocast=not casts)
+def casts_weights(engine: Parallelism, ranks: int) -> bool:
+    """FSDP2 casts weights to bf16 where the other engines use autocast."""
+    return ranks > 1 and engine in (Parallelism.fsdp2, Parallelism.hsdp)
 
 
 def predict_memory(
     model: Parameters,
     load: StepLoad,
     sharding: Sharding,
-    arithmetic: Arithmetic,
+    costs: Mapping[int, ChunkCost],
     overhead: float = 0.0,
 ) -> Memory:
     """Peak memory by part of a step (the second or a later one, when AdamW's moments exist).
@@ -205,41 +194,34 @@ def predict_memory(
         model: its shapes.
         load: of one rank.
         sharding: what a rank stores.
-        arithmetic: dtypes and recomputation.
+        costs: of chunks, by their tokens.
         overhead: bytes beyond tensors; above 0 for GPUs, where the allocator's fragmentation is added too.
     """
     vectors = 4 * model.hidden * load.texts
-    copies = weight_copies(model, arithmetic)
-    kept = sum(saved_activations(model, chunk, arithmetic) for chunk in load.kept)
-    kept_copies = copies * load.num_kept
+    kept = [costs[tokens] for tokens in load.kept]
+    graphs = {"bf16 copies": sum(c.copies for c in kept), "activations": sum(c.kept - c.copies for c in kept)}
     gradients = sharding.gradients
     held = 4 * model.hidden * (load.rows + load.columns)  # local and gathered vectors are kept for the diagnostics
     moments: dict[str, dict[str, int]] = {
         "encode": {
-            "bf16 copies": kept_copies,
-            "activations": kept,
-            "workspace": max((forward_workspace(model, chunk, arithmetic) for chunk in load.replayed), default=0),
+            **graphs,
+            "workspace": max((costs[tokens].forward_peak for tokens in load.replayed), default=0),
             "vectors": vectors,
         },
-        "loss": {
-            "bf16 copies": kept_copies,
-            "activations": kept,
-            "vectors": vectors + loss_vectors(model, load),
-            "loss tile": loss_tile(load),
-        },
+        "loss": {**graphs, "vectors": vectors + loss_vectors(model, load), "loss tile": loss_tile(load)},
     }
-    if load.kept:
-        workspace = max(backward_workspace(model, chunk, arithmetic) for chunk in load.kept)
+    if kept:
         # Graphs are freed layer by layer while gradients grow: the sum is largest at the beginning or the end.
-        whole = {"bf16 copies": kept_copies, "activations": kept, "workspace": workspace}
+        whole = {**graphs, "workspace": max(c.backward_peak - c.kept for c in kept)}
         moments["backward"] = {**_larger(whole, {"gradients": gradients}), "vectors": 2 * vectors + held}
-    for number, chunk in enumerate(load.replayed):
+    for number, tokens in enumerate(load.replayed):
+        cost = costs[tokens]
         whole = {
-            "bf16 copies": copies,
-            "activations": saved_activations(model, chunk, arithmetic),
-            "workspace": backward_workspace(model, chunk, arithmetic),
+            "bf16 copies": cost.copies,
+            "activations": cost.kept - cost.copies,
+            "workspace": cost.backward_peak - cost.kept,
         }
-        is_first = number == 0 and not load.kept
+        is_first = number == 0 and not kept
         now = _larger(whole, {"gradients": gradients}) if is_first else {**whole, "gradients": gradients}
         now["vectors"] = 2 * vectors + held
         moments["replay"] = _larger(moments.get("replay", {}), now)

@@ -13,10 +13,11 @@ from torch import nn
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
 from qwen3emb_train.model_directory import reading_model
-from qwen3emb_train.models.loading import ModelConfig, keep_layers, quiet_transformers
-from qwen3emb_train.models.lora import add_lora
+from qwen3emb_train.models.dropout import TextKeys
+from qwen3emb_train.models.loading import Attention, ModelConfig, equip, keep_layers, quiet_transformers
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.quantization import Quantization
+from qwen3emb_train.models.text_model import Encoder, TextModel
 from qwen3emb_train.models.text_parts import text_config
 
 # arXiv 2506.05176, Table 1, and the config.json of the published models: hidden size, intermediate size, layers,
@@ -28,7 +29,6 @@ _QWEN3 = {
 }
 
 # 4 bits, 8 bits of scale for each block of 64, and 32 bits for each 256 of those (double quantisation).
-_NO_LIMIT = 131_072  # tokens, for families without learned or trained positions
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
@@ -39,18 +39,15 @@ class Parameters:
     Attributes:
         total, trained: numbers of parameters.
         embedding: of the token embedding matrix.
-        products: parameters of the layers' linear maps (without adapters): each costs 2 FLOP a token; under autocast
-            each has a bf16 copy while it is used.
+        products: parameters of the layers' linear maps (without adapters): each costs 2 FLOP a token.
         adapters: LoRA's parameters.
         largest_layer: parameters of one decoder layer.
         shapes, trained_shapes: of every parameter, for sharding by rows.
         root_shapes: of those outside the layers (the embedding, the last norm).
-        hidden, intermediate, layers, heads, kv_heads, head_dim: of the backbone.
-        max_positions: maximum tokens of a text.
-        has_query_norm: whether queries and keys are normed within heads, as in Qwen3.
+        weight_bytes: of all weights, unsharded, in the dtypes in which they stay on a device.
+        hidden, layers: of the backbone.
+        max_positions: maximum tokens of a text; None: the family has no limit.
         lora_rank: 0 = full training.
-        product_bytes: of each parameter of the linear maps: 4 (float32), or about 0.52 in QLoRA's nf4.
-        adapted: linear maps with an adapter in one layer.
     """
 
     total: int
@@ -62,31 +59,16 @@ class Parameters:
     shapes: tuple[tuple[int, ...], ...]
     trained_shapes: tuple[tuple[int, ...], ...]
     root_shapes: tuple[tuple[int, ...], ...]
+    weight_bytes: int
     hidden: int
-    intermediate: int
     layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    max_positions: int
-    has_query_norm: bool
+    max_positions: int | None
     lora_rank: int
-    adapted: int
-    product_bytes: float = 4.0
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of all weights, unsharded."""
-        return int(4 * (self.total - self.products) + self.product_bytes * self.products)
-
-    @property
-    def query_width(self) -> int:
-        """Components of all heads' queries."""
-        return self.heads * self.head_dim
-
-    @property
-    def key_width(self) -> int:
-        return self.kv_heads * self.head_dim
+    def bytes_per_weight(self) -> float:
+        """On average: 4 in full training, less where frozen weights are kept in fewer bytes."""
+        return self.weight_bytes / self.total
 
 
 def sharded_elements(shapes: Sequence[tuple[int, ...]], ranks: int) -> int:
@@ -145,71 +127,89 @@ def _known(path: str) -> Any | None:
     )
 
 
-def build_meta_backbone(config: ModelConfig, shape: Any) -> nn.Module:
-    """The backbone and adapters of ``load_encoder``, but without storage."""
+def build_meta_model(config: ModelConfig, shape: Any) -> Encoder:
+    """The encoder of ``load_encoder``, but without storage. Whether packing is exact can only be tried with weights."""
     from transformers import AutoModel
 
-    register_packed_attention()
     with torch.device("meta"), quiet_transformers():
-        kind = {"dtype": torch.float32, "trust_remote_code": config.trust_remote_code}
-        try:
-            backbone: nn.Module = AutoModel.from_config(shape, attn_implementation=PACKED, **kind)
-        except KeyError:  # a family whose attention cannot be replaced: it is run padded
-            backbone = AutoModel.from_config(shape, attn_implementation="eager", **kind)
-        if config.lora.rank:
-            backbone = add_lora(backbone, config.lora)
-    if config.activation_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    return backbone.train()
+        backbone = AutoModel.from_config(shape, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+        if config.attention is Attention.packed:
+            _let_pack(backbone)
+        backbone, text_keys = _equipped(backbone, config)
+    return Encoder(backbone, text_keys).train()
 
 
-def count_parameters(backbone: nn.Module, quantization: Quantization = Quantization.none) -> Parameters:
-    """Counts a (meta) backbone's parameters by their cost; ``quantization`` is that of the linear maps when loaded.
+def _let_pack(backbone: Any) -> None:
+    """Replaces the attention function. A family where that cannot be is run padded, with its own."""
+    register_packed_attention()
+    native = backbone.config._attn_implementation
+    try:
+        backbone.set_attn_implementation(PACKED)
+    except (KeyError, ValueError):
+        backbone.config._attn_implementation_internal = native
+
+
+def _equipped(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
+    backbone.config.use_cache = False
+    if config.bidirectional:
+        for module in backbone.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = False
+    equipped, text_keys = equip(backbone, config)
+    if config.quantization is not Quantization.none:  # bitsandbytes multiplies by bf16 weights, made in each pass
+        for _, weight in _frozen_matrices(equipped):
+            weight.data = weight.data.to(torch.bfloat16)
+    return equipped, text_keys
+
+
+def count_parameters(model: TextModel, quantization: Quantization = Quantization.none) -> Parameters:
+    """Counts a (meta) model's parameters by their cost; ``quantization`` is that of the linear maps when loaded.
 
     Raises:
-        ValueError: the model has no attention heads, or no list of layers.
+        ValueError: the model has no list of layers.
     """
-    hf_config: Any = backbone.config
-    layers = _decoder_layers(backbone)
-    named = dict(backbone.named_parameters())
+    hf_config: Any = model.config
+    embedding = model.backbone.get_input_embeddings().weight
+    layers = list(list_of_layers(model))
+    named = dict(model.named_parameters())
     adapters = {name for name in named if "lora_" in name}
-    matrices = [p for layer in layers for name, p in layer.named_parameters() if p.ndim == 2 and "lora_" not in name]
-    heads, hidden = (getattr(hf_config, name, None) for name in ("num_attention_heads", "hidden_size"))
-    if not heads or not hidden:
-        raise ValueError(
-            f"no plan can be made for {hf_config.model_type}, which has no attention heads: its memory and time "
-            "are not known. Train a few steps instead (steps=3)."
-        )
-    # GPT-2 and GPT-J, OPT, Falcon; four times the width where a family does not say.
-    widths = (getattr(hf_config, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
+    # Three dimensions: a layer's experts, all in one parameter.
+    matrices = [p for layer in layers for name, p in layer.named_parameters() if p.ndim > 1 and "lora_" not in name]
     in_layers = {id(p) for layer in layers for p in layer.parameters()}
+    narrow = {name for name, _ in _frozen_matrices(model)} if quantization is not Quantization.none else set()
     return Parameters(
         total=sum(p.numel() for p in named.values()),
         trained=sum(p.numel() for p in named.values() if p.requires_grad),
-        embedding=sum(p.numel() for name, p in named.items() if "embed_tokens" in name and name not in adapters),
+        embedding=embedding.numel(),
         products=sum(p.numel() for p in matrices),
         adapters=sum(named[name].numel() for name in adapters),
         largest_layer=max(sum(p.numel() for p in layer.parameters()) for layer in layers),
         shapes=tuple(tuple(p.shape) for p in named.values()),
         trained_shapes=tuple(tuple(p.shape) for p in named.values() if p.requires_grad),
         root_shapes=tuple(tuple(p.shape) for p in named.values() if id(p) not in in_layers),
-        hidden=hidden,
-        intermediate=next(filter(None, widths), 4 * hidden),
+        weight_bytes=round(
+            sum(p.numel() * (_NF4_BYTES if name in narrow else p.element_size()) for name, p in named.items())
+        ),
+        hidden=getattr(hf_config, "hidden_size", None) or embedding.shape[1],
         layers=len(layers),
-        heads=heads,
-        kv_heads=getattr(hf_config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(hf_config, "head_dim", None) or hidden // heads,
-        max_positions=getattr(hf_config, "max_position_embeddings", None) or _NO_LIMIT,
-        has_query_norm=any("q_norm" in name for name in named),
+        max_positions=getattr(hf_config, "max_position_embeddings", None),
         lora_rank=max((named[name].shape[0] for name in adapters if "lora_A" in name), default=0),
-        adapted=sum("lora_A" in name for name in adapters) // len(layers),
-        product_bytes=4.0 if quantization is Quantization.none else _NF4_BYTES,
     )
 
 
-def _decoder_layers(backbone: nn.Module) -> list[nn.Module]:
-    """The list of equal blocks: the longest ModuleList."""
-    lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ValueError(f"{type(backbone).__name__} has no list of layers: no plan can be made for it.")
-    return max(lists, key=len)
+def _frozen_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What quantisation reduces: the base weights under adapters."""
+    return [(name, p) for name, p in module.named_parameters() if name.endswith("base_layer.weight")]
+
+
+def list_of_layers(model: nn.Module) -> nn.ModuleList:
+    """The list of a decoder's layers: the longest of the lists that are in no other.
+
+    Raises:
+        ValueError: there is none.
+    """
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [module for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
+    if not outer:
+        raise ValueError(f"{type(model).__name__} has no list of layers: no plan can be made for it.")
+    return max(outer, key=len)

@@ -10,25 +10,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from qwen3emb_train.data.tokenization import TextTokenizer, load_tokenizer
 from qwen3emb_train.lineage import matches, write_text
 from qwen3emb_train.losses.infonce import InfoNCE
 from qwen3emb_train.model_directory import TOKENIZER_FILES
 from qwen3emb_train.models.precision import Precision, resolve_precision
+from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.planning.config import PlanConfig
-from qwen3emb_train.planning.cost import Disk, StepTime, predict_disk, step_time
+from qwen3emb_train.planning.cost import Disk, StepTime, predict_disk
 from qwen3emb_train.planning.gpus import GPUS
-from qwen3emb_train.planning.load import rank_memory, step_load
-from qwen3emb_train.planning.memory import Memory, StepLoad
-from qwen3emb_train.planning.parameters import (
-    Parameters,
-    build_meta_backbone,
-    count_parameters,
-    load_model_shape,
-)
-from qwen3emb_train.planning.refusals import doubtful, impossible, refuse_split, remedy_for_memory
+from qwen3emb_train.planning.load import RankPlan, TracedModels, plan_rank
+from qwen3emb_train.planning.memory import Memory, StepLoad, casts_weights
+from qwen3emb_train.planning.parameters import Parameters, load_model_shape
+from qwen3emb_train.planning.refusals import doubtful, impossible, refuse_split
+from qwen3emb_train.planning.remedies import remedy_for_memory
 from qwen3emb_train.planning.work import RowShape, largest_row, mix, sample_row
 
 
@@ -83,18 +79,20 @@ class Plan:
         return not self.refusals and not any(column.refusals for column in self.columns)
 
 
-def plan(config: PlanConfig) -> tuple[Plan, nn.Module]:
-    """The plan, and the meta backbone, which the dry run traces."""
-    shape = load_model_shape(config.model)
-    backbone = build_meta_backbone(config.model, shape)
-    model = count_parameters(backbone, config.model.quantization)
+def plan(config: PlanConfig) -> tuple[Plan, TextModel]:
+    """The plan, and the model on the meta device, which the dry run shards."""
     bf16 = _is_bf16(config)
     warnings: list[str] = []
+    load_model_shape(config.model)  # a wrong name is said before the data is read
     row = _average_row(config, warnings)
+    casts = casts_weights(config.engine, max(config.ranks))
+    models = TracedModels(bf16, config.gpu, row.tokens / row.texts, casts=casts)
+    traced = models.of(config.model)
+    model = traced.parameters
     steps = _steps(config, row)
     refusals = impossible(config, model, row, steps)
     warnings += doubtful(config, row, steps)
-    columns = [_column(config, model, row, bf16, steps, ranks) for ranks in config.ranks]
+    columns = [_column(config, models, row, steps, ranks) for ranks in config.ranks]
     disk = predict_disk(
         model,
         steps=steps,
@@ -106,7 +104,7 @@ def plan(config: PlanConfig) -> tuple[Plan, nn.Module]:
         rows=row.rows,
     )
     result = Plan(model, row, steps, candidate_negatives(config, row), disk, columns, refusals, warnings, bf16)
-    return result, backbone
+    return result, traced.model
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -182,27 +180,15 @@ def candidate_negatives(config: PlanConfig, row: RowShape) -> dict[str, int]:
     return {name: round(count) for name, count in terms.items() if count}
 
 
-def _column(config: PlanConfig, model: Parameters, row: RowShape, bf16: bool, steps: int, ranks: int) -> PlanColumn:
-    load = step_load(config, model, row, ranks)
-    gpu = GPUS[config.gpu]
-    sharding, arithmetic, memory = rank_memory(config, model, load, bf16, ranks)
-    time = step_time(
-        model,
-        load,
-        sharding,
-        arithmetic,
-        gpu,
-        engine=config.engine,
-        ranks=ranks,
-        gpus_per_node=config.gpus_per_node,
-        mean_tokens=row.tokens / row.texts,
-        utilization=config.utilization,
-        sync_every_chunk=config.sync_every_chunk,
-    )
+def _column(config: PlanConfig, models: TracedModels, row: RowShape, steps: int, ranks: int) -> PlanColumn:
+    def planned(changed: PlanConfig, number: int) -> RankPlan:
+        return plan_rank(changed, models, row, number)
+
+    found, gpu = planned(config, ranks), GPUS[config.gpu]
     refusals = refuse_split(config, ranks)
-    if gpu.memory and memory.total > gpu.memory:
-        refusals.append(remedy_for_memory(config, model, row, bf16, ranks, memory))
-    return PlanColumn(ranks, load, memory, time, time.total * steps / 3600, refusals)
+    if gpu.memory and found.memory.total > gpu.memory:
+        refusals.append(remedy_for_memory(config, ranks, planned))
+    return PlanColumn(ranks, found.load, found.memory, found.time, found.time.total * steps / 3600, refusals)
 
 
 def _steps(config: PlanConfig, row: RowShape) -> int:

@@ -10,11 +10,11 @@ from qwen3emb_train.planning.report import format_plan
 
 def run_plan(config: PlanConfig) -> int:
     """Prints the plan; returns the exit code: 2 when a setting is impossible."""
-    result, backbone = plan(config)
+    result, model = plan(config)
     if config.dry_run:
         from qwen3emb_train.planning.dry_run import dry_run
 
-        result = replace(result, dry_run=dry_run(config, result, backbone))
+        result = replace(result, dry_run=dry_run(config, result, model))
     print(format_plan(result, config))
     if config.json_path is not None:
         write_plan(result, Path(config.json_path))

@@ -46,7 +46,8 @@ def format_plan(plan: Plan, config: PlanConfig) -> str:
         _row("  tokens a GPU and step", plan, lambda column: f"{column.load.tokens:,}"),
         _row("  chunks (with graph)", plan, lambda column: f"{len(column.load.chunks):,} ({column.load.num_kept:,})"),
         "time (estimate)",
-        _row("  products, s a step", plan, lambda column: f"{column.time.products:.3g}"),
+        _row("  encoder, s a step", plan, lambda column: f"{column.time.encoder:.3g}"),
+        _row("  loss", plan, lambda column: f"{column.time.loss:.2g}"),
         _row("  weights and gradients", plan, lambda column: f"{column.time.exchange:.2g}"),
         _row("  vectors", plan, lambda column: f"{column.time.gather:.2g}"),
         _row("  AdamW", plan, lambda column: f"{column.time.update:.2g}"),
@@ -60,9 +61,10 @@ def format_plan(plan: Plan, config: PlanConfig) -> str:
         lines.append(_row("  cost", plan, lambda column: f"{column.hours * column.num_gpus * price:,.0f}"))
     lines += [
         "",
-        f"time assumes {config.utilization:.0%} of {_peak(plan, config) / 1e12:,.0f} TFLOP/s for "
-        f"{plan.columns[0].time.flop_per_token / model.products:.1f} FLOP a token and parameter (recomputing and",
-        "attention included), nothing overlapped; never run on a GPU by us",
+        f"time: kernels of the real modules at {config.gpu}'s rates, "
+        f"{plan.columns[0].time.elementwise_share:.0%} of a pass in element-wise ones; "
+        f"{plan.columns[0].time.flop_per_token / model.products:.1f} FLOP a token",
+        "and parameter (recomputing and attention included); nothing overlapped; never run on a GPU by us",
         *plan.dry_run,
         *(f"warning: {warning}" for warning in plan.warnings),
         *(f"REFUSED: {refusal}" for refusal in plan.refusals),

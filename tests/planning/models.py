@@ -11,17 +11,17 @@ def write_shape(path: Path, family: str = "qwen3", **changes: int) -> Path:
     return path
 
 
-def write_model(path: Path, **changes: int) -> Path:
+def write_model(path: Path, family: str = "qwen3", **changes: int) -> Path:
     """A directory with weights."""
     from transformers import AutoModel
 
     torch.manual_seed(0)
-    AutoModel.from_config(tiny_shape("qwen3", **changes), dtype=torch.float32).save_pretrained(path)
+    AutoModel.from_config(tiny_shape(family, **changes), dtype=torch.float32).save_pretrained(path)
     return path
 
 
 def tiny_shape(family: str, **changes: int):  # type: ignore[no-untyped-def]
-    from transformers import LlamaConfig, Qwen3Config
+    from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config
 
     shape = {
         "vocab_size": 96,
@@ -33,4 +33,5 @@ def tiny_shape(family: str, **changes: int):  # type: ignore[no-untyped-def]
         "head_dim": 16,
         "max_position_embeddings": 256,
     }
-    return {"qwen3": Qwen3Config, "llama": LlamaConfig}[family](**(shape | changes))
+    families = {"qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
+    return families[family](**(shape | changes))

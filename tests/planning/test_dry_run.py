@@ -14,7 +14,7 @@ from qwen3emb_train.planning.dry_run import count_collectives, predicted_bytes
 from qwen3emb_train.planning.fake_ranks import fake_ranks
 from qwen3emb_train.planning.memory import Parallelism
 from qwen3emb_train.planning.parameters import (
-    build_meta_backbone,
+    build_meta_model,
     count_parameters,
     load_model_shape,
     sharded_elements,
@@ -53,14 +53,22 @@ def test_the_number_of_collectives_does_not_grow_with_ranks(engine: Parallelism)
     assert calls[0]["small"] < 16
 
 
+def test_vectors_gradients_are_scattered_as_on_a_cluster() -> None:
+    """DDP: the sum is the parameters' gradients alone; half the traffic of an all-reduce of the vectors' too."""
+    found, parameters, load = count_collectives(config_of(Parallelism.ddp), 8)
+    assert found.bytes["scatter"] == found.bytes["gather"] == 4 * parameters.hidden * load.columns
+    assert found.bytes["sum"] == 4 * parameters.trained
+
+
 def test_gradients_are_exchanged_once_however_many_chunks() -> None:
-    """DDP: the same collectives for 1, 3 and 6 chunks. FSDP2: one scatter of each group of parameters."""
+    """DDP: the same collectives for 1, 3 and 6 chunks. FSDP2: one scatter of each group of parameters, and
+    those of queries' and documents' gradients."""
     by_chunks = [count_collectives(config_of(Parallelism.ddp), 8, num_chunks=n)[0] for n in (1, 3, 6)]
     assert by_chunks[0].calls == by_chunks[1].calls == by_chunks[2].calls
     assert by_chunks[0].bytes == by_chunks[1].bytes == by_chunks[2].bytes
     assert [
         count_collectives(config_of(Parallelism.fsdp2), 8, num_chunks=n)[0].calls["scatter"] for n in (1, 3, 6)
-    ] == [3] * 3
+    ] == [5] * 3
 
 
 def test_an_engine_that_exchanges_after_every_chunk_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +86,10 @@ def test_an_engine_that_exchanges_after_every_chunk_is_seen(monkeypatch: pytest.
 def test_fsdp_shards_the_true_shapes_as_predicted(ranks: int, replicas: int) -> None:
     """Of the 8B model, on the meta device, to the byte."""
     config = ModelConfig(path="Qwen/Qwen3-8B")
-    backbone = build_meta_backbone(config, load_model_shape(config))
-    model = count_parameters(backbone)
-    assert sharded_bytes(backbone, ranks, replicas) == 4 * sharded_elements(model.shapes, ranks // replicas)
-    assert all(type(parameter) is torch.nn.Parameter for parameter in backbone.parameters()), "the model was copied"
+    model = build_meta_model(config, load_model_shape(config))
+    shapes = count_parameters(model).shapes
+    assert sharded_bytes(model, ranks, replicas) == 4 * sharded_elements(shapes, ranks // replicas)
+    assert all(type(parameter) is torch.nn.Parameter for parameter in model.parameters()), "the model was copied"
 
 
 def test_a_dry_run_leaves_no_process_group_and_joins_none(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,47 +97,6 @@ def test_impossible_settings_are_refused_with_a_remedy(changes: dict[str, object
     assert not result.is_possible
 
 
-def _apply(config: PlanConfig, text: str) -> PlanConfig:
-    """Does what the refusal says."""
-    changes: dict[str, object] = {
-        key: int(value) for key, value in re.findall(r"(tokens_per_chunk|retained_graph_tokens)=(\d+)", text)
-    }
-    if engine := re.search(r"engine=(\w+)", text):
-        changes["engine"] = Parallelism[engine[1]]
-    if "lora.rank=32" in text:
-        changes["model"] = replace(config.model, lora=LoraConfig(rank=32))
-    return replace(config, **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"tokens_per_chunk": 65_536}, "use tokens_per_chunk="),
-        ({"tokens_per_chunk": 32_768, "retained_graph_tokens": 65_536}, "retained_graph_tokens="),
-        ({"model": ModelConfig(path="Qwen/Qwen3-8B"), "tokens_per_chunk": 2048, "num_gpus": "64"}, "engine=zero1|hsdp"),
-        (
-            {"model": ModelConfig(path="Qwen/Qwen3-4B"), "gpu": "l40s", "num_gpus": "1", "tokens_per_chunk": 512},
-            "train adapters",
-        ),
-    ],
-)
-def test_the_remedy_for_too_little_memory_fits(changes: dict[str, object], named: str) -> None:
-    """Invariant: doing what is said makes the plan possible."""
-    config = config_of(**({"batch_size": 4096} | changes))
-    text = refusals(plan(config)[0])
-    assert re.search(named, text)
-    mended = _apply(config, text)
-    assert mended != config
-    assert not plan(mended)[0].columns[0].refusals
-
-
-def test_the_suggested_chunk_is_the_largest_that_fits() -> None:
-    config = config_of(tokens_per_chunk=65_536, batch_size=4096)
-    best = _apply(config, refusals(plan(config)[0]))
-    assert plan(best)[0].columns[0].memory.total > 0.97 * 79.1 * 2**30
-    assert plan(replace(best, tokens_per_chunk=best.tokens_per_chunk + 256))[0].columns[0].refusals
-
-
 def test_too_many_epochs_and_chunks_shorter_than_texts_are_doubted(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"query": f"q{i}", "positive": "p"}) + "\n" for i in range(1024)))
@@ -163,7 +121,7 @@ def test_tokens_of_a_step_are_shared_out(tmp_path: Path) -> None:
     one, four = result.columns
     assert one.load.tokens == 1024 * (30 + 2 * 200) == 4 * four.load.tokens
     assert (one.load.columns, four.load.columns) == (0, 1024 * 2)
-    assert one.time.products == pytest.approx(4 * four.time.products, rel=0.02)
+    assert one.time.encoder == pytest.approx(4 * four.time.encoder, rel=0.05)
     assert four.hours == pytest.approx(four.time.total * 100 / 3600)
 
 
@@ -173,7 +131,6 @@ def test_tokens_of_a_step_are_shared_out(tmp_path: Path) -> None:
         ({"gpu": "h10"}, "Did you mean h100"),
         ({"num_gpus": "eight"}, "num_gpus is eight"),
         ({"num_gpus": "0,8"}, "num_gpus is 0,8"),
-        ({"utilization": 1.2}, "utilization is 1.2"),
         ({"gpus_per_node": 0}, "gpus_per_node is 0"),
     ],
 )
@@ -192,7 +149,7 @@ def test_the_screen_says_what_it_assumes(monkeypatch: pytest.MonkeyPatch) -> Non
         "no file yet",
         "mean_query_tokens, mean_document_tokens as given",
         "cost",
-        "40% of 989 TFLOP/s",
+        "the kernels of the real modules",
     ):
         assert part in shown
 

@@ -19,6 +19,7 @@ SMALL = {
     "mfu": ["--smoke"],
     "mining": ["--documents", "300", "--queries", "40", "--rounds", "1", "--sentences", "0"],
     "shared_prefix": ["--smoke", "--device", "cpu"],
+    "tokenise": ["--megabytes", "0.2", "--processes", "2"],
 }
 
 

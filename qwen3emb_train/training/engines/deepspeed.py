@@ -20,6 +20,10 @@ from qwen3emb_train.models.precision import Precision, autocast
 from qwen3emb_train.models.text_model import TextModel
 from qwen3emb_train.training.engines.engine import Engine, Piece, ReadRows
 
+# Gradients that ZeRO reduces at once, in a buffer of this size: DeepSpeed's own default, stated here because
+# ``planning`` counts it. A launcher's value wins.
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+
 
 class DeepSpeedEngine(Engine):
     """ZeRO over float32 weights; bf16 comes by autocast, entered inside the model.
@@ -164,6 +168,7 @@ def _autocast_inside(model: TextModel, precision: Precision, device: torch.devic
 def _complete(settings: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
     """DeepSpeed's configuration without the "auto" values that accelerate would fill."""
     zero = {key: value for key, value in settings.get("zero_optimization", {}).items() if value != "auto"}
+    zero.setdefault("reduce_bucket_size", REDUCE_BUCKET_ELEMENTS)
     return {
         "train_micro_batch_size_per_gpu": 1,  # batches are ours; DeepSpeed only wants a number
         "gradient_accumulation_steps": 1,
