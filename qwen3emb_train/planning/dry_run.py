@@ -19,7 +19,7 @@ from qwen3emb_train.losses.embedding_loss import EmbeddingLoss, LossOutput
 from qwen3emb_train.losses.embeddings import Embeddings
 from qwen3emb_train.models.packing import PACKED, register_packed_attention
 from qwen3emb_train.models.precision import Precision
-from qwen3emb_train.models.text_model import Encoder
+from qwen3emb_train.models.text_model import Encoder, TextModel
 from qwen3emb_train.planning.config import PlanConfig
 from qwen3emb_train.planning.cost import predict_traffic, sharded_over
 from qwen3emb_train.planning.fake_ranks import fake_ranks
@@ -122,7 +122,7 @@ def count_collectives(
     return count.found, parameters, load
 
 
-def dry_run(config: PlanConfig, plan: Plan, model: Encoder) -> list[str]:
+def dry_run(config: PlanConfig, plan: Plan, model: TextModel) -> list[str]:
     """Lines for the report: what the dry run found, and whether the plan's formulas agree.
 
     Args:
@@ -170,7 +170,7 @@ def _objective_line(config: PlanConfig, num_ranks: int) -> str:
     return f"  {num_ranks} ranks: {', '.join(parts)}, {found.calls['small']} small"
 
 
-def _shard_line(config: PlanConfig, parameters: Parameters, model: Encoder, num_ranks: int) -> str:
+def _shard_line(config: PlanConfig, parameters: Parameters, model: TextModel, num_ranks: int) -> str:
     group = sharded_over(config.engine, num_ranks, config.gpus_per_node)
     own = sharded_bytes(model, num_ranks, num_ranks // group)
     predicted = parameters.bytes_per_weight * sharded_elements(parameters.shapes, group)

@@ -162,7 +162,7 @@ def _autocast_inside(model: TextModel, precision: Precision, device: torch.devic
             vectors: Tensor = forward(tokens)
         return vectors
 
-    model.forward = in_autocast
+    model.forward = in_autocast  # type: ignore[method-assign]
 
 
 def _complete(settings: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
