@@ -149,7 +149,7 @@ def test_the_screen_says_what_it_assumes(monkeypatch: pytest.MonkeyPatch) -> Non
         "no file yet",
         "mean_query_tokens, mean_document_tokens as given",
         "cost",
-        "the kernels of the real modules",
+        "kernels of the real modules at h100's rates",
     ):
         assert part in shown
 
