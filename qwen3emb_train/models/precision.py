@@ -133,8 +133,8 @@ class _Rotation(torch.autograd.Function):
 
 def rotate(
     states: Float[Tensor, "texts heads tokens dim"],
-    cos: Float[Tensor, "texts 1 tokens dim"],
-    sin: Float[Tensor, "texts 1 tokens dim"],
+    cos: Float[Tensor, "#texts 1 tokens dim"],
+    sin: Float[Tensor, "#texts 1 tokens dim"],
 ) -> Float[Tensor, "texts heads tokens dim"]:
     """Rotary position embedding of queries or keys in their own dtype, halves of a head paired.
 

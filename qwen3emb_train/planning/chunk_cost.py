@@ -7,7 +7,6 @@ whichever is longer, and never less than it takes to start one. Kernels run one 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +97,9 @@ class ModelTrace:
     Args:
         model: on the meta device; unchanged.
         how: it is run.
+
+    Raises:
+        ValueError: its code cannot be traced.
     """
 
     def __init__(self, model: TextModel, how: How) -> None:
@@ -107,6 +109,7 @@ class ModelTrace:
         by_kind = {kind: trace_layer(model, how, 1 + self._others.index(kind)) for kind in dict.fromkeys(self._others)}
         self._traces = by_kind or {0: trace_layer(model, how, None)}
         self._found: dict[tuple[int, int], ChunkCost] = {}
+        self._lines = self._joined()
 
     def chunk(self, tokens: int, gpu: Gpu) -> ChunkCost:
         """The cost of a chunk of so many tokens."""
@@ -135,8 +138,7 @@ class ModelTrace:
             other_s / (forward_s + backward_s),
         )
 
-    @cached_property
-    def _lines(self) -> tuple[list[_Line], list[_Line], list[_Line]]:
+    def _joined(self) -> tuple[list[_Line], list[_Line], list[_Line]]:
         """All stretches of the plain, the forward and the backward pass, in order."""
         found = {}
         for name in ("plain", "forward", "backward"):

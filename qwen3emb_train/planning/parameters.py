@@ -5,6 +5,7 @@ No weight is read or allocated. The shapes of Qwen3's models are built in, so th
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,22 +132,19 @@ def build_meta_model(config: ModelConfig, shape: Any) -> Encoder:
     """The encoder of ``load_encoder``, but without storage. Whether packing is exact can only be tried with weights."""
     from transformers import AutoModel
 
+    register_packed_attention()
+    native = deepcopy(shape)  # transformers sets the attention in what it is given
+    kind = {"dtype": torch.float32, "trust_remote_code": config.trust_remote_code}
+    chosen = {"attn_implementation": PACKED} if config.attention is Attention.packed else {}
     with torch.device("meta"), quiet_transformers():
-        backbone = AutoModel.from_config(shape, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
-        if config.attention is Attention.packed:
-            _let_pack(backbone)
+        try:
+            backbone = AutoModel.from_config(shape, **kind, **chosen)
+        except (KeyError, ValueError):  # a family whose attention cannot be replaced: it is run padded
+            if not chosen:
+                raise
+            backbone = AutoModel.from_config(native, **kind)
         backbone, text_keys = _equipped(backbone, config)
     return Encoder(backbone, text_keys).train()
-
-
-def _let_pack(backbone: Any) -> None:
-    """Replaces the attention function. A family where that cannot be is run padded, with its own."""
-    register_packed_attention()
-    native = backbone.config._attn_implementation
-    try:
-        backbone.set_attn_implementation(PACKED)
-    except (KeyError, ValueError):
-        backbone.config._attn_implementation_internal = native
 
 
 def _equipped(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
