@@ -5,7 +5,8 @@ program (through accelerate) or by a test, never here.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -114,3 +115,20 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     votes = torch.tensor([int(flag)], device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
+
+
+@contextmanager
+def together(device: torch.device, doing: str = "write its part of the checkpoint") -> Iterator[None]:
+    """A block that succeeds on every rank or fails on every rank: none waits for one that has failed. Collective.
+
+    Raises:
+        Exception: what the block raised on this rank.
+        OSError: the block raised on another rank only; ``doing`` is for the message.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if any_rank(own is not None, device):
+        raise own or OSError(f"another rank could not {doing}; see its message")

@@ -41,6 +41,7 @@ SLOW_FILES = {
     "tests/scripts/test_benchmarks.py": PROCESSES,
     "tests/scripts/test_front_door_under_stress.py": PROCESSES,
     "tests/training/engines/test_engines.py": PROCESSES,
+    "tests/training/engines/test_reading_in_parts.py": PROCESSES,
     "tests/training/faults/test_elastic.py": PROCESSES,
     "tests/training/faults/test_non_finite_ranks.py": PROCESSES,
     "tests/training/faults/test_rank_failure.py": PROCESSES,

@@ -5,17 +5,19 @@ at lr 6e-6 (the rest is rounded away). bf16 enters through autocast and frozen p
 export.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from qwen3emb_train.data.tokenization import refuse_missing_directory
+from qwen3emb_train.distributed import is_main_process
 from qwen3emb_train.model_directory import reading_model
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.exactness import settle_attention
@@ -26,9 +28,18 @@ from qwen3emb_train.models.quantization import Quantization, quantization_settin
 from qwen3emb_train.models.reranker import YesNoReranker
 from qwen3emb_train.models.text_model import Encoder, TextModel
 from qwen3emb_train.models.text_parts import has_text_part, key_mapping, text_config
-from qwen3emb_train.models.weights import refuse_pickled_weights
+from qwen3emb_train.models.unread import (
+    NotInPartsError,
+    UnreadWeights,
+    build_unread,
+    settle_attention_unread,
+    standing_in,
+    stored_names,
+)
+from qwen3emb_train.models.weights import StoredWeights, refuse_pickled_weights
 
 LM_HEAD = "lm_head.weight"
+_Model = TypeVar("_Model", bound=TextModel)
 
 
 class Attention(str, Enum):
@@ -80,8 +91,12 @@ class ModelConfig:
             raise ValueError("model.trust_remote_code=true needs model.revision pinned to a 40-character commit.")
 
 
-def load_encoder(config: ModelConfig) -> Encoder:
+def load_encoder(config: ModelConfig, *, unread: bool = False) -> Encoder:
     """Loads the backbone in float32 on the CPU, in training mode.
+
+    Args:
+        config: which model.
+        unread: leave the weights in their files, where that can be (``models.unread``): an engine reads its part.
 
     Raises:
         FileNotFoundError: nothing loadable at ``config.path``.
@@ -90,35 +105,65 @@ def load_encoder(config: ModelConfig) -> Encoder:
     """
     from transformers import AutoModel
 
+    def load(unread: bool) -> Encoder:
+        model, stored = _load(AutoModel, config, unread)
+        places = {} if stored is None else stored_names(model, stored)
+        encoder = Encoder(*_prepared(model, config, unread))
+        if stored is not None:
+            encoder.unread = UnreadWeights.of(encoder, stored, places)
+        return encoder.train()
+
     with reading_model(config.path):
-        backbone = _load(AutoModel, config)
-        backbone, text_keys = _prepared(backbone, config)
-    return Encoder(backbone, text_keys).train()
+        return _unread_or_whole(load, config, unread)
 
 
-def load_reranker(config: ModelConfig, answer_ids: tuple[int, int], *, over_vocabulary: bool = False) -> YesNoReranker:
+def load_reranker(
+    config: ModelConfig, answer_ids: tuple[int, int], *, over_vocabulary: bool = False, unread: bool = False
+) -> YesNoReranker:
     """Loads a causal language model (any decoder; its head may be its embedding) as ``load_encoder`` does.
 
     Args:
         config: which model.
         answer_ids: token ids of yes and no.
         over_vocabulary: see ``YesNoReranker``.
+        unread: see ``load_encoder``.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_encoder``; a head that is neither stored nor tied counts as missing.
     """
     from transformers import AutoModelForCausalLM
 
-    with reading_model(config.path):
-        model = _load(AutoModelForCausalLM, config)
+    def load(unread: bool) -> YesNoReranker:
+        model, stored = _load(AutoModelForCausalLM, config, unread)
+        places = {} if stored is None else stored_names(model, stored)
         lm_head = model.get_output_embeddings()
         if config.lora.rank:
             lm_head.requires_grad_(False)
-        backbone, text_keys = _prepared(model.base_model, config)
-    return YesNoReranker(backbone, lm_head, answer_ids, over_vocabulary=over_vocabulary, text_keys=text_keys).train()
+        backbone, keys = _prepared(model.base_model, config, unread)
+        reranker = YesNoReranker(backbone, lm_head, answer_ids, over_vocabulary=over_vocabulary, text_keys=keys)
+        if stored is not None:
+            reranker.unread = UnreadWeights.of(reranker, stored, places)
+        return reranker.train()
+
+    with reading_model(config.path):
+        return _unread_or_whole(load, config, unread)
 
 
-def _load(auto_class: Any, config: ModelConfig) -> Any:
+def _unread_or_whole(load: Callable[[bool], _Model], config: ModelConfig, unread: bool) -> _Model:
+    """Tries without the weights first, where wanted; says why not, where that cannot be."""
+    if unread:
+        try:
+            if config.quantization is not Quantization.none:
+                raise NotInPartsError("model.quantization packs whole tensors")
+            return load(True)
+        except NotInPartsError as why:
+            if is_main_process():
+                print(f"{config.path}: every rank loads the whole model: {why}.", file=sys.stderr, flush=True)
+    return load(False)
+
+
+def _load(auto_class: Any, config: ModelConfig, unread: bool = False) -> tuple[Any, StoredWeights | None]:
+    """The transformers model; where ``unread``, on the meta device, with its files."""
     from transformers import AutoConfig
 
     register_packed_attention()
@@ -133,6 +178,8 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
         hf_config = text_config(hf_config)
         keep_layers(hf_config, config)
         _set_bidirectional(hf_config, config)
+        if unread:
+            return build_unread(auto_class, hf_config, config.path, config.trust_remote_code)
         with quiet_transformers():
             model, info = auto_class.from_pretrained(
                 config.path, config=hf_config, dtype=torch.float32, output_loading_info=True, **source,
@@ -145,7 +192,7 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
             f"model.path {config.path}: its weights cannot be read ({error}): an incomplete copy, or a "
             "git-lfs pointer. Fetch the safetensors files again (git lfs pull)."
         ) from error
-    except (ValueError, ImportError, MemoryError):
+    except (ValueError, ImportError, MemoryError, NotInPartsError):
         raise
     except Exception as error:  # a foreign config.json may fail anywhere in transformers
         first = (str(error).strip().splitlines() or [""])[0][:160]
@@ -154,16 +201,17 @@ def _load(auto_class: Any, config: ModelConfig) -> Any:
             "config.json and weights, or use another model."
         ) from error
     _refuse_damaged(model, info, config.path)
-    return model
+    return model, None
 
 
-def _prepared(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
+def _prepared(backbone: Any, config: ModelConfig, unread: bool = False) -> tuple[Any, TextKeys | None]:
     """The backbone set up for training, with adapters if configured, and the keys of their dropout."""
     _set_causality(backbone)
     backbone.config.use_cache = False
     # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
-    settle_attention(backbone, config.path, want_packed=config.attention is Attention.packed)
+    settle = settle_attention_unread if unread else settle_attention
+    settle(backbone, config.path, want_packed=config.attention is Attention.packed)
     return equip(backbone, config)
 
 
@@ -180,7 +228,8 @@ def equip(backbone: Any, config: ModelConfig) -> tuple[Any, TextKeys | None]:
         contexts = {} if text_keys is None else {"context_fn": text_keys.checkpoint_contexts}
         backbone.gradient_checkpointing_enable({"use_reentrant": False, **contexts})
     if config.lora.rank:
-        backbone = add_lora(backbone, config.lora)
+        with standing_in(backbone):
+            backbone = add_lora(backbone, config.lora)
     if text_keys is not None:
         use_text_dropout(backbone, text_keys)
     return backbone, text_keys

@@ -1,6 +1,6 @@
 """TextModel: a Hugging Face decoder on packed texts; Encoder: its state at the EOS token; last-token pooling."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.dropout import TextKeys
 from qwen3emb_train.models.packing import PACKED, PackedLayout, is_causal
+
+if TYPE_CHECKING:  # it tries models, which takes this file
+    from qwen3emb_train.models.unread import UnreadWeights
 
 
 def pool_last_token(
@@ -46,6 +49,7 @@ class TextModel(nn.Module):
         backbone: the transformers model without a language-model head (or its peft wrapper).
         text_keys: what dropout masks are made from, where there is dropout (see ``models.dropout``).
         stored_prefix: prefix of the backbone's parameter names in a saved model directory.
+        unread: where the weights of meta parameters are; None where all are in memory.
     """
 
     stored_prefix = ""
@@ -54,6 +58,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.text_keys = text_keys
+        self.unread: UnreadWeights | None = None
         self._is_causal = is_causal(backbone)
 
     @property

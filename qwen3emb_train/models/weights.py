@@ -69,13 +69,25 @@ class StoredWeights:
         Raises:
             ValueError: it holds NaN or infinity.
         """
+        return self.part(name, 0, math.prod(self.shape(name))).view(self.shape(name))
+
+    def part(self, name: str, first: int, count: int) -> Shaped[Tensor, " count"]:
+        """Elements ``first .. first + count`` of a flattened tensor; nothing else of it is read.
+
+        Args:
+            name: of the tensor.
+            first, count: in elements.
+
+        Raises:
+            ValueError: they hold NaN or infinity.
+        """
         path, _, _, first_byte = self._stored[name]
-        tensor = torch.empty(self.shape(name), dtype=self.dtype(name))
+        part = torch.empty(count, dtype=self.dtype(name))
         with path.open("rb", buffering=0) as file:
-            file.seek(first_byte)
-            _read_all(file, _bytes_of(tensor).numpy().data, path)
-        require_finite(tensor, name, self.directory)
-        return tensor
+            file.seek(first_byte + first * part.element_size())
+            _read_all(file, _bytes_of(part).numpy().data, path)
+        require_finite(part, name, self.directory)
+        return part
 
 
 def require_finite(tensor: Shaped[Tensor, "..."], name: str, origin: Path) -> None:

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from qwen3emb_train.data.reranker_tokens import RerankerTokenizer
 from qwen3emb_train.data.tokenization import TextTokenizer
-from qwen3emb_train.distributed import any_rank, is_main_process, rank
+from qwen3emb_train.distributed import any_rank, is_main_process, rank, together
 from qwen3emb_train.lineage import RunRecord, atomic_directory, write_record, write_text, writing_name
 from qwen3emb_train.model_directory import STEP_DIRECTORY, Prompts, step_directory
 from qwen3emb_train.models.loading import loadable_name, save_model
 from qwen3emb_train.models.text_model import TextModel
+from qwen3emb_train.models.unread import UnreadWeights
 from qwen3emb_train.models.weights import StoredWeights
 from qwen3emb_train.training.checkpoint_digests import write_digests
 from qwen3emb_train.training.engines.engine import Engine
@@ -160,7 +161,7 @@ def read_state(checkpoint: Path) -> TrainingState:
 
 
 def load_weights(checkpoint: Path, model: TextModel) -> None:
-    """Puts the checkpoint's weights into a whole model, before an engine shards it.
+    """Puts the checkpoint's weights into a model, before an engine shards it; an unread one is pointed to them.
 
     Raises:
         ValueError: they are damaged, or some are missing.
@@ -173,6 +174,9 @@ def load_weights(checkpoint: Path, model: TextModel) -> None:
     try:
         if is_whole:
             stored = StoredWeights(path)
+            if model.unread is not None:
+                _point_to(stored, model)
+                return
             weights = {loadable_name(model, name): stored.load(name) for name in stored.names}
         else:
             weights = load_file(path)
@@ -182,6 +186,15 @@ def load_weights(checkpoint: Path, model: TextModel) -> None:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if wrong := [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if name in trained)]:
         raise ValueError(f"{path}: not the weights of this model: {wrong[:3]} missing or unknown. {DELETE_IT}")
+
+
+def _point_to(stored: StoredWeights, model: TextModel) -> None:
+    """The weights of an unread model are read from here."""
+    names = {loadable_name(model, name): name for name in stored.names}
+    for name, parameter in model.named_parameters():
+        if name not in names or stored.shape(names[name]) != tuple(parameter.shape):
+            raise ValueError(f"not the weights of this model: {name} is missing or of another shape")
+    model.unread = UnreadWeights(stored, names)
 
 
 def load_optimizer(checkpoint: Path, engine: Engine) -> None:
@@ -260,20 +273,3 @@ def _written_together(final: Path, device: torch.device) -> Iterator[Path]:
         raise
     with together(device):
         manager.__exit__(None, None, None)
-
-
-@contextmanager
-def together(device: torch.device, doing: str = "write its part of the checkpoint") -> Iterator[None]:
-    """A block that succeeds on every rank or fails on every rank: none waits for one that has failed. Collective.
-
-    Raises:
-        Exception: what the block raised on this rank.
-        OSError: the block raised on another rank only; ``doing`` is for the message.
-    """
-    own: Exception | None = None
-    try:
-        yield
-    except Exception as error:
-        own = error
-    if any_rank(own is not None, device):
-        raise own or OSError(f"another rank could not {doing}; see its message")

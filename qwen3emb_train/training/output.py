@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from qwen3emb_train.distributed import is_main_process
+from qwen3emb_train.distributed import is_main_process, together
 from qwen3emb_train.lineage import (
     LOCK_FILE,
     RUN_FILE,
@@ -18,7 +18,6 @@ from qwen3emb_train.lineage import (
     require_apart,
     require_claimable,
 )
-from qwen3emb_train.training.checkpoints import together
 
 PLAN_FILE = "plan.json"
 CHECKPOINTS, MODEL = "checkpoints", "model"

@@ -18,7 +18,7 @@ from qwen3emb_train.data.instructions import Template
 from qwen3emb_train.data.token_store import copy_rejected
 from qwen3emb_train.data.trained_prompts import trained_prompts
 from qwen3emb_train.data.training_data import DataSettings, TrainingData, plan_difference
-from qwen3emb_train.distributed import gather_counts, is_main_process, rank, world_size
+from qwen3emb_train.distributed import gather_counts, is_main_process, rank, together, world_size
 from qwen3emb_train.index.query_prompts import shown
 from qwen3emb_train.lineage import (
     RunRecord,
@@ -44,7 +44,6 @@ from qwen3emb_train.training.checkpoints import (
     load_optimizer,
     load_weights,
     read_state,
-    together,
 )
 from qwen3emb_train.training.config import TrainingConfig
 from qwen3emb_train.training.determinism import deterministic_algorithms
@@ -94,8 +93,8 @@ class Stage(ABC):
         return {}
 
     @abstractmethod
-    def load_model(self, tokenizer: Any) -> TextModel:
-        """Whole, on the CPU, in float32."""
+    def load_model(self, tokenizer: Any, *, unread: bool = False) -> TextModel:
+        """On the CPU, in float32; ``unread``: see ``models.loading.load_encoder``."""
 
     @abstractmethod
     def text_limits(self) -> dict[str, int]:
@@ -147,7 +146,9 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     config, output_dir = stage.config, Path(stage.config.output_dir)
     tokenizer = stage.load_tokenizer()
     torch.manual_seed(config.seed)  # LoRA's matrices begin at random
-    model = stage.load_model(tokenizer)  # before the data: what refuses it would do so after hours of tokenising
+    model = stage.load_model(
+        tokenizer, unread=launch.reads_parts
+    )  # before the data: what refuses it would do so after hours of tokenising
     require_rows_for(tokenizer.hf, model.backbone, config.model.path)
     for setting, longest in stage.text_limits().items():
         require_positions(model.backbone, longest, setting)
@@ -177,6 +178,8 @@ def _train(stage: Stage, stop: StopSignal, launch: Launch) -> None:
     require_products(engine)
     if checkpoint is not None:
         load_optimizer(checkpoint, engine)
+    if model.unread is not None:
+        _say(f"weights: each rank read its own part of {model.unread.stored.directory}")
     _announce(config, engine, counts, data, prompts, state)
     objective = stage.build_objective(engine)
     monitor = Monitor(

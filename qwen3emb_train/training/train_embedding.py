@@ -54,8 +54,8 @@ class EmbeddingStage(Stage):
             for name, chosen in self.config.eval_sets.items()
         }
 
-    def load_model(self, tokenizer: TextTokenizer) -> Encoder:
-        return load_encoder(self.config.model)
+    def load_model(self, tokenizer: TextTokenizer, *, unread: bool = False) -> Encoder:
+        return load_encoder(self.config.model, unread=unread)
 
     def text_limits(self) -> dict[str, int]:
         return {f"lengths.{name}": limit for name, limit in vars(self.config.lengths).items()}

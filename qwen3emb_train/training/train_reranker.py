@@ -43,8 +43,11 @@ class RerankerStage(Stage):
             max_positives=config.max_positives, max_negatives=config.max_negatives,
         )  # fmt: skip
 
-    def load_model(self, tokenizer: RerankerTokenizer) -> YesNoReranker:
-        return load_reranker(self.config.model, tokenizer.answer_ids, over_vocabulary=self.config.loss.needs_vocabulary)
+    def load_model(self, tokenizer: RerankerTokenizer, *, unread: bool = False) -> YesNoReranker:
+        config = self.config
+        return load_reranker(
+            config.model, tokenizer.answer_ids, over_vocabulary=config.loss.needs_vocabulary, unread=unread
+        )
 
     def text_limits(self) -> dict[str, int]:
         return {"max_tokens": self.config.max_tokens}

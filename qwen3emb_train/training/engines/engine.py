@@ -98,6 +98,10 @@ class Engine(ABC):
             names: the stored keys and the whole shapes.
         """
 
+    def weight_parts(self) -> Iterator[tuple[str, Tensor, int]]:
+        """This rank's part of each weight where it is laid out by parts: name, flat view, its first element."""
+        yield from ()
+
     def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
         """This rank's gradients by parameter name, between ``finish_backward`` and ``update``; perhaps none."""
         for name, parameter in self.model.named_parameters():

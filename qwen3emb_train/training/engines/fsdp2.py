@@ -6,7 +6,7 @@ is what the tests do. Every decoder layer is a unit; the rest (embedding, last n
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ class FSDP2Engine(Engine):
     """``fully_shard`` on a one- or two-dimensional mesh.
 
     Args:
-        model: whole on every rank; sharded in place.
+        model: whole on every rank, or on the meta device; sharded in place.
         optimizer: its settings (the optimizer is built after sharding, over the shards).
         precision: bf16: layers compute in bf16 on gathered bf16 copies; the shards stay float32 and gradients are
             reduced in float32.
@@ -58,10 +58,17 @@ class FSDP2Engine(Engine):
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh, mp_policy=policy)
+        model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
         super().__init__(model, build_optimizer(model, optimizer), precision, device)
         if num_replicas > 1:
             self.name = "hsdp"
         self._gradient_norm = math.nan
+
+    def weight_parts(self) -> Iterator[tuple[str, Tensor, int]]:
+        for name, parameter in self.model.named_parameters():
+            if isinstance(parameter, DTensor):
+                rest = math.prod(parameter.shape[1:])
+                yield name, parameter.to_local().detach().view(-1), _place(parameter)[0] * rest
 
     def forward(self, tokens: PackedTokens, *, last: bool = False) -> Float[Tensor, "texts dim"]:
         vectors: Tensor = self.model(tokens)

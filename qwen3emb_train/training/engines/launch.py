@@ -15,13 +15,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from qwen3emb_train.distributed import world_size
+from qwen3emb_train.distributed import together, world_size
 from qwen3emb_train.models.precision import Precision, resolve_device, round_frozen_products
 from qwen3emb_train.models.quantization import is_quantized
 from qwen3emb_train.models.text_model import TextModel
+from qwen3emb_train.models.unread import UnreadWeights
 from qwen3emb_train.training.engines.engine import Engine, SingleEngine
 from qwen3emb_train.training.optimization import OptimizerConfig, build_optimizer
 
+_BLOCK = 1 << 21  # elements read at once: what a rank needs beside its share
 _JOINED: list[str] = []  # the backend of a group that start() made; a caller's own is not ours to end
 
 
@@ -49,6 +51,11 @@ class Launch:
     device: torch.device
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     num_replicas: int = 1
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether each rank can read its part of the weights alone (``models.unread``)."""
+        return self.kind is EngineKind.fsdp2
 
 
 def start(device: str, timeout_s: float = 1800.0) -> Launch:
@@ -100,22 +107,59 @@ def build_engine(
 ) -> Engine:
     """Puts the model (float32, on the CPU or the device) under the engine; builds its optimizer.
 
+    Of a model whose weights are still in their files each rank reads its part.
+
     Args:
         launch: which engine, on which device.
-        model: whole.
+        model: whole, or unread where ``launch.reads_parts``.
         optimizer: settings of AdamW.
         precision: resolved.
         max_grad_norm: see ``Engine.finish_backward``; DeepSpeed needs it at the start.
         sync_every_chunk: sharded engines only: reduce gradients after every chunk instead of once a step.
 
     Raises:
-        ValueError: quantised weights under an engine that shards them.
+        ValueError: quantised weights under an engine that shards them; weights that are not finite.
     """
     if launch.kind in (EngineKind.fsdp2, EngineKind.deepspeed) and any(map(is_quantized, model.modules())):
         raise ValueError("model.quantization=nf4 cannot be sharded: launch with ddp.yaml, or set quantization=none.")
     if precision is Precision.bf16:
         round_frozen_products(model.backbone)  # a reranker's head computes in float32
-    model = model.to(launch.device)
+    if model.unread is None:
+        model = model.to(launch.device)
+    elif not launch.reads_parts:
+        raise AssertionError(f"{launch.kind.value} needs a model with its weights in memory")
+    engine = _build(launch, model, optimizer, precision, max_grad_norm, sync_every_chunk)
+    if model.unread is not None:
+        with together(launch.device, "read its part of the weights"):
+            read_weights(engine, model.unread)
+    return engine
+
+
+def read_weights(engine: Engine, unread: UnreadWeights) -> None:
+    """Each rank reads its own part of every weight from the files, one after the other.
+
+    Args:
+        engine: built over a model without weights.
+        unread: where they are.
+
+    Raises:
+        ValueError: a part holds NaN or infinity, or a file ended.
+    """
+    for name, part, first in engine.weight_parts():
+        if name in unread.names:
+            for begin in range(0, len(part), _BLOCK):
+                block = part[begin : begin + _BLOCK]
+                block.copy_(unread.part(name, first + begin, len(block)))
+
+
+def _build(
+    launch: Launch,
+    model: TextModel,
+    optimizer: OptimizerConfig,
+    precision: Precision,
+    max_grad_norm: float | None,
+    sync_every_chunk: bool,
+) -> Engine:
     match launch.kind:
         case EngineKind.single:
             return SingleEngine(model, build_optimizer(model, optimizer), precision, launch.device)

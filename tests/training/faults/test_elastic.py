@@ -12,17 +12,19 @@ STOP = {"point": "batch", "rank": 0, "do": "SIGTERM"}
 
 
 def test_a_run_wanders_between_engines_and_ends_where_it_would_have(launcher: Launcher, problem: Problem) -> None:
-    """One rank, DDP on two, FSDP2 on two, one rank again: learning rates and weights of a run that stayed on one."""
+    """One rank, FSDP2 on 4 and 2, DDP on 2, one again: learning rates and weights of a run that stayed on one."""
     settings = ("optimizer.lr=1e-4", "optimizer.eps=1e-6")
     alone = launcher.run(problem.command("stayed", *settings))
     assert alone.codes == [0], alone.logs
     wandering = problem.command("wandered", *settings)
-    legs = [(1, {}, 1), (2, ENGINES["ddp"], 2), (2, ENGINES["fsdp2"], 5), (1, {}, None)]
+    legs = [(1, {}, 1), (4, ENGINES["fsdp2"], 2), (2, ENGINES["fsdp2"], 4), (2, ENGINES["ddp"], 5), (1, {}, None)]
     lrs: dict[int, float] = {}
     for num_ranks, environment, stop_after in legs:
         faults = [] if stop_after is None else [STOP | {"step": stop_after - 1}]
         ended = launcher.run(wandering, num_ranks, faults, environment=environment)
         assert ended.codes == [75 if faults else 0] * num_ranks, ended.logs
+        if environment == ENGINES["fsdp2"]:
+            assert "weights: each rank read its own part" in ended.logs[0], ended.logs[0]
         lrs |= {step: record["lr"] for step, record in ended.trace[0].items()}
     assert lrs == {step: record["lr"] for step, record in alone.trace[0].items()}
     start = load_file(problem.directory / "model" / "model.safetensors")
