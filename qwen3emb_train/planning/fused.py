@@ -6,6 +6,7 @@ The operations below stand for that kernel, forwards and backwards: they have sh
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -14,7 +15,20 @@ _BACKWARD = (torch.ops.aten._fused_rms_norm_backward, torch.ops.aten._fused_rms_
 
 
 class FusedNorms(TorchFunctionMode):
-    """Inside, torch's RMSNorm is one kernel on fake tensors of any device."""
+    """Inside, torch's RMSNorm is one kernel on fake tensors of any device.
+
+    Its Python function is replaced too: where a checkpoint recomputes a layer, modes such as this one are not asked.
+    """
+
+    def __enter__(self) -> "FusedNorms":
+        self._theirs = F.rms_norm
+        F.rms_norm = _rms_norm
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        F.rms_norm = self._theirs
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -27,6 +41,11 @@ class FusedNorms(TorchFunctionMode):
             gradient, rows, _, scale, weight = args[:5]
             return rms_norm_backward(gradient, rows, scale, weight)
         return function(*args, **named)
+
+
+def _rms_norm(rows: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    normed: Tensor = _Norm.apply(rows, weight)
+    return normed
 
 
 class _Norm(torch.autograd.Function):
