@@ -122,8 +122,8 @@ def test_checkpointing_keeps_one_layer_and_every_layers_input() -> None:
         traced(ModelConfig(path="Qwen/Qwen3-0.6B", activation_checkpointing=checkpoints), how, 8000)
         for checkpoints in (False, True)
     )
-    assert less.kept < whole.kept / 10
-    assert less.kept > 27 * 8000 * 4 * 1024
+    assert less.kept < whole.kept / 9
+    assert less.kept > 27 * 8000 * 2 * 1024
     assert whole.backward_peak / 28 < less.backward_peak < whole.backward_peak / 5
     assert less.backward_flop == pytest.approx(whole.backward_flop + whole.forward_flop, rel=0.1)
     assert less.backward_s > 1.2 * whole.backward_s
