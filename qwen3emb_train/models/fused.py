@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qwen3emb_train.models.precision import RMSNorm, rotate, round_to_products
+from qwen3emb_train.models.precision import RMSNorm, rotation_under, round_to_products
 
 _EPS_NAMES = ("variance_epsilon", "eps")
 _ROTATION = "apply_rotary_pos_emb"
@@ -72,23 +72,10 @@ def _rotate_by_ours(module: nn.Module) -> None:
     theirs = forward.__globals__.get(_ROTATION)
     if not callable(theirs) or not _is_our_rotation(theirs):
         return
-    known = {**forward.__globals__, _ROTATION: _as_theirs(theirs)}
+    known = {**forward.__globals__, _ROTATION: rotation_under(theirs)}
     ours = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
     ours.__kwdefaults__ = forward.__kwdefaults__
     module.forward = MethodType(ours, module)
-
-
-def _as_theirs(theirs: Callable[..., Any]) -> Callable[..., Any]:
-    """Our rotation under the family's signature; the family's own for what ours was not tried on."""
-
-    def rotate_both(q: Any, k: Any, cos: Any, sin: Any, *others: Any, **named: Any) -> Any:
-        is_tried = not others and not named and cos.shape[-1] == q.shape[-1] and cos.dtype == q.dtype == k.dtype
-        if not is_tried or cos.requires_grad:
-            return theirs(q, k, cos, sin, *others, **named)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        return rotate(q, cos, sin), rotate(k, cos, sin)
-
-    return rotate_both
 
 
 def _is_our_rotation(theirs: Callable[..., Any]) -> bool:
@@ -99,7 +86,7 @@ def _is_our_rotation(theirs: Callable[..., Any]) -> bool:
         expected = theirs(q, k, cos, sin)
     except Exception:  # as above
         return False
-    found = _as_theirs(theirs)(q, k, cos, sin)
+    found = rotation_under(theirs)(q, k, cos, sin)
     return len(expected) == 2 and all(_equal(ours, their) for ours, their in zip(found, expected, strict=True))
 
 

@@ -5,7 +5,7 @@ norms round their results once. A float32 stream between bf16 products would cos
 and each sum would read and write it, and each product would cast it again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import Any
@@ -68,7 +68,7 @@ def round_to_products(module: nn.Module, arguments: Any, output: Tensor) -> Tens
 
     Args:
         module, arguments: not used.
-        output: looked-up rows.
+    output: looked-up rows.
     """
     return output.to(dtype_of_products(output))
 
@@ -144,6 +144,23 @@ def rotate(
     """
     rotated: Tensor = _Rotation.apply(states, cos, sin)
     return rotated
+
+
+def rotation_under(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """Our rotation under the signature of transformers; a family's own for what ours was not tried on.
+
+    Args:
+        theirs: the family's function: queries, keys, cosines, sines.
+    """
+
+    def rotate_both(q: Any, k: Any, cos: Any, sin: Any, *others: Any, **named: Any) -> Any:
+        is_tried = not others and not named and cos.shape[-1] == q.shape[-1] and cos.dtype == q.dtype == k.dtype
+        if not is_tried or cos.requires_grad:
+            return theirs(q, k, cos, sin, *others, **named)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
+    return rotate_both
 
 
 @contextmanager

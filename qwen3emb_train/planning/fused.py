@@ -22,7 +22,7 @@ class FusedNorms(TorchFunctionMode):
 
     def __enter__(self) -> "FusedNorms":
         self._theirs = F.rms_norm
-        F.rms_norm = _rms_norm
+        F.rms_norm = _rms_norm  # type: ignore[assignment]
         super().__enter__()
         return self
 

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from qwen3emb_train.data.batches import PackedTokens
-from qwen3emb_train.models import fused
+from qwen3emb_train.models import precision
 from qwen3emb_train.models.fused import fuse
 from qwen3emb_train.models.loading import ModelConfig, load_encoder, load_reranker
 from qwen3emb_train.models.precision import RMSNorm, rotate
@@ -164,7 +164,7 @@ def test_our_rotation_is_the_familys_in_value_and_gradient(family: str) -> None:
 
 def test_a_loaded_model_turns_by_ours_and_others_do_not(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(fused, "rotate", lambda states, cos, sin: (calls.append(1), rotate(states, cos, sin))[1])
+    monkeypatch.setattr(precision, "rotate", lambda states, cos, sin: (calls.append(1), rotate(states, cos, sin))[1])
     encoder = load_encoder(ModelConfig(path=str(tiny_qwen3)))
     calls.clear()
     encoder(PackedTokens.from_lists(TEXTS))
