@@ -108,7 +108,7 @@ def dim_and_positions(source: Path) -> tuple[int, int | None]:
     """Components of a state, and the longest text where the family has a limit; families name both differently."""
     from transformers import AutoConfig
 
-    config = text_config(AutoConfig.from_pretrained(source))
+    config = text_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
     return int(config.hidden_size), getattr(config, "max_position_embeddings", None)
 
 

@@ -112,7 +112,7 @@ def write_onnx(source: Path, file: Path) -> None:
     """
     from transformers import AutoConfig, AutoModel
 
-    if has_text_part(AutoConfig.from_pretrained(source)):
+    if has_text_part(AutoConfig.from_pretrained(source, trust_remote_code=False)):
         raise ValueError(
             f"{source}: is a vision-language model. Export its language model first (program export), then that."
         )

@@ -6,8 +6,9 @@ module is such a norm is found by trying: it is called once on drawn numbers, wi
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -72,10 +73,21 @@ def _rotate_by_ours(module: nn.Module) -> None:
     theirs = forward.__globals__.get(_ROTATION)
     if not callable(theirs) or not _is_our_rotation(theirs):
         return
-    known = {**forward.__globals__, _ROTATION: rotation_under(theirs)}
-    ours = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
+    ours = FunctionType(
+        forward.__code__, _known_to(forward, theirs), forward.__name__, forward.__defaults__, forward.__closure__
+    )
     ours.__kwdefaults__ = forward.__kwdefaults__
     module.forward = MethodType(ours, module)
+
+
+def _known_to(forward: FunctionType, theirs: Callable[..., Any]) -> dict[str, Any]:
+    """The globals of a forward with our rotation among them: those of a module, where torch.compile looks names up."""
+    name = f"{__name__}.{forward.__module__}"
+    if name not in sys.modules:
+        own = ModuleType(name)
+        vars(own).update({**forward.__globals__, _ROTATION: rotation_under(theirs), "__name__": name})
+        sys.modules[name] = own
+    return vars(sys.modules[name])
 
 
 def _is_our_rotation(theirs: Callable[..., Any]) -> bool:

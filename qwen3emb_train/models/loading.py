@@ -210,8 +210,12 @@ def _prepared(backbone: Any, config: ModelConfig, unread: bool = False) -> tuple
     backbone.config.use_cache = False
     # torch gives the padding token's row no gradient, but where pad == EOS that token ends every text here.
     backbone.get_input_embeddings().padding_idx = None
-    settle = settle_attention_unread if unread else settle_attention
-    settle(backbone, config.path, want_packed=config.attention is Attention.packed)
+    want_packed = config.attention is Attention.packed
+    if unread:
+        trusts = config.trust_remote_code
+        settle_attention_unread(backbone, config.path, want_packed=want_packed, trust_remote_code=trusts)
+    else:
+        settle_attention(backbone, config.path, want_packed=want_packed)
     return equip(backbone, config)
 
 

@@ -68,7 +68,7 @@ def round_to_products(module: nn.Module, arguments: Any, output: Tensor) -> Tens
 
     Args:
         module, arguments: not used.
-    output: looked-up rows.
+        output: looked-up rows.
     """
     return output.to(dtype_of_products(output))
 

@@ -116,7 +116,7 @@ def stored_names(model: Any, stored: StoredWeights) -> dict[nn.Parameter, str]:
     return found
 
 
-def settle_attention_unread(backbone: Any, path: str, *, want_packed: bool) -> None:
+def settle_attention_unread(backbone: Any, path: str, *, want_packed: bool, trust_remote_code: bool = False) -> None:
     """``settle_attention`` for a model without weights, tried on its first layers with random ones.
 
     Exactness is a property of the architecture. The layers tried are the first ones that include each kind.
@@ -125,12 +125,13 @@ def settle_attention_unread(backbone: Any, path: str, *, want_packed: bool) -> N
         backbone: of ``build_unread``.
         path: of the model, for messages.
         want_packed: see ``settle_attention``.
+        trust_remote_code: as in ``ModelConfig``.
 
     Raises:
         NotInPartsError: no such small model can be built, or it cannot be run.
     """
     try:
-        probe = _first_layers(backbone)
+        probe = _first_layers(backbone, trust_remote_code)
     except Exception as error:  # a foreign architecture: whatever it raises, it is tried whole then
         raise NotInPartsError(f"its first layers cannot be built alone ({type(error).__name__})") from error
     try:
@@ -176,7 +177,7 @@ def _require_plain_names(model: Any) -> None:
         raise NotInPartsError(f"transformers converts the weights of {model.config.model_type} as it loads them")
 
 
-def _first_layers(backbone: Any) -> Any:
+def _first_layers(backbone: Any, trust_remote_code: bool) -> Any:
     """A random model of the first layers that include each kind, with few rows in its embedding."""
     from transformers import AutoModel
 
@@ -192,7 +193,7 @@ def _first_layers(backbone: Any) -> Any:
     config.pad_token_id = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        probe = AutoModel.from_config(config, dtype=torch.float32)
+        probe = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
         for parameter in probe.parameters():
             if parameter.ndim == 2:  # the usual 0.02 makes all texts look alike
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)

@@ -134,15 +134,15 @@ def build_meta_model(config: ModelConfig, shape: Any) -> Encoder:
 
     register_packed_attention()
     native = deepcopy(shape)  # transformers sets the attention in what it is given
-    kind = {"dtype": torch.float32, "trust_remote_code": config.trust_remote_code}
+    trusts, kind = config.trust_remote_code, {"dtype": torch.float32}
     chosen = {"attn_implementation": PACKED} if config.attention is Attention.packed else {}
     with torch.device("meta"), quiet_transformers():
         try:
-            backbone = AutoModel.from_config(shape, **kind, **chosen)
+            backbone = AutoModel.from_config(shape, trust_remote_code=trusts, **kind, **chosen)
         except (KeyError, ValueError):  # a family whose attention cannot be replaced: it is run padded
             if not chosen:
                 raise
-            backbone = AutoModel.from_config(native, **kind)
+            backbone = AutoModel.from_config(native, trust_remote_code=trusts, **kind)
         backbone, text_keys = _equipped(backbone, config)
     return Encoder(backbone, text_keys).train()
 

@@ -30,10 +30,10 @@ def test_it_is_one_line_with_a_remedy(
     assert "no space left on the disk" in capsys.readouterr().err
 
 
-def test_other_errors_of_libraries_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def compose(*_: object) -> None:
-        raise LibraryError("a fault of ours")
+        raise TypeError("a fault of ours")
 
     monkeypatch.setattr("qwen3emb_train.configuration.compose.compose", compose)
-    with pytest.raises(LibraryError):
+    with pytest.raises(TypeError):
         running.run_program(next(iter(PROGRAMS.values())), [])

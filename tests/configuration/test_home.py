@@ -16,7 +16,7 @@ NO_PATHS = {
     "document_column", "eos_token", "extra_body", "faiss_index", "gpu", "ignored_columns", "instruction",
     "instructions", "language", "language_column", "languages", "license", "metric", "metrics", "model_name",
     "num_gpus", "package", "passage_prompt", "project", "push_to_hub",
-    "query", "query_instruction", "revision", "run_name", "split",
+    "query", "query_instruction", "retry_rejected", "revision", "run_name", "split",
     "target_modules", "task", "tasks", "tasks_with_main_loss", "text_column", "title", "title_column",
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ def test_what_holds_itself_or_is_too_deep_is_refused(text: str, tmp_path: Path) 
 
 
 def test_a_deep_value_on_the_command_line_is_refused(refused: Refused) -> None:
-    assert "deeply" in refused(*TRAIN, f"reading.ignored_columns={'[' * 3000}{']' * 3000}")
+    assert "deeply" in refused(*TRAIN, f"steps={'[' * 3000}{']' * 3000}")
 
 
 def test_escapes_in_a_message_are_shown(refused: Refused) -> None:

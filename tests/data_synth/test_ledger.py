@@ -261,7 +261,7 @@ def test_a_damaged_record_is_named_when_it_is_read(tmp_path: Path) -> None:
     path = path_of(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"first reply", b"worst reply").replace(b"intact", b"inFact"))
     with opened(tmp_path) as ledger:
-        with pytest.raises(ValueError, match=rf"{NAME}: the record of \w+ is damaged"):
+        with pytest.raises(ValueError, match=rf"{NAME}: the record of (item )?\w+ is damaged"):
             ledger.calls(ITEMS[0], "asked")
         with pytest.raises(ValueError, match=KEYS[1].hex()):
             ledger.end(ITEMS[1])

@@ -129,7 +129,11 @@ def test_no_reply_raises_and_whatever_is_taken_fits_the_schema(reply: str) -> No
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=60).filter(lambda value: bool(value.strip())), st.integers(0, 100))
+@given(
+    # Control characters in a reply stand for back-slashes that were not doubled (test_backslashes.py).
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=60).filter(lambda value: bool(value.strip())),
+    st.integers(0, 100),
+)
 def test_a_torn_reply_never_gives_a_shorter_text(query: str, percent: int) -> None:
     """Cut anywhere: the whole query or none."""
     whole = json.dumps({"Query": query}, ensure_ascii=False)

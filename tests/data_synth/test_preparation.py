@@ -1,5 +1,6 @@
 """Passages and personas are written once, atomically, and read back unchanged."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,9 @@ def test_what_is_up_to_date_is_not_written_again(tmp_path: Path) -> None:
     documents = sources(tmp_path)
     out = tmp_path / "out"
     prepare_passages(documents, None, out)
-    (out / PASSAGES_FILE).write_text("")  # a mark, which only a second writing removes
+    os.utime(out / PASSAGES_FILE, ns=(1, 1))  # a mark that only a second writing removes
     assert list(prepare_passages(documents, None, out)) == []
+    assert (out / PASSAGES_FILE).stat().st_mtime_ns == 1
     (tmp_path / "one" / "own.txt").write_text(f"{BODY} Other.")
     assert len(list(prepare_passages(documents, None, out))) == 3
     (out / PASSAGES_FILE).write_text("")

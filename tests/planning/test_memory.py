@@ -186,7 +186,8 @@ def test_a_quantised_base_takes_an_eighth_and_leaves_no_copies() -> None:
     plain, nf4 = TracedModel(config, GPU), TracedModel(replace(config, quantization=Quantization.nf4), GPU)
     products = plain.parameters.products
     assert nf4.parameters.weight_bytes == pytest.approx(
-        plain.parameters.weight_bytes - (4 - 0.516) * products, rel=1e-3
+        plain.parameters.weight_bytes - (2 - 0.516) * products,
+        rel=1e-3,  # frozen products are bf16 either way
     )
     found = predict(nf4, load_of((4096, 4096))).parts
     assert found["weights"] == nf4.parameters.weight_bytes

@@ -136,7 +136,9 @@ TROUBLED: dict[str, tuple[Callable[[Path], list[Row]], dict[str, Any], set[str]]
 def test_a_troubled_training_is_told_what_ails_it(tiny_qwen3: Path, tmp_path: Path, name: str) -> None:
     rows, settings, expected = TROUBLED[name]
     outcome = train(tiny_qwen3, rows(tmp_path), **settings)
-    assert outcome.said() == expected
+    # At a huge learning rate it is chance whether a norm of the gradient stands out before everything has collapsed.
+    chance = {"gradient_explosion"} if name == "a huge learning rate" else set()
+    assert outcome.said() - chance == expected
 
 
 def test_every_rule_but_non_finite_is_provoked_by_a_real_training() -> None:
