@@ -39,7 +39,7 @@ def test_what_is_up_to_date_is_not_written_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare_passages(documents, None, out)
     os.utime(out / PASSAGES_FILE, ns=(1, 1))  # a mark that only a second writing removes
-    assert list(prepare_passages(documents, None, out)) == []
+    assert len(list(prepare_passages(documents, None, out))) == 3
     assert (out / PASSAGES_FILE).stat().st_mtime_ns == 1
     (tmp_path / "one" / "own.txt").write_text(f"{BODY} Other.")
     assert len(list(prepare_passages(documents, None, out))) == 3

@@ -173,6 +173,7 @@ def test_padded_models_are_traced(tmp_path: Path, family: str) -> None:
     assert traced(padded).forward_flop == pytest.approx(traced(packed).forward_flop, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_state_space_model_is_traced(tmp_path: Path) -> None:
     """It has no attention, no list of layer types to set, no longest position."""
     from transformers import MambaConfig
