@@ -22,7 +22,6 @@ _BRACED_DEFINITION = re.compile(
 _MAX_DEFINITION_LINE = 400
 ATTACHED = ("@", "#", "//", "/*", "*", "--", "template")
 """Beginnings of lines above a definition that belong to it."""
-"""Beginnings of lines above a definition that belong to it."""
 
 
 def definitions(text: str) -> Iterator[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from data_synth.chunking import TokenCounter, chunk_code, chunk_text, load_token_counter
-from data_synth.extraction import CODE_LANGUAGES, document_suffix, extract_file
+from data_synth.extraction import CODE_LANGUAGES, extract_file
+from data_synth.formats.compressed import inner_suffix
 from data_synth.formats.extract import Extract, UnreadableError, clean_text
 from data_synth.table_rows import is_table, table_rows
 
@@ -213,7 +214,7 @@ def _documents(config: DocumentsConfig) -> Iterator[tuple[str, _Document | Unrea
                     yield f"{place}:{line}", _document_of_row(row, config)
             else:
                 extract = extract_file(path, config.max_file_bytes)
-                code = CODE_LANGUAGES.get(document_suffix(path), "")
+                code = CODE_LANGUAGES.get(inner_suffix(path), "")
                 yield place, _checked(extract, "" if code else config.language, code, config)
         except UnreadableError as problem:
             yield place, problem

@@ -6,7 +6,7 @@ The suffix, never the content, selects the reader; the reader returns text or ra
 from collections.abc import Callable
 from pathlib import Path
 
-from data_synth.formats.compressed import COMPRESSED_SUFFIXES, read_compressed
+from data_synth.formats.compressed import COMPRESSED_SUFFIXES, inner_suffix, read_compressed
 from data_synth.formats.extract import Extract, UnreadableError, decode_utf8
 from data_synth.formats.markdown import read_markdown, read_mdx
 from data_synth.formats.markup import read_asciidoc, read_org, read_rst
@@ -35,7 +35,7 @@ def extract_file(path: Path, max_bytes: int) -> Extract:
         UnreadableError: unknown suffix, too large, damaged or not text.
     """
     name = path.name.lower()
-    suffix = document_suffix(path)
+    suffix = inner_suffix(path)
     reader = _READERS.get(suffix)
     if reader is None:
         known = ", ".join(sorted({*_READERS, *TABLE_FORMATS}))
@@ -45,12 +45,6 @@ def extract_file(path: Path, max_bytes: int) -> Extract:
     if path.stat().st_size > max_bytes:
         raise UnreadableError("file_too_large", f"{path.stat().st_size} bytes, max_file_bytes is {max_bytes}.")
     return reader(read_compressed(path, max_bytes) if name.endswith(COMPRESSED_SUFFIXES) else path.read_bytes())
-
-
-def document_suffix(path: Path) -> str:
-    """What kind of document a file is: ".txt" of ``page.txt.gz``."""
-    inner = path.with_suffix("") if path.name.lower().endswith(COMPRESSED_SUFFIXES) else path
-    return inner.suffix.lower()
 
 
 def _plain(raw: bytes) -> Extract:

@@ -8,7 +8,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data_synth.formats.compressed import COMPRESSED_SUFFIXES, DAMAGES, open_plain, read_compressed
+from data_synth.formats.compressed import COMPRESSED_SUFFIXES, DAMAGES, inner_suffix, open_plain, read_compressed
 from data_synth.formats.extract import UnreadableError
 
 TABLE_FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
@@ -27,7 +27,7 @@ def table_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row]]:
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path)
         return
-    suffix = _format(path)
+    suffix = inner_suffix(path)
     try:
         if suffix == ".json":
             raw = read_compressed(path, max_line_bytes)
@@ -48,12 +48,7 @@ def table_rows(path: Path, max_line_bytes: int) -> Iterator[tuple[int, Row]]:
 
 def is_table(path: Path) -> bool:
     """Whether a file holds a document in each row."""
-    return _format(path) in TABLE_FORMATS
-
-
-def _format(path: Path) -> str:
-    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
-    return inner.suffix.lower()
+    return inner_suffix(path) in TABLE_FORMATS
 
 
 def _rows_of_json(raw: bytes) -> list[Row]:

@@ -26,6 +26,12 @@ def open_plain(path: Path) -> BufferedIOBase:
     return _zstd(path) if suffix == ".zst" else path.open("rb")
 
 
+def inner_suffix(path: Path) -> str:
+    """What kind of file it is: ".txt" of ``page.txt.gz``."""
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
+    return inner.suffix.lower()
+
+
 def read_compressed(path: Path, max_bytes: int) -> bytes:
     """All of a compressed file.
 

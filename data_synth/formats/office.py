@@ -69,7 +69,7 @@ def read_docx(raw: bytes) -> Extract:
         styles = {_attribute(style, "styleId"): style for style in _all(container.tree("word/styles.xml"), "style")}
         levels = {name: level for name, style in styles.items() if (level := _style_level(style))}
         blocks = [] if body is None else list(_word_blocks(body, levels))
-        title = _core_title(container) or next((text.lstrip("# ") for text in blocks if text.startswith("# ")), "")
+        title = _core_title(container) or _first_heading(blocks, "# ")
         return _extract(title, blocks)
 
 
@@ -96,7 +96,7 @@ def read_pptx(raw: bytes) -> Extract:
                 page = container.tree(posixpath.normpath(posixpath.join("ppt/slides", target)))
                 shapes = [shape for shape in _all(page, "sp") if _placeholder(shape) == "body"]
                 blocks += [text for shape in shapes for text in _paragraphs(shape)]
-        title = _core_title(container) or next((text.lstrip("# ") for text in blocks if text.startswith("## ")), "")
+        title = _core_title(container) or _first_heading(blocks, "## ")
         return _extract(title, blocks)
 
 
@@ -112,7 +112,7 @@ def read_odt(raw: bytes) -> Extract:
         title = next((_text(part) for part in _all(meta, "title")), "")
         body = next(_all(root, "body"), root)
         blocks = list(_open_blocks(body))
-        return _extract(title or next((text.lstrip("# ") for text in blocks if text.startswith("# ")), ""), blocks)
+        return _extract(title or _first_heading(blocks, "# "), blocks)
 
 
 def read_epub(raw: bytes) -> Extract:
@@ -168,6 +168,10 @@ def _attribute(element: Element, name: str) -> str:
 
 def _text(element: Element) -> str:
     return " ".join("".join(element.itertext()).split())
+
+
+def _first_heading(blocks: list[str], marker: str) -> str:
+    return next((text.lstrip("# ") for text in blocks if text.startswith(marker)), "")
 
 
 def _core_title(container: _Container) -> str:

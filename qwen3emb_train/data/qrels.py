@@ -10,14 +10,16 @@ lacks still counts among the relevant ones; a query that the set lacks is left o
 
 import csv
 import gzip
+import io
 import logging
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from qwen3emb_train.data.rows import decode_row, json_rows
+from qwen3emb_train.data.rows import decode_row, json_rows, open_bytes
 from qwen3emb_train.data.validation import InvalidExampleError
 
 HEADER = ("query-id", "corpus-id", "score")
@@ -126,11 +128,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         yield from _json_judgements(path)
         return
-    with (
-        gzip.open(path, "rt", encoding="utf-8-sig")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8-sig", newline="") as file
-    ):
+    with io.TextIOWrapper(cast(BinaryIO, open_bytes(path)), encoding="utf-8-sig", newline="") as file:
         try:
             yield from _cells(path, file)
         except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ each such error silently lowers or raises scores.
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from qwen3emb_train.data.corpus import find_texts, read_texts
@@ -39,7 +40,7 @@ class RetrievalSet:
     relevance: dict[str, dict[str, int]]
     files: tuple[Path, ...]
 
-    @property
+    @cached_property
     def own_rows(self) -> list[int]:
         """The row of the document that has the query's id, for each query; -1: it is in no ranking to be left out of.
 

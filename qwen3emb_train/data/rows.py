@@ -211,7 +211,7 @@ def bounded_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, by
         path: of the file; one that unpacks to far more than data does ends with an error.
         file: open at the start of a line.
     """
-    unpacked = 0
+    unpacked, limit = 0, unpacked_limit(path)
     while raw := file.readline(MAX_ROW_BYTES + 1):
         size = len(raw)
         is_long = size > MAX_ROW_BYTES
@@ -219,7 +219,7 @@ def bounded_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, by
             raw = file.readline(_BYTES_AT_ONCE)
             size += len(raw)
         unpacked += size
-        if is_bomb(path, unpacked):
+        if unpacked > limit:
             remedy = "Check where it comes from, and unpack it yourself if it is right."
             reason = f"the file has unpacked to over {BOMB_RATIO} times its size here"
             yield size, InvalidExampleError("line", reason, remedy)
@@ -227,9 +227,9 @@ def bounded_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, by
         yield size, row_too_large(f"{size:,} bytes") if is_long else raw
 
 
-def is_bomb(path: Path, unpacked: int) -> bool:
-    """Whether a file has unpacked to so many bytes that it was made to fill a memory or a disk."""
-    return unpacked > _BOMB_BYTES and unpacked > BOMB_RATIO * path.stat().st_size
+def unpacked_limit(path: Path) -> int:
+    """Bytes: a file that unpacks to more was made to fill a memory or a disk."""
+    return max(_BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
 
 
 def _first_line(file: BinaryIO, first: int) -> int:

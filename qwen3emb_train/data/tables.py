@@ -17,9 +17,9 @@ from qwen3emb_train.data.rows import (
     RawRow,
     bounded_lines,
     decode_object,
-    is_bomb,
     kind_of,
     open_bytes,
+    unpacked_limit,
 )
 from qwen3emb_train.data.validation import MAX_ROW_BYTES, InvalidExampleError, row_too_large
 
@@ -234,10 +234,10 @@ def _array_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
 
 
 def _whole(path: Path, file: io.BufferedIOBase) -> bytes:
-    content = bytearray()
+    content, limit = bytearray(), unpacked_limit(path)
     while block := file.read(MAX_ROW_BYTES):
         content += block
-        if is_bomb(path, len(content)):
+        if len(content) > limit:
             raise ValueError(f"has unpacked to over {BOMB_RATIO} times its size; check where it comes from")
     return bytes(content)
 

@@ -114,14 +114,19 @@ def make_family(name: str, path: Path) -> Path:
     if class_name == "FalconConfig":
         del common["num_key_value_heads"], common["head_dim"]
     config = getattr(transformers, class_name)(**{**common, "vocab_size": make_tiny_tokenizer(path), **settings})
+    save_random_model(transformers.AutoModel, config, path)
+    return path
+
+
+def save_random_model(auto_class: Any, config: Any, path: Path) -> None:
+    """Writes config and drawn weights, large enough that texts differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+        model = auto_class.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.save_pretrained(path)
-    return path
 
 
 def states_of_each_alone(path: Path) -> torch.Tensor:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from qwen3emb_train.data.batches import PackedTokens
 from qwen3emb_train.models.loading import ModelConfig, load_encoder, load_reranker, save_model
 from qwen3emb_train.models.text_parts import text_names
+from tests.models.families import save_random_model
 from tests.tiny import make_tiny_tokenizer
 
 _TEXT: dict[str, Any] = {
@@ -48,13 +49,7 @@ def make_vision_language_model(name: str, path: Path, *, tied: bool = True) -> P
     config = getattr(transformers, config_class)(
         text_config=settings, vision_config=vision, tie_word_embeddings=tied, **rest
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(path)
+    save_random_model(transformers.AutoModelForImageTextToText, config, path)
     return path
 
 
