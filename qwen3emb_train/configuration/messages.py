@@ -39,7 +39,9 @@ def readable(error: Exception, schema: type, config_name: str | None, program: P
     if cause is not None:
         lines += [line for line in str(cause).splitlines() if not _NOISE.search(line) and line not in lines]
     text = "\n".join(line.strip() for line in lines)
-    if re.search(rf"Could not find '/?(\w+_schema|{program.name})'", text):
+    missing = re.search(r"Could not find '/?(\w+)(/[^']*)?'", text)
+    is_foreign = config_name is not None and missing is not None and missing[1] not in program.groups
+    if missing and (is_foreign if missing[2] else _is_start(missing[1], program)):
         return foreign_file(config_name, program)
     full = _FULL_KEY.search(f"{error}\n{cause or ''}")
     if wrong := _UNKNOWN.search(text):
@@ -47,6 +49,11 @@ def readable(error: Exception, schema: type, config_name: str | None, program: P
     elif full and full[1] not in text:
         text = f"{full[1]}: {text}"
     return f"{text}\nAll keys: {program.command} --help"
+
+
+def _is_start(name: str, program: Program) -> bool:
+    """Whether a defaults list begins with it: a program's schema, or the program itself."""
+    return name.endswith("_schema") or name == program.name
 
 
 def unknown_key(path: Sequence[str], place: int, kind: Any, known: Sequence[str], program: Program) -> str:
