@@ -170,6 +170,8 @@ class Ledger:
 
     def _databases_of(self, item: WorkItem) -> list[ShareDatabase]:
         """The databases that can hold the item's records: one per division of the work."""
+        if len(self._databases) == 1:
+            return list(self._databases.values())  # without a digest of each item
         divisions = {num_processes for _, num_processes in self._databases}
         shares = [(process_of(item, num_processes), num_processes) for num_processes in sorted(divisions)]
         return [self._databases[share] for share in shares if share in self._databases]

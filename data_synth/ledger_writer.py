@@ -15,7 +15,7 @@ class LedgerWriter:
         commit_seconds: how long a batch collects records; only the items that end wait for it.
     """
 
-    def __init__(self, ledger: Ledger, *, commit_seconds: float = 0.02) -> None:
+    def __init__(self, ledger: Ledger, *, commit_seconds: float = 0.05) -> None:
         self._ledger = ledger
         self._commit_seconds = commit_seconds
         self._calls: list[RecordedCall] = []

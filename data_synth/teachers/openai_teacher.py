@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import aiohttp
@@ -25,11 +25,12 @@ from data_synth.teachers.settings import StructuredOutput, TeacherConfig
 from data_synth.teachers.teacher import TeacherRefusal, TeacherSilent, TeacherUnavailable
 from data_synth.teachers.transport import ENCODING, bound_to
 from data_synth.teachers.troubles import FailureError, OverloadedError, trouble_of, words_of
-from data_synth.work import Reply, Request
+from data_synth.work import Reply, Request, Sampling
 
 log = logging.getLogger(__name__)
 
 _CHAT = "/chat/completions"
+_SAMPLING = tuple(field.name for field in fields(Sampling))
 _REFUSALS_AS_BUSY = 20  # of one request, while as many others are answered: the server means this request
 _REFUSALS_AT_FRONT = 3  # of one request, before it goes to the end of the line
 _FAILURES_WITH_SCHEMA = 2  # of a prompt or of a request, before it is asked without
@@ -171,7 +172,7 @@ class OpenAITeacher:
         body = {
             "model": self._config.model,
             "messages": [{"role": message.role, "content": whole(message.content)} for message in request.messages],
-            **asdict(request.sampling),
+            **{name: getattr(request.sampling, name) for name in _SAMPLING},
             **self._extra,
         }
         # Some servers refuse a field that they do not know even when it is null.
@@ -199,12 +200,14 @@ class OpenAITeacher:
     async def _send(self, line: _Line, body: dict[str, Any]) -> httpx2.Response:
         try:
             async with asyncio.timeout(self._config.request_seconds):
-                content = json.dumps(body).encode()
-                return await line.transport.send(
-                    httpx2.Request(
-                        "POST", line.address, headers=line.headers, content=content, extensions=line.extensions
-                    )
+                # A stream, not content: that copies and decodes all headers to add Host and Content-Length, which the
+                # transport sets as well.
+                stream = httpx2.ByteStream(json.dumps(body).encode())
+                request = httpx2.Request(
+                    "POST", line.address, headers=line.headers, stream=stream, extensions=line.extensions
                 )
+                request.read()
+                return await line.transport.send(request)
         except TimeoutError:
             raise FailureError(f"no reply within {self._config.request_seconds:g} s") from None
         except (httpx2.HTTPError, aiohttp.ClientError) as error:
