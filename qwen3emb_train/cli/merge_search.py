@@ -106,7 +106,7 @@ def _write(config: MergeSearchConfig, models: Sequence[Path], made: lineage.Outp
     }
     if path:
         metrics["self_positioning"] = [asdict(position) for position in path]
-    scorer.merge.write(made.directory, lambda name: list(chosen.weights))
+    made.digests.update(scorer.merge.write(made.directory, lambda name: list(chosen.weights)))
     plot_search(made.directory, points, chosen, f"ndcg@{config.ndcg_at}")
     print(format_search(points, chosen, test))
     return metrics

@@ -1,7 +1,6 @@
 """The transformers part of an export: weights, config.json and tokenizer, for transformers 4.x and 5."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from qwen3emb_train.data.reranker_tokens import RerankerTokenizer, load_reranker
 from qwen3emb_train.data.tokenization import TextTokenizer
 from qwen3emb_train.model_directory import Prompts, reading_model
 from qwen3emb_train.models.text_parts import text_config, text_names
-from qwen3emb_train.models.weights import StoredWeights, require_finite, write_weights
+from qwen3emb_train.models.weights import StoredWeights, TensorSpec, require_finite, write_weights
 
 MAX_SHARD_BYTES = 5_000_000_000
 _LM_HEAD = "lm_head.weight"
@@ -44,8 +43,8 @@ def _write_cast(weights: StoredWeights, stored_names: dict[str, str], target: Pa
         require_finite(tensor, name, weights.directory)  # float16 ends at 65504
         return tensor
 
-    sizes = {name: math.prod(weights.shape(stored)) * dtype.itemsize for name, stored in stored_names.items()}
-    write_weights(target, sizes, cast, MAX_SHARD_BYTES)
+    specs = {name: TensorSpec(dtype, weights.shape(stored)) for name, stored in stored_names.items()}
+    write_weights(target, specs, cast, MAX_SHARD_BYTES)
 
 
 def backbone_names(weights: StoredWeights) -> dict[str, str]:

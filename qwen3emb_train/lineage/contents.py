@@ -10,13 +10,16 @@ from qwen3emb_train.lineage.files import RUN_FILE, entries
 from qwen3emb_train.lineage.records import RunRecord, read_record
 
 
-def with_contents(record: RunRecord, directory: Path, below: str = "") -> RunRecord:
+def with_contents(
+    record: RunRecord, directory: Path, below: str = "", known: Mapping[str, str] | None = None
+) -> RunRecord:
     """The record with names, sizes and digests of all files that are in the directory now.
 
     Args:
         record: of the run that wrote them.
         directory: that will hold the record.
         below: only files in this subdirectory.
+        known: digests by name that need not be taken again.
     """
     prefix = f"{below}/" if below else ""
     names = [f"{prefix}{name}" for name in entries(directory / below)]
@@ -25,7 +28,7 @@ def with_contents(record: RunRecord, directory: Path, below: str = "") -> RunRec
         record,
         files=names,
         sizes={name: (directory / name).stat().st_size for name in files},
-        digests={name: file_digest(directory / name) for name in files},
+        digests={name: (known or {}).get(name) or file_digest(directory / name) for name in files},
     )
 
 

@@ -21,6 +21,7 @@ class Output:
     Attributes:
         directory: to fill.
         program, settings, inputs, metrics: for its record.
+        digests: SHA-256 of files in it, by name, where it was taken while they were written; the others are read again.
     """
 
     directory: Path
@@ -28,6 +29,7 @@ class Output:
     settings: Mapping[str, Any]
     inputs: Mapping[str, Path]
     metrics: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def record(self) -> RunRecord:
@@ -84,5 +86,7 @@ def replacing(program: str, output: Path, settings: Mapping[str, Any], inputs: M
         with place.fill() as directory:
             made = Output(directory, program, settings, inputs)
             yield made
-            write_record(directory, with_contents(replace(made.record, metrics=made.metrics), directory))
+            write_record(
+                directory, with_contents(replace(made.record, metrics=made.metrics), directory, known=made.digests)
+            )
         place.publish()

@@ -4,7 +4,6 @@ Checkpoints of the fine-tuning run are merged by slerp in the third stage of arX
 """
 
 import json
-import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from qwen3emb_train.merging.methods.slerp import slerp, slerp_in_turn
 from qwen3emb_train.merging.methods.task_vectors import dare, ties
 from qwen3emb_train.merging.tokenizers import carried_tokenizer
 from qwen3emb_train.model_directory import TOKENIZER_FILES
-from qwen3emb_train.models.weights import require_finite, write_weights
+from qwen3emb_train.models.weights import TensorSpec, require_finite, write_weights
 
 PROGRAM = "merge"
 WeightsByName = Callable[[str], list[float]]
@@ -61,7 +60,7 @@ def merge_models(config: MergeConfig) -> Path:
         # The digests of the inputs take about as long as the merge, and another core.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lambda: made.record)
-            merge.write(made.directory, weights)
+            made.digests.update(merge.write(made.directory, weights))
         metrics: dict[str, Any] = {"models": [str(model) for model in models]}
         if not (config.layer_t or config.group_t):
             metrics["weights"] = {f"model_{i}": weight for i, weight in enumerate(_given_weights(config, len(models)))}
@@ -132,18 +131,20 @@ class Merge:
 
         return weights
 
-    def write(self, directory: Path, weights: WeightsByName) -> None:
+    def write(self, directory: Path, weights: WeightsByName) -> dict[str, str]:
         """Writes weights, config.json, tokenizer and prompts into an existing directory.
 
         Args:
             directory: to write to.
             weights: of the models, by tensor name.
 
+        Returns:
+            SHA-256 of each weight file by name.
+
         Raises:
             ValueError: a tensor is not finite, or two are opposite; the message names it.
         """
-        shapes = {name: self.models[0].weights.shape(name) for name in self.names}
-        sizes = {name: math.prod(shape) * self._dtypes[name].itemsize for name, shape in shapes.items()}
+        specs = {name: TensorSpec(self._dtypes[name], self.models[0].weights.shape(name)) for name in self.names}
 
         def merged(name: str) -> Float[Tensor, "..."]:
             try:
@@ -153,8 +154,9 @@ class Merge:
             require_finite(result, name, Path("the merge"))
             return result
 
-        write_weights(directory, sizes, merged, self._config.max_shard_bytes)
+        digests = write_weights(directory, specs, merged, self._config.max_shard_bytes)
         self._copy_settings(directory)
+        return digests
 
     def _merged(self, name: str, all_weights: Sequence[float]) -> Float[Tensor, "..."]:
         config, dtype = self._config, self._dtypes[name]

@@ -1,13 +1,16 @@
 """Safetensors weights of a model directory, one tensor at a time, for merging and export.
 
-Nothing here depends on an architecture. Reading and writing hold one tensor, however large the files are.
+Nothing here depends on an architecture. Reading holds one tensor and writing two, however large the files are.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -20,6 +23,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_WAITING_BYTES = 2**26
 
 
 class StoredWeights:
@@ -111,61 +115,99 @@ def require_finite(tensor: Shaped[Tensor, "..."], name: str, origin: Path) -> No
         )
 
 
-def write_weights(
-    directory: Path, sizes: Mapping[str, int], load: Callable[[str], Tensor], max_shard_bytes: int
-) -> None:
-    """Writes tensors in the order of ``sizes`` as one safetensors file, or as shards with an index.
+class TensorSpec(NamedTuple):
+    """What is known of a tensor before it is made."""
 
-    Where dtypes differ, order the wider ones first: readers need every tensor at a multiple of its item size.
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_weights(
+    directory: Path, specs: Mapping[str, TensorSpec], load: Callable[[str], Tensor], max_shard_bytes: int
+) -> dict[str, str]:
+    """Writes tensors in the order of ``specs`` as one safetensors file, or as shards with an index.
+
+    Where dtypes differ, order the wider ones first: readers need every tensor at a multiple of its item size. Another
+    core digests a tensor while the next is made: two are held, or a few small ones.
 
     Args:
         directory: an existing directory.
-        sizes: bytes of every tensor by name: the shards are planned before the first tensor is loaded.
-        load: returns a tensor by name; called once for each, in this order, and written before the next.
+        specs: of every tensor by name: shards are planned and headers written before the first tensor is loaded.
+        load: returns a tensor by name; called once for each, in this order.
         max_shard_bytes: limit of a shard; one tensor larger than that has a shard of its own.
+
+    Returns:
+        SHA-256 of each weight file by name.
     """
-    shards: list[list[str]] = [[]]
+    shards: list[dict[str, TensorSpec]] = [{}]
     filled = 0
-    for name, size in sizes.items():
-        if shards[-1] and filled + size > max_shard_bytes:
-            shards.append([])
+    for name, spec in specs.items():
+        if shards[-1] and filled + spec.num_bytes > max_shard_bytes:
+            shards.append({})
             filled = 0
-        shards[-1].append(name)
-        filled += size
-    weight_map = {}
-    for number, names in enumerate(shards, start=1):
+        shards[-1][name] = spec
+        filled += spec.num_bytes
+    weight_map, digests = {}, {}
+    for number, shard in enumerate(shards, start=1):
         file_name = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(directory / file_name, names, load)
-        weight_map.update(dict.fromkeys(names, file_name))
+        digests[file_name] = _write_file(directory / file_name, shard, load)
+        weight_map.update(dict.fromkeys(shard, file_name))
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        total_size = sum(spec.num_bytes for spec in specs.values())
+        index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return digests
 
 
-def _write_file(path: Path, names: Sequence[str], load: Callable[[str], Tensor]) -> None:
-    """One safetensors file, tensor by tensor.
-
-    The header comes first and holds every shape: space is reserved for it and padded with blanks, as the format allows.
-    """
-    room = 256 + sum(len(json.dumps(name)) + 192 for name in names)
-    room += -room % 8
+def _write_file(path: Path, specs: Mapping[str, TensorSpec], load: Callable[[str], Tensor]) -> str:
+    """One safetensors file, tensor by tensor; returns its SHA-256."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
-    with path.open("wb", buffering=0) as file:
-        file.seek(8 + room)
-        for name in names:
+    for name, spec in specs.items():
+        end = position + spec.num_bytes
+        header[name] = {
+            "dtype": _DTYPE_NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": [position, end],
+        }  # fmt: skip
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as the format allows: the tensors begin at a multiple of 8 bytes
+    with path.open("wb", buffering=0) as file, _Hasher() as hasher:
+
+        def write(buffer: memoryview) -> None:
+            hasher.add(buffer)
+            _write_all(file, buffer)
+
+        write(memoryview(len(text).to_bytes(8, "little") + text))
+        for name, spec in specs.items():
             tensor = load(name).contiguous()
-            _write_all(file, _bytes_of(tensor).numpy().data)
-            end = position + tensor.numel() * tensor.element_size()
-            header[name] = {
-                "dtype": _DTYPE_NAMES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [position, end],
-            }
-            position = end
-        file.seek(0)
-        text = json.dumps(header, separators=(",", ":")).encode().ljust(room)
-        _write_all(file, memoryview(room.to_bytes(8, "little") + text))
+            if (tensor.dtype, tensor.shape) != spec:
+                raise ValueError(f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced as {spec}.")
+            write(_bytes_of(tensor).numpy().data)
+    return hasher.digest.hexdigest()
+
+
+class _Hasher:
+    """SHA-256 on another core. Behind the buffer that is being read few bytes wait: buffers are kept meanwhile."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: deque[tuple[Future[None], int]] = deque()
+
+    def add(self, buffer: memoryview) -> None:
+        while self._pending and sum(size for _, size in list(self._pending)[1:]) + len(buffer) > _MAX_WAITING_BYTES:
+            self._pending.popleft()[0].result()
+        self._pending.append((self._pool.submit(self.digest.update, buffer), len(buffer)))  # without the global lock
+
+    def __enter__(self) -> "_Hasher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
 
 def _read_header(path: Path) -> dict[str, tuple[Path, str, list[int], int]]:

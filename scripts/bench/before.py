@@ -6,8 +6,8 @@
 
 The other commit is checked out into a temporary work tree, and both run with this interpreter, each its own benchmark
 and its own packages. Figures are what a benchmark prints: the numbers of its last line (JSON), the seconds in its
-tables ("name  1.234 s"), and the CPU seconds of the whole run. For each, the median here and there and the ratio of
-here over before, round by round: above 1 the figure has grown. Rounds alternate their order; --turns sets their number.
+tables and rounds ("name  1.234 s"), and the CPU seconds of the whole run. For each, the medians and the ratio of here
+over before, turn by turn: above 1 the figure has grown. Turns alternate their order.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIDES = ("before", "here")
-SECONDS = re.compile(r"^\s+(\S.*?)\s+(\d+\.\d+) s \(")
+SECONDS = re.compile(r"^(?:\s+|round \d+ )(\S.*?)\s+(\d+\.\d+) s\b")
 
 
 def main() -> None:
@@ -70,18 +70,20 @@ def compare(roots: dict[str, Path], arguments: argparse.Namespace, passed_on: li
 
 def run(command: list[str], root: Path) -> dict[str, float]:
     """Every figure that one run printed, by name, and its CPU seconds."""
-    used = cpu_seconds()
+    before = cpu_seconds()
     finished = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    used = cpu_seconds() - before
     if finished.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")
-    figures = {"cpu seconds of the run": cpu_seconds() - used}
+    seconds: dict[str, list[float]] = {}
     heading = ""
     for line in finished.stdout.splitlines():
         found = SECONDS.match(line)
         if found:
-            figures[f"{heading} {found[1]} seconds".strip()] = float(found[2])
+            seconds.setdefault(f"{heading} {found[1]} seconds".strip(), []).append(float(found[2]))
         elif line and not line.startswith((" ", "{")):
             heading = re.split(r"[ :,]", line)[0]
+    figures = {"cpu seconds of the run": used} | {name: statistics.median(each) for name, each in seconds.items()}
     return figures | numbers(json.loads(finished.stdout.splitlines()[-1]))
 
 

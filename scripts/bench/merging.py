@@ -88,7 +88,7 @@ def make_model(directory: Path, layers: int, vocabulary: int, seed: int) -> None
     """A causal language model's directory with tied embeddings, under the names that mergekit knows."""
     import torch
 
-    from qwen3emb_train.models.weights import write_weights
+    from qwen3emb_train.models.weights import TensorSpec, write_weights
     from tests.tiny import make_tiny_tokenizer
 
     directory.mkdir(parents=True)
@@ -116,8 +116,8 @@ def make_model(directory: Path, layers: int, vocabulary: int, seed: int) -> None
     def random(name: str) -> torch.Tensor:
         return torch.randn(shapes[name], generator=generator).mul_(0.02).bfloat16()
 
-    sizes = {name: 2 * int(torch.Size(shape).numel()) for name, shape in shapes.items()}
-    write_weights(directory, sizes, random, 5_000_000_000)
+    specs = {name: TensorSpec(torch.bfloat16, shape) for name, shape in shapes.items()}
+    write_weights(directory, specs, random, 5_000_000_000)
 
 
 def run_merge(tool: str, work: Path, t: float) -> None:
