@@ -45,6 +45,7 @@ _WRITTEN = (
     ".out.writing",
     "config.yaml",
 )
+_KEYS_OF_PLACES = ("cache_dir", "work_dir", "json_path")  # besides output_dir: a run may add files there
 _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\x1b(?!\\[A)")  # tqdm moves up a line
 
 
@@ -193,13 +194,16 @@ class Case:
         self.arguments += ["--config-dir", "recipe", "--config-name", "r"]
 
 
-def faults_of(result: Result, before: dict[str, str], after: dict[str, str], output: str) -> list[str]:
+def faults_of(
+    result: Result, before: dict[str, str], after: dict[str, str], output: str, places: list[str]
+) -> list[str]:
     """Why a case failed; nothing where it did not.
 
     Args:
         result: of the program.
         before, after: ``tree_state`` of its working directory.
         output: the output directory, relative to it; the program may add files there.
+        places: others that the settings name, where it may add files too.
     """
     faults = []
     if result.code not in ALLOWED_CODES and not (result.was_stopped and result.code in (-9, -15)):
@@ -210,7 +214,8 @@ def faults_of(result: Result, before: dict[str, str], after: dict[str, str], out
         faults.append("prints control characters")
     changed = {name for name in before if after.get(name) != before[name] and name.split("/")[0] not in _WRITTEN}
     beside = f"{Path(output).parent}/.{Path(output).name}.".removeprefix("./")  # lock and half-written, by design
-    own = (*_WRITTEN, output.rstrip("/"))
+    out = output.rstrip("/")
+    own = (*_WRITTEN, out, f"{out}.work", f"{out}.evaluations", *places)
     new = {
         name
         for name in after.keys() - before.keys()
@@ -263,7 +268,12 @@ def main() -> int:
         foreign = {} if _is_ours(directory / "out") else tree_state(directory / "out")
         before = tree_state(directory)
         result = run_program(case.program, case.arguments, directory, chosen.seconds)
-        faults = faults_of(result, before, tree_state(directory), output)
+        places = [
+            os.path.relpath(directory / value.strip("'\""), directory)
+            for key, _, value in (part.partition("=") for part in case.arguments)
+            if key in _KEYS_OF_PLACES
+        ]
+        faults = faults_of(result, before, tree_state(directory), output, places)
         kept = tree_state(directory / "out") if (directory / "out").is_dir() else {}
         if lost := sorted(name for name in foreign if name != ".lock" and kept.get(name) != foreign[name]):
             faults.append(f"touched {lost[:3]} in out")

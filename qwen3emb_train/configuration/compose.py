@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from qwen3emb_train.configuration.arguments import ConfigError, Request
@@ -63,13 +63,26 @@ def compose(program: Program, request: Request) -> tuple[Any, str]:
         refuse_values(OmegaConf.to_container(composed, resolve=False))
         _refuse_missing(composed, program)
         text = OmegaConf.to_yaml(composed)
+        _check_interpolations(composed, request)
         return OmegaConf.to_object(composed), text
     except YAMLError as error:
         raise ConfigError(f"not readable as YAML: {error}") from error
     except RecursionError:
         raise ConfigError(f"a value is nested too deeply.\nAll keys: {program.command} --help") from None
+    except OverflowError as error:  # an integer that no float holds; OmegaConf names the key, but not in a file
+        where = str(error).partition("full_key: ")[2].partition("\n")[0] or f"{request.config_name}.yaml"
+        raise ConfigError(f"{where}: a number is too large. Give one below 1e308.") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error, schema, request.config_name, program)) from error
+
+
+def _check_interpolations(composed: DictConfig, request: Request) -> None:
+    """Resolves them: ``to_object`` would not check what they give."""
+    try:
+        OmegaConf.resolve(composed)
+    except ValidationError as error:
+        given = ", ".join(override for override in request.overrides if "${" in override) or "an interpolation"
+        raise ConfigError(f"{given}: gives a value of another kind ({str(error).splitlines()[0]}).") from None
 
 
 def _register(program: Program, schema: type) -> dict[str, Any]:

@@ -67,12 +67,15 @@ def export_gguf(config: ExportGgufConfig) -> Path:
     Raises:
         FileNotFoundError: the model directory lacks a file.
         ImportError: the ``gguf`` package is missing.
-        ValueError: llama.cpp has no counterpart of this model or tokenizer, or its vectors differ from ours.
+        ValueError: llama.cpp has no counterpart of this model or tokenizer, its vectors differ from ours, or
+            ``max_tokens`` leaves no room for the verification.
     """
     source, output = Path(config.model), Path(config.output_dir)
     if importlib.util.find_spec("gguf") is None:
         raise ImportError("Writing a GGUF file needs the gguf package: pip install 'qwen3emb-train[gguf]'")
     file_name = f"{output.name}.gguf"
+    if config.verify:
+        _require_room(source, config.max_tokens)
 
     def write(made: lineage.Output) -> dict[str, Any]:
         file = made.directory / file_name
@@ -84,6 +87,15 @@ def export_gguf(config: ExportGgufConfig) -> Path:
 
     lineage.produce(PROGRAM, output, lineage.settings_of(config), {"model": source}, write)
     return output / file_name
+
+
+def _require_room(source: Path, max_tokens: int) -> None:
+    longest = max(map(len, load_tokenizer(str(source)).tokenize(list(REAL_TEXTS), 2048)))
+    if max_tokens < longest:
+        raise ValueError(
+            f"max_tokens={max_tokens}: the texts of the verification have up to {longest} tokens. Raise it, or set "
+            "verify=false."
+        )
 
 
 def write_gguf(source: Path, file: Path, dtype: GgufDtype, max_tokens: int) -> None:

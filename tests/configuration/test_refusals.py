@@ -70,3 +70,14 @@ def test_escapes_in_a_message_are_shown(refused: Refused) -> None:
     assert "\x1b" not in told
     assert "\x9b" not in told
     assert "\\x1b]0;owned\\x07\\x9b2J" in told
+
+
+def test_a_number_that_no_float_holds_is_named(refused: Refused, tmp_path: Path) -> None:
+    large = "9" * 400
+    assert "max_grad_norm: a number is too large" in refused(*TRAIN, f"max_grad_norm={large}")
+    (tmp_path / "mine.yaml").write_text(f"defaults: [/train_embedding, _self_]\noptimizer:\n  eps: {large}\n")
+    assert "mine.yaml: a number is too large" in refused(*TRAIN, "--config-dir", tmp_path, "--config-name", "mine")
+
+
+def test_an_interpolation_of_another_kind_is_refused(refused: Refused) -> None:
+    assert "data.mine.columns" in refused(*TRAIN, "data.mine.columns=${output_dir}")

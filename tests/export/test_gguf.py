@@ -119,6 +119,13 @@ def test_llama_cpp_gives_our_vectors_with_the_real_qwen_tokenizer(tmp_path: Path
     assert compare_with_llama_cpp(tmp_path / "x.gguf", folder)["least_cosine"] >= 0.9999
 
 
+def test_a_context_without_room_for_the_verification_is_refused_at_once(tmp_path: Path) -> None:
+    model = make_tiny_model_directory(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"max_tokens=2: the texts of the verification have up to \d+ tokens"):
+        export_gguf(ExportGgufConfig(model=str(model), output_dir=str(tmp_path / "out"), max_tokens=2))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

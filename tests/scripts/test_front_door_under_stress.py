@@ -40,4 +40,4 @@ def test_two_starts_end_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_the_fuzz_sees_what_it_looks_for(result: Result, after: dict[str, str], fault: str | None) -> None:
-    assert faults_of(result, {"mine/thesis": "a"}, after, "out") == ([] if fault is None else [fault])
+    assert faults_of(result, {"mine/thesis": "a"}, after, "out", []) == ([] if fault is None else [fault])
