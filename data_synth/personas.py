@@ -36,8 +36,8 @@ class PersonasConfig:
     Attributes:
         path: file of {"persona": ...} lines, as in Persona Hub; null = the list that comes with the package.
         num_personas: personas offered for each passage.
-        max_share: largest share of any collection's passages that one persona is offered for, on average: they are drawn
-            from the num_personas / max_share nearest. 1 = always the nearest, as in the report.
+        max_share: largest share of any collection's passages that one persona is offered for, on average: they are
+            drawn from the num_personas / max_share nearest. 1 = always the nearest, as in the report.
         model: directory of an embedding model (Sentence-Transformers layout, our exports included), as in the report;
             null compares words and subjects, in some twelve languages.
         passage_prompt: put before each passage for a model that takes instructions, e.g.

@@ -1,11 +1,14 @@
-"""Rejects texts that are too short, too long, or repeat themselves."""
+"""Rejects texts that are too short, too long, or repeat themselves, and queries of another length than asked for."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
+from data_synth.languages import bucket_bounds, count_words
 from qwen3emb_train.texts.words import ngrams, words
 
 _MIN_WORDS_FOR_REPETITION = 12
+_SLACK = 2  # words beside the range asked for
 
 
 @dataclass
@@ -55,3 +58,39 @@ class LengthFilter:
                 if share > self.config.max_repetition:
                     return Reason("repeats_itself", f"{share:.0%} of its word trigrams: {shorten(text)}")
         return True
+
+
+@dataclass
+class AskedLengthConfig:
+    """Whether a query is as long as the teacher was asked to make it.
+
+    Attributes:
+        enabled: whether the filter is applied.
+        tolerance: a query may be shorter or longer than its range by this share, and in any case by two words.
+        tasks: where the filter applies.
+    """
+
+    enabled: bool = True
+    tolerance: float = 0.5
+    tasks: list[str] = field(default_factory=lambda: ["retrieval", "code", "classification", "instructed", "reasoning"])
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance={self.tolerance}: give a number of at least 0, e.g. 0.5.")
+
+
+class AskedLengthFilter:
+    """Compares the query's words with the range in ``facts["length"]``."""
+
+    def __init__(self, config: AskedLengthConfig) -> None:
+        self.config = config
+
+    def __call__(self, candidate: Candidate) -> Verdict:
+        asked = candidate.facts.get("length")
+        if not isinstance(asked, str) or candidate.item.task not in self.config.tasks:
+            return True
+        low, high = bucket_bounds(asked, "length")
+        found, tolerance = count_words(candidate.row.query), self.config.tolerance
+        if min(low - _SLACK, low * (1 - tolerance)) <= found <= max(high + _SLACK, high * (1 + tolerance)):
+            return True
+        return Reason("wrong_length", f"{found} words instead of {asked}: {shorten(candidate.row.query)}")
