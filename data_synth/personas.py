@@ -2,7 +2,7 @@
 
 The report retrieves the five nearest personas of Persona Hub (Ge et al. 2024, arXiv:2406.20094) with an embedding
 model. A file of that format is one ``{"persona": "..."}`` a line; ``personas.jsonl`` beside this module is a list of
-our own. Without a model, sparse vectors of words and subjects are compared (``subjects.py``), across some twelve
+our own. Without a model, sparse vectors of words and subjects are compared (``subjects.py``), across eleven
 languages; they know fields, not meanings. A passage that shares nothing with any persona gets some by its hash.
 
 In a collection on one matter the same few personas are the nearest of every passage. So a passage gets ``num_personas``
@@ -39,7 +39,7 @@ class PersonasConfig:
         max_share: largest share of any collection's passages that one persona is offered for, on average: they are
             drawn from the num_personas / max_share nearest. 1 = always the nearest, as in the report.
         model: directory of an embedding model (Sentence-Transformers layout, our exports included), as in the report;
-            null compares words and subjects, in some twelve languages.
+            null compares words and subjects, in eleven languages.
         passage_prompt: put before each passage for a model that takes instructions, e.g.
             "Instruct: Given a text, find who would be interested in it\\nQuery:".
         max_passage_characters: characters of a passage that are embedded.
