@@ -8,7 +8,6 @@ from data_synth.languages import bucket_bounds, count_words
 from qwen3emb_train.texts.words import ngrams, words
 
 _MIN_WORDS_FOR_REPETITION = 12
-_SLACK = 2  # words beside the range asked for
 
 
 @dataclass
@@ -66,17 +65,17 @@ class AskedLengthConfig:
 
     Attributes:
         enabled: whether the filter is applied.
-        tolerance: a query may be shorter or longer than its range by this share, and in any case by two words.
+        factor: a query may be so many times shorter or longer than its range: 2 lets "7-15" be 4 to 30 words.
         tasks: where the filter applies.
     """
 
     enabled: bool = True
-    tolerance: float = 0.5
+    factor: float = 2.0
     tasks: list[str] = field(default_factory=lambda: ["retrieval", "code", "classification", "instructed", "reasoning"])
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise ValueError(f"tolerance={self.tolerance}: give a number of at least 0, e.g. 0.5.")
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"factor={self.factor}: give a number of at least 1, e.g. 2.")
 
 
 class AskedLengthFilter:
@@ -90,7 +89,7 @@ class AskedLengthFilter:
         if not isinstance(asked, str) or candidate.item.task not in self.config.tasks:
             return True
         low, high = bucket_bounds(asked, "length")
-        found, tolerance = count_words(candidate.row.query), self.config.tolerance
-        if min(low - _SLACK, low * (1 - tolerance)) <= found <= max(high + _SLACK, high * (1 + tolerance)):
+        found, factor = count_words(candidate.row.query), self.config.factor
+        if low / factor <= found <= high * factor:
             return True
         return Reason("wrong_length", f"{found} words instead of {asked}: {shorten(candidate.row.query)}")

@@ -42,15 +42,15 @@ def test_lengths(query: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_words", "asked", "tolerance", "expected"),
+    ("num_words", "asked", "factor", "expected"),
     [
-        (7, "7-15", 0.0, "kept"), (15, "7-15", 0.0, "kept"), (5, "7-15", 0.0, "kept"), (4, "7-15", 0.0, "wrong_length"),
-        (17, "7-15", 0.0, "kept"), (18, "7-15", 0.0, "wrong_length"), (22, "7-15", 0.5, "kept"),
-        (23, "7-15", 0.5, "wrong_length"), (8, "16-40", 0.5, "kept"), (7, "16-40", 0.5, "wrong_length"),
+        (7, "7-15", 1.0, "kept"), (15, "7-15", 1.0, "kept"), (6, "7-15", 1.0, "wrong_length"),
+        (16, "7-15", 1.0, "wrong_length"), (4, "7-15", 2.0, "kept"), (3, "7-15", 2.0, "wrong_length"),
+        (30, "7-15", 2.0, "kept"), (31, "7-15", 2.0, "wrong_length"), (1, "2-6", 2.0, "kept"),
     ],
 )  # fmt: skip
-def test_a_query_is_as_long_as_it_was_asked_to_be(num_words: int, asked: str, tolerance: float, expected: str) -> None:
-    check = AskedLengthFilter(AskedLengthConfig(tolerance=tolerance))
+def test_a_query_is_as_long_as_it_was_asked_to_be(num_words: int, asked: str, factor: float, expected: str) -> None:
+    check = AskedLengthFilter(AskedLengthConfig(factor=factor))
     row = candidate(" ".join(["word"] * num_words), facts={"length": asked})
     assert name_of(check(row)) == expected
     assert name_of(check(candidate(row.row.query))) == "kept", "no length is known"
@@ -59,8 +59,13 @@ def test_a_query_is_as_long_as_it_was_asked_to_be(num_words: int, asked: str, to
     )
 
 
+def test_a_factor_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="factor"):
+        AskedLengthConfig(factor=0.5)
+
+
 def test_lengths_of_scripts_without_spaces_are_counted_in_their_unit() -> None:
-    check = AskedLengthFilter(AskedLengthConfig(tolerance=0.0))
+    check = AskedLengthFilter(AskedLengthConfig(factor=1.0))
     for query in ("珊瑚礁为什么会白化呢怎么办", "ทำไมปะการังจึงฟอกขาวในน้ำอุ่น"):
         assert name_of(check(candidate(query, facts={"length": "5-9"}))) == "kept"
         assert name_of(check(candidate(query * 3, facts={"length": "5-9"}))) == "wrong_length"
