@@ -61,11 +61,11 @@ class LengthFilter:
 
 @dataclass
 class AskedLengthConfig:
-    """Whether a query is as long as the teacher was asked to make it.
+    """Whether a query, or its own instruction, is as long as the teacher was asked to make it.
 
     Attributes:
         enabled: whether the filter is applied.
-        factor: a query may be so many times shorter or longer than its range: 2 lets "7-15" be 4 to 30 words.
+        factor: a text may be so many times shorter or longer than its range: 2 lets "7-15" be 4 to 30 words.
         tasks: where the filter applies.
     """
 
@@ -79,17 +79,22 @@ class AskedLengthConfig:
 
 
 class AskedLengthFilter:
-    """Compares the query's words with the range in ``facts["length"]``."""
+    """Compares the words of query and instruction with ``facts["length"]`` and ``facts["instruction_length"]``."""
 
     def __init__(self, config: AskedLengthConfig) -> None:
         self.config = config
 
     def __call__(self, candidate: Candidate) -> Verdict:
-        asked = candidate.facts.get("length")
-        if not isinstance(asked, str) or candidate.item.task not in self.config.tasks:
+        if candidate.item.task not in self.config.tasks:
             return True
-        low, high = bucket_bounds(asked, "length")
-        found, factor = count_words(candidate.row.query), self.config.factor
-        if low / factor <= found <= high * factor:
-            return True
-        return Reason("wrong_length", f"{found} words instead of {asked}: {shorten(candidate.row.query)}")
+        row, facts = candidate.row, candidate.facts
+        for asked, written in (
+            (facts.get("length"), row.query), (facts.get("instruction_length"), row.instruction or ""),
+        ):  # fmt: skip
+            if not isinstance(asked, str):
+                continue
+            low, high = bucket_bounds(asked, "length")
+            found = count_words(written)
+            if not low / self.config.factor <= found <= high * self.config.factor:
+                return Reason("wrong_length", f"{found} words instead of {asked}: {shorten(written)}")
+        return True

@@ -59,6 +59,15 @@ def test_a_query_is_as_long_as_it_was_asked_to_be(num_words: int, asked: str, fa
     )
 
 
+def test_an_instruction_of_its_own_is_as_long_as_asked_for() -> None:
+    check = AskedLengthFilter(AskedLengthConfig(factor=1.0))
+    facts = {"length": "2-6", "instruction_length": "4-9"}
+    told = candidate("two words", task="instructed", facts=facts)
+    for instruction, expected in (("Only recent ones count, please.", "kept"), ("Only recent.", "wrong_length")):
+        row = replace(told.row, instruction=instruction)
+        assert name_of(check(replace(told, row=row))) == expected
+
+
 def test_a_factor_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="factor"):
         AskedLengthConfig(factor=0.5)
