@@ -11,12 +11,14 @@ from data_synth.progress import PricesConfig
 from data_synth.tasks.bitext import BitextConfig
 from data_synth.tasks.classification import ClassificationConfig
 from data_synth.tasks.code import CodeConfig
+from data_synth.tasks.instructed import InstructedConfig
 from data_synth.tasks.instructions import InstructionsConfig
+from data_synth.tasks.reasoning import ReasoningConfig
 from data_synth.tasks.retrieval import RetrievalConfig
 from data_synth.tasks.sts import StsConfig
 from data_synth.teachers.settings import TeacherConfig
 
-TASKS = ("instructions", "retrieval", "code", "bitext", "sts", "classification")
+TASKS = ("instructions", "retrieval", "code", "bitext", "sts", "classification", "instructed", "reasoning")
 
 
 @dataclass
@@ -45,14 +47,16 @@ class SynthesisConfig:
             run.json; ledger/ and passages/ are the state for restarts.
         documents: sources by name: documents.handbook.path=docs/ adds one.
         teacher: OpenAI-compatible servers with one model: vLLM, SGLang, llama.cpp, TGI, a vendor's.
-        tasks: any of instructions, retrieval, code, bitext, sts, classification.
+        tasks: any of instructions, retrieval, code, bitext, sts, classification, instructed, reasoning.
         personas: candidates for the person who asks about a passage.
         retrieval: passage -> persona, type, difficulty -> query.
         code: function -> question.
         bitext: sentences -> translation.
         sts: sentence -> sentences of graded similarity, with scores.
         classification: subject -> text, label, confusable labels.
-        instructions: sample passages of a source -> the instruction of its retrieval and code rows.
+        instructed: passage -> query, an instruction that narrows it, passages that answer the query only.
+        reasoning: passage -> a problem that it helps to solve, passages that sound like the problem and do not help.
+        instructions: sample passages of a source -> the instructions of its retrieval and code rows.
         judge: the teacher rates its rows in a further call.
         filters: which rows are rejected at publication; changing them needs no new requests.
         prices: of the teacher, in any currency; 0 for your own server.
@@ -80,6 +84,8 @@ class SynthesisConfig:
     bitext: BitextConfig = field(default_factory=BitextConfig)
     sts: StsConfig = field(default_factory=StsConfig)
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+    instructed: InstructedConfig = field(default_factory=InstructedConfig)
+    reasoning: ReasoningConfig = field(default_factory=ReasoningConfig)
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)

@@ -3,13 +3,14 @@
 It runs when results are published, not when replies arrive, so changed filter settings need no new requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from data_synth.filters.candidates import Candidate, Filter
 from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicateFilter
 from data_synth.work import Outcome, Rejected, WorkItem
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.texts.words import hash64
 
 # Tasks whose rows carry their source's instruction; translations and graded pairs need other ones.
 _INSTRUCTED = ("retrieval", "code")
@@ -21,11 +22,14 @@ class Examination:
     Args:
         filters: applied to each row.
         near_duplicates: settings of the comparison between rows.
-        instructions: source -> instruction of its rows.
+        instructions: source -> instructions; each of its rows gets one, by its query.
     """
 
     def __init__(
-        self, filters: Filter, near_duplicates: NearDuplicateConfig, instructions: Mapping[str, str] | None = None
+        self,
+        filters: Filter,
+        near_duplicates: NearDuplicateConfig,
+        instructions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._filters = filters
         self._near_duplicates = NearDuplicateFilter(near_duplicates) if near_duplicates.enabled else None
@@ -44,5 +48,7 @@ class Examination:
         return replace(outcome, rows=tuple(self._instructed(row) for row in outcome.rows))
 
     def _instructed(self, row: TrainingExample) -> TrainingExample:
-        sentence = self._instructions.get(row.source.rpartition("/")[0])
-        return replace(row, instruction=sentence) if sentence and row.task in _INSTRUCTED else row
+        sentences = self._instructions.get(row.source.rpartition("/")[0])
+        if not sentences or row.task not in _INSTRUCTED:
+            return row
+        return replace(row, instruction=sentences[hash64(row.query) % len(sentences)])

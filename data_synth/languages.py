@@ -1,5 +1,10 @@
 """Names of languages and units of length for prompts."""
 
+import re
+import unicodedata
+
+from qwen3emb_train.texts.words import words
+
 LANGUAGES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani", "be": "Belarusian",
     "bg": "Bulgarian", "bn": "Bengali", "bo": "Tibetan", "br": "Breton", "bs": "Bosnian", "ca": "Catalan",
@@ -24,8 +29,10 @@ LANGUAGES = {
 }  # fmt: skip
 """Language code -> English name, as in the report's prompts."""
 
-_UNSPACED = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
-_CHARACTERS_PER_WORD = 2  # of the scripts above, roughly
+# Languages written without spaces: characters of a word, roughly. Vowel signs and tone marks of Thai, Lao, Khmer,
+# Burmese and Tibetan are not counted, as they stand above or below a character.
+_CHARACTERS_PER_WORD = {"zh": 2, "yue": 2, "ja": 2, "th": 3, "lo": 3, "km": 3, "my": 3, "bo": 3}
+_HAN_OR_KANA = re.compile("[\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 
 
 def check_languages(codes: object, key: str) -> None:
@@ -53,9 +60,24 @@ def primary_language(code: str) -> str:
 def length_phrase(bucket: str, language: str) -> str:
     """A length for prompts in the unit of the language: for "5-10", "5 to 10 words" or "10 to 20 characters"."""
     low, high = bucket_bounds(bucket, "length")
-    if primary_language(language) in _UNSPACED:
-        return f"{low * _CHARACTERS_PER_WORD} to {high * _CHARACTERS_PER_WORD} characters"
-    return f"{low} to {high} words"
+    size = _CHARACTERS_PER_WORD.get(primary_language(language))
+    if size is None:
+        return f"{low} to {high} words"
+    told = "" if size == 2 else " (vowel and tone marks not counted)"
+    return f"{low * size} to {high * size} characters{told}"
+
+
+def count_words(text: str) -> int:
+    """The number of words; of scripts without spaces, what their characters come to. Undoes ``length_phrase``."""
+    whole, characters, stacked = 0, 0, 0
+    for word in words(text):
+        if len(word) == 1 and _HAN_OR_KANA.match(word):
+            characters += 1
+        elif "\u0e00" <= word[0] < "\u10a0" or "\u1780" <= word[0] < "\u1800":
+            stacked += sum(unicodedata.category(sign) not in ("Mn", "Mc") for sign in word)
+        else:
+            whole += 1
+    return whole + round(characters / 2 + stacked / 3)
 
 
 def bucket_bounds(bucket: str, key: str) -> tuple[int, int]:

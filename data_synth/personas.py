@@ -1,25 +1,32 @@
-"""Personas that might ask about a passage: the nearest few of a file, as in the report's appendix A.1.
+"""Personas that might ask about a passage: a few near ones of a file, as in the report's appendix A.1.
 
-The report retrieves five personas per document with a retrieval model from Persona Hub (Ge et al. 2024,
-arXiv:2406.20094). A file of that format is one ``{"persona": "..."}`` a line; ``personas.jsonl`` beside this module is
-a small starter list of our own. Without an embedding model, BM25 ranks them, which is less accurate: a passage that
-shares no word with any persona (e.g. in another language) gets personas by its hash.
+The report retrieves the five nearest personas of Persona Hub (Ge et al. 2024, arXiv:2406.20094) with an embedding
+model. A file of that format is one ``{"persona": "..."}`` a line; ``personas.jsonl`` beside this module is a list of
+our own. Without a model, sparse vectors of words and subjects are compared (``subjects.py``), across eleven
+languages; they know fields, not meanings. A passage that shares nothing with any persona gets some by its hash.
+
+In a collection on one matter the same few personas are the nearest of every passage. So a passage gets ``num_personas``
+of its nearest ``num_personas / max_share``, drawn by hash: no persona is offered for more than that share of any
+collection's passages, on average. The draw knows the passage and the personas only, so another document changes none.
 """
 
-import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from data_synth.persona_index import DenseIndex, SparseIndex
+from data_synth.subjects import features
+from qwen3emb_train.texts.words import hash64
 
 STARTER_PERSONAS = Path(__file__).parent / "personas.jsonl"
 
 _MAX_PERSONA_CHARACTERS = 2000
-_PERSONAS_PER_BLOCK = 65_536  # scored at once: 64 passages x 65,536 float32 = 16 MiB
 
 
 @dataclass
@@ -27,10 +34,12 @@ class PersonasConfig:
     """Where personas come from and how they are found.
 
     Attributes:
-        path: file of {"persona": ...} lines; as in Persona Hub; null = the starter list.
-        num_personas: nearest personas kept per passage.
-        model: directory of an embedding model (Sentence-Transformers layout, our exports included); null compares
-            words.
+        path: file of {"persona": ...} lines, as in Persona Hub; null = the list that comes with the package.
+        num_personas: personas offered for each passage.
+        max_share: largest share of any collection's passages that one persona is offered for, on average: they are
+            drawn from the num_personas / max_share nearest. 1 = always the nearest, as in the report.
+        model: directory of an embedding model (Sentence-Transformers layout, our exports included), as in the report;
+            null compares words and subjects, in eleven languages.
         passage_prompt: put before each passage for a model that takes instructions, e.g.
             "Instruct: Given a text, find who would be interested in it\\nQuery:".
         max_passage_characters: characters of a passage that are embedded.
@@ -40,6 +49,7 @@ class PersonasConfig:
 
     path: str | None = None
     num_personas: int = 5
+    max_share: float = 0.2
     model: str | None = None
     passage_prompt: str = ""
     max_passage_characters: int = 4000
@@ -50,6 +60,13 @@ class PersonasConfig:
         for key in ("num_personas", "max_passage_characters", "passages_per_batch"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: give a whole number of at least 1.")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share={self.max_share}: not a share. Give a number in (0, 1]; 1 = the nearest.")
+
+    @property
+    def num_candidates(self) -> int:
+        """The nearest personas that a passage's are drawn from."""
+        return math.ceil(self.num_personas / self.max_share)
 
 
 @runtime_checkable
@@ -58,6 +75,15 @@ class PersonaSearch(Protocol):
 
     def nearest(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         """For each text its personas, nearest first."""
+        ...
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """Ranks personas by nearness."""
+
+    def ranked(self, texts: Sequence[str], num: int) -> list[list[int]]:
+        """For each text the places of the nearest ``num`` in the list of personas, or fewer."""
         ...
 
 
@@ -102,35 +128,56 @@ def build_persona_search(config: PersonasConfig) -> PersonaSearch:
     personas = load_personas(Path(config.path) if config.path else STARTER_PERSONAS)
     if len(personas) < config.num_personas:
         raise ValueError(f"num_personas={config.num_personas}, but the file has {len(personas)}.")
-    if config.model is None:
-        return LexicalPersonas(personas, config)
-    return EmbeddedPersonas(personas, config)
+    is_plain = config.model is None
+    return DrawnPersonas(
+        personas, SubjectPersonas(personas) if is_plain else EmbeddedPersonas(personas, config), config
+    )
 
 
-class LexicalPersonas:
-    """BM25 over the personas."""
+class DrawnPersonas:
+    """The personas of each text: some of the nearest, drawn by the text's hash.
 
-    def __init__(self, personas: Sequence[str], config: PersonasConfig) -> None:
-        import bm25s
+    Args:
+        personas: all.
+        ranking: of them.
+        config: how many, of how many.
+    """
 
-        self._personas = list(personas)
-        self._config = config
-        self._tokenize: Any = bm25s.tokenization.Tokenizer(stopwords="en", stemmer=_singular)
-        self._bm25 = bm25s.BM25(backend="numpy")
-        self._bm25.index(self._tokenize.tokenize(self._personas, show_progress=False), show_progress=False)
+    def __init__(self, personas: Sequence[str], ranking: Ranking, config: PersonasConfig) -> None:
+        self._personas, self._ranking, self._config = personas, ranking, config
 
     def nearest(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         """See ``PersonaSearch``."""
-        return [self._nearest(text[: self._config.max_passage_characters]) for text in texts]
+        if not texts:
+            return []
+        cut = [text[: self._config.max_passage_characters] for text in texts]
+        num = min(self._config.num_candidates, len(self._personas))
+        ranked = self._ranking.ranked(cut, num)
+        return [self._drawn(text, found, num) for text, found in zip(cut, ranked, strict=True)]
 
-    def _nearest(self, text: str) -> tuple[str, ...]:
-        (ids,) = self._tokenize.tokenize([text], update_vocab=False, show_progress=False, return_as="ids")
-        scores = self._bm25.get_scores_from_ids(ids) if len(ids) else np.zeros(len(self._personas), np.float32)
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        # Ties (usually scores of zero) are broken by the text's hash, not by the order of the file.
-        tie_breaker = np.random.Generator(np.random.PCG64(seed)).permutation(len(scores))
-        order = np.lexsort((tie_breaker, -scores))[: self._config.num_personas]
-        return tuple(self._personas[index] for index in order)
+    def _drawn(self, text: str, found: list[int], num: int) -> tuple[str, ...]:
+        mark = hash64(text)
+        if len(found) < num:  # nothing else is near: any may ask
+            known = set(found)
+            steps = (hash64(f"{mark}/{step}") % len(self._personas) for step in count())
+            while len(found) < num:
+                if (place := next(steps)) not in known:
+                    known.add(place)
+                    found = [*found, place]
+        lots = {place: hash64(f"{mark}/{self._personas[place]}") for place in found}
+        drawn = set(sorted(found, key=lambda place: lots[place])[: self._config.num_personas])
+        return tuple(self._personas[place] for place in found if place in drawn)
+
+
+class SubjectPersonas:
+    """Cosine of sparse vectors of words and subjects."""
+
+    def __init__(self, personas: Sequence[str]) -> None:
+        self._index = SparseIndex([features(persona) for persona in personas])
+
+    def ranked(self, texts: Sequence[str], num: int) -> list[list[int]]:
+        """See ``Ranking``."""
+        return [self._index.nearest(features(text), num)[0] for text in texts]
 
 
 class EmbeddedPersonas:
@@ -142,49 +189,16 @@ class EmbeddedPersonas:
         if not Path(str(config.model)).is_dir():
             raise FileNotFoundError(f"model={config.model}: no such directory. Nothing is downloaded here.")
         self._model: Any = SentenceTransformer(config.model, device=config.device, local_files_only=True)
-        self._personas = list(personas)
         self._config = config
-        self._vectors = self._encode(self._personas, prompt="")
+        self._index = DenseIndex(self._encode(personas, prompt=""))
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> Float[np.ndarray, "texts dim"]:
+    def _encode(self, texts: Sequence[str], prompt: str) -> np.ndarray:
         vectors = self._model.encode(
             list(texts), prompt=prompt, batch_size=self._config.passages_per_batch, normalize_embeddings=True,
             convert_to_numpy=True, show_progress_bar=False,
         )  # fmt: skip
         return np.asarray(vectors, dtype=np.float32)
 
-    def nearest(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
-        """See ``PersonaSearch``."""
-        if not texts:
-            return []
-        cut = [text[: self._config.max_passage_characters] for text in texts]
-        found = nearest_rows(self._encode(cut, self._config.passage_prompt), self._vectors, self._config.num_personas)
-        return [tuple(self._personas[index] for index in row) for row in found]
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") else word
-
-
-def nearest_rows(
-    queries: Float[np.ndarray, "queries dim"], rows: Float[np.ndarray, "rows dim"], num: int
-) -> Int[np.ndarray, "queries num"]:
-    """Indices of the ``num`` rows with the largest inner product, best first, block by block.
-
-    Of rows with equal products at the end of the list, any may be kept.
-
-    Args:
-        queries: float32 [queries, dim].
-        rows: float32 [rows, dim].
-        num: rows per query.
-    """
-    best_scores = np.empty((len(queries), 0), np.float32)
-    best = np.empty((len(queries), 0), np.int64)
-    for start in range(0, len(rows), _PERSONAS_PER_BLOCK):
-        scores = queries @ rows[start : start + _PERSONAS_PER_BLOCK].T
-        kept = np.argpartition(-scores, min(num, scores.shape[1]) - 1, axis=1)[:, :num]
-        best_scores = np.hstack((best_scores, np.take_along_axis(scores, kept, 1)))
-        best = np.hstack((best, kept + start))
-        order = np.argsort(-best_scores, axis=1, kind="stable")[:, :num]
-        best_scores, best = np.take_along_axis(best_scores, order, 1), np.take_along_axis(best, order, 1)
-    return best
+    def ranked(self, texts: Sequence[str], num: int) -> list[list[int]]:
+        """See ``Ranking``."""
+        return self._index.nearest(self._encode(texts, self._config.passage_prompt), num).tolist()

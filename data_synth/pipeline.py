@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_synth.config import SynthesisConfig
+from data_synth.config import TASKS, SynthesisConfig
 from data_synth.costs import estimate
 from data_synth.examination import Examination
 from data_synth.filters.chain import FilterChain, build_filters
@@ -29,7 +29,9 @@ from data_synth.runner import run
 from data_synth.tasks.bitext import BitextTask
 from data_synth.tasks.classification import ClassificationTask
 from data_synth.tasks.code import CodeTask
+from data_synth.tasks.instructed import InstructedTask
 from data_synth.tasks.instructions import InstructionsTask, instructions_of
+from data_synth.tasks.reasoning import ReasoningTask
 from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
@@ -96,6 +98,8 @@ def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -
         "bitext": lambda: BitextTask(config.bitext, passages),
         "sts": lambda: StsTask(config.sts, passages),
         "classification": lambda: ClassificationTask(config.classification, passages),
+        "instructed": lambda: InstructedTask(config.instructed, passages),
+        "reasoning": lambda: ReasoningTask(config.reasoning, passages),
     }
     return judged(tasks[name](), config.judge)
 
@@ -183,5 +187,5 @@ def _publish(
 
 def _prompt_directories(config: SynthesisConfig) -> list[Path]:
     """The shipped templates and the user's."""
-    parts = (config.retrieval, config.code, config.bitext, config.sts, config.classification, config.instructions)
+    parts = [getattr(config, name) for name in TASKS]
     return [PROMPTS_DIRECTORY, *(Path(part.prompts) for part in parts if part.prompts)]

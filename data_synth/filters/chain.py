@@ -9,7 +9,7 @@ from data_synth.filters.copying import CopyConfig, CopyFilter
 from data_synth.filters.decontamination import DecontaminationConfig, DecontaminationFilter
 from data_synth.filters.echoes import EchoFilter, prompt_texts
 from data_synth.filters.languages import LanguageFilter
-from data_synth.filters.lengths import LengthConfig, LengthFilter
+from data_synth.filters.lengths import AskedLengthConfig, AskedLengthFilter, LengthConfig, LengthFilter
 from data_synth.filters.links import LinkFilter
 from data_synth.filters.near_duplicates import NearDuplicateConfig
 from data_synth.filters.refusals import RefusalFilter
@@ -22,7 +22,7 @@ class FilterConfig:
     """Which rows are rejected.
 
     Attributes:
-        lengths, copying, relevance, language: see their classes.
+        lengths, asked_length, copying, relevance, language: see their classes.
         refusals: rows in which the teacher declines.
         echoes: rows that repeat the prompt, or refer to "the passage".
         links: rows with addresses that are not in the source.
@@ -31,6 +31,7 @@ class FilterConfig:
     """
 
     lengths: LengthConfig = field(default_factory=LengthConfig)
+    asked_length: AskedLengthConfig = field(default_factory=AskedLengthConfig)
     refusals: bool = True
     echoes: bool = True
     links: bool = True
@@ -64,6 +65,8 @@ def build_filters(config: FilterConfig, prompts: Iterable[Path]) -> FilterChain:
     filters: list[Filter] = []
     if config.lengths.enabled:
         filters.append(LengthFilter(config.lengths))
+    if config.asked_length.enabled:
+        filters.append(AskedLengthFilter(config.asked_length))
     if config.refusals:
         filters.append(RefusalFilter())
     if config.echoes:

@@ -19,7 +19,7 @@ class CopyConfig:
     """
 
     enabled: bool = True
-    tasks: list[str] = field(default_factory=lambda: ["retrieval", "code"])
+    tasks: list[str] = field(default_factory=lambda: ["retrieval", "code", "instructed", "reasoning"])
     ngram: int = 4
     max_share: float = 0.7
     min_words: int = 8

@@ -1,8 +1,10 @@
-"""Rejects texts that are too short, too long, or repeat themselves."""
+"""Rejects texts that are too short, too long, or repeat themselves, and queries of another length than asked for."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
+from data_synth.languages import bucket_bounds, count_words
 from qwen3emb_train.texts.words import ngrams, words
 
 _MIN_WORDS_FOR_REPETITION = 12
@@ -54,4 +56,45 @@ class LengthFilter:
                 share = 1 - len(set(runs)) / len(runs)
                 if share > self.config.max_repetition:
                     return Reason("repeats_itself", f"{share:.0%} of its word trigrams: {shorten(text)}")
+        return True
+
+
+@dataclass
+class AskedLengthConfig:
+    """Whether a query, or its own instruction, is as long as the teacher was asked to make it.
+
+    Attributes:
+        enabled: whether the filter is applied.
+        factor: a text may be so many times shorter or longer than its range: 2 lets "7-15" be 4 to 30 words.
+        tasks: where the filter applies.
+    """
+
+    enabled: bool = True
+    factor: float = 2.0
+    tasks: list[str] = field(default_factory=lambda: ["retrieval", "code", "classification", "instructed", "reasoning"])
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"factor={self.factor}: give a number of at least 1, e.g. 2.")
+
+
+class AskedLengthFilter:
+    """Compares the words of query and instruction with ``facts["length"]`` and ``facts["instruction_length"]``."""
+
+    def __init__(self, config: AskedLengthConfig) -> None:
+        self.config = config
+
+    def __call__(self, candidate: Candidate) -> Verdict:
+        if candidate.item.task not in self.config.tasks:
+            return True
+        row, facts = candidate.row, candidate.facts
+        for asked, written in (
+            (facts.get("length"), row.query), (facts.get("instruction_length"), row.instruction or ""),
+        ):  # fmt: skip
+            if not isinstance(asked, str):
+                continue
+            low, high = bucket_bounds(asked, "length")
+            found = count_words(written)
+            if not low / self.config.factor <= found <= high * self.config.factor:
+                return Reason("wrong_length", f"{found} words instead of {asked}: {shorten(written)}")
         return True

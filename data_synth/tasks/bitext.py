@@ -4,7 +4,7 @@ The sentences are taken from passages verbatim; the plan determines the number o
 of the rows have the translation as query, so that both directions are learned.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_synth.documents import Passage
@@ -14,7 +14,7 @@ from data_synth.plans import Mix, OtherLanguages, check_weights, pick, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
 from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt
-from data_synth.tasks.rows import accept, at, facts_of, source_of
+from data_synth.tasks.rows import accept, at, facts_of, instruction_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 
@@ -67,13 +67,17 @@ class BitextTask:
     name = "bitext"
 
     def __init__(
-        self, config: BitextConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
+        self,
+        config: BitextConfig,
+        passages: Iterable[Passage],
+        *,
+        instructions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """
         Args:
             config: of the task.
             passages: an iterable that can be iterated repeatedly; passages of prose are used.
-            instructions: source -> instruction of its rows, in place of the configured one.
+            instructions: source -> instructions of its rows, in place of the configured one.
         """
         self.config = config
         self._passages = passages
@@ -117,7 +121,7 @@ class BitextTask:
             return at(self._prompt, answer)
         sides = [(plan["text"], passage.language), (answer["Translation"], plan["language"])]
         (query, query_language), (positive, language) = sides[::-1] if plan["direction"] == "reverse" else sides
-        instruction = self._instructions.get(passage.source, self.config.instruction)
+        instruction = instruction_of(self._instructions, passage, self.config.instruction)
         row = TrainingExample(
             query=query, positives=(positive,), task=self.name, source=source_of(passage), language=query_language,
             instruction=instruction.replace("{language}", language_name(language) if language else "another language"),

@@ -5,7 +5,7 @@ it, and names the right label and confusable ones; the row's query is the text, 
 negatives the confusable labels.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_synth.documents import Passage
@@ -15,7 +15,7 @@ from data_synth.plans import Mix, check_weights, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request
-from data_synth.tasks.rows import accept, at, facts_of, source_of
+from data_synth.tasks.rows import accept, at, facts_of, instruction_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 
@@ -69,13 +69,13 @@ class ClassificationTask:
         config: ClassificationConfig,
         passages: Iterable[Passage],
         *,
-        instructions: Mapping[str, str] | None = None,
+        instructions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """
         Args:
             config: of the task.
             passages: an iterable that can be iterated repeatedly; passages of prose are used.
-            instructions: source -> instruction of its rows, in place of the one that the teacher writes.
+            instructions: source -> instructions of its rows, in place of the one that the teacher writes.
         """
         self.config = config
         self._passages = passages
@@ -115,6 +115,6 @@ class ClassificationTask:
         row = TrainingExample(
             query=answer["Text"], positives=(answer["Label"],), negatives=tuple(answer["Confusable_Labels"]),
             task=self.name, source=source_of(passage), language=passage.language,
-            instruction=self._instructions.get(passage.source, answer["Instruction"]),
+            instruction=instruction_of(self._instructions, passage, answer["Instruction"]),
         )  # fmt: skip
         return accept(row, facts_of(passage, plan, self._prompt, languages={"query": passage.language}))

@@ -4,7 +4,7 @@ One call. The plan determines the form of the question (how-to, description, key
 natural language.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_synth.documents import Passage
@@ -15,7 +15,7 @@ from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, text
 from data_synth.tasks.hard_negatives import HardNegatives
 from data_synth.tasks.items import SamplingConfig, build_item, build_request
-from data_synth.tasks.rows import accept, at, facts_of, source_of
+from data_synth.tasks.rows import accept, at, facts_of, instruction_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 
@@ -70,13 +70,17 @@ class CodeTask:
     name = "code"
 
     def __init__(
-        self, config: CodeConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
+        self,
+        config: CodeConfig,
+        passages: Iterable[Passage],
+        *,
+        instructions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """
         Args:
             config: of the task.
             passages: an iterable that can be iterated repeatedly; passages of code are used.
-            instructions: source -> instruction of its rows, in place of the configured one.
+            instructions: source -> instructions of its rows, in place of the configured one.
         """
         self.config = config
         self._passages = passages
@@ -113,7 +117,7 @@ class CodeTask:
         negatives = yield from self._hard_negatives.write(item, passage, answer["Query"], facts)
         row = TrainingExample(
             query=answer["Query"], positives=(passage.text,), negatives=negatives, task=self.name,
-            instruction=self._instructions.get(passage.source, self.config.instruction),
+            instruction=instruction_of(self._instructions, passage, self.config.instruction),
             source=source_of(passage), language=plan["language"],
         )  # fmt: skip
         return accept(row, facts)

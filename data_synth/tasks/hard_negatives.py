@@ -22,12 +22,15 @@ class HardNegatives:
         num: negatives per query.
         sampling: of the call.
         directory: of templates; None for the shipped ones.
+        prompt: template of the call.
     """
 
-    def __init__(self, num: int, sampling: SamplingConfig, directory: str | None) -> None:
+    def __init__(
+        self, num: int, sampling: SamplingConfig, directory: str | None, prompt: str = "hard_negatives/generate"
+    ) -> None:
         self._num = num
         self._sampling = sampling
-        self._prompt = load_prompt("hard_negatives/generate", directory)
+        self._prompt = load_prompt(prompt, directory)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

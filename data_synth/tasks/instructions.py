@@ -1,19 +1,21 @@
-"""Sample passages of a source -> one sentence that describes what its queries ask for.
+"""Sample passages of a source -> some sentences that describe what its queries ask for.
 
-The sentence becomes the instruction of the source's rows in the retrieval and code tasks. An instruction that fits the
-source is closer to what users of the model will write than a general one.
+Each row of the source in the retrieval and code tasks gets one of them as its instruction. Instructions that fit the
+source are closer to what users of the model will write than a general one, and several keep the model from learning one
+by heart.
 """
 
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from data_synth.documents import Passage
 from data_synth.parsing import parse_reply
 from data_synth.plans import pick
 from data_synth.prompts import load_prompt
-from data_synth.schemas import object_schema, text
+from data_synth.schemas import object_schema, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request
 from data_synth.tasks.rows import accept, at, facts_of, source_of
 from data_synth.work import Accepted, Outcome, Rejected, Steps, WorkItem
@@ -28,25 +30,30 @@ class InstructionsConfig:
 
     Attributes:
         num_passages: passages of a source that the teacher sees.
-        max_words: a longer sentence is rejected.
+        num_instructions: sentences for a source, each in other words.
+        max_words: a longer sentence is left out.
         sampling: how the teacher samples.
         seed: seed of the plan.
         prompts: directory of own templates; null = the shipped ones.
     """
 
     num_passages: int = 5
+    num_instructions: int = 3
     max_words: int = 40
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.3, max_tokens=128))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.3, max_tokens=256))
     seed: int = 0
     prompts: str | None = None
 
     def __post_init__(self) -> None:
-        if self.num_passages < 1 or self.max_words < 1:
-            raise ValueError(f"num_passages={self.num_passages}, max_words={self.max_words}: give at least 1.")
+        if min(self.num_passages, self.num_instructions, self.max_words) < 1:
+            raise ValueError(
+                f"num_passages={self.num_passages}, num_instructions={self.num_instructions}, "
+                f"max_words={self.max_words}: give at least 1."
+            )
 
 
 class InstructionsTask:
-    """One item per source. Its rows contain the sentence and are not training data."""
+    """One item per source. Its rows contain the sentences and are not training data."""
 
     name = "instructions"
 
@@ -58,7 +65,10 @@ class InstructionsTask:
 
     def items(self) -> Iterator[WorkItem]:
         """Reads all passages once and keeps a few of each source, chosen by hash."""
-        settings = {"sampling": vars(self.config.sampling), "max_words": self.config.max_words}
+        config = self.config
+        settings = {
+            "sampling": vars(config.sampling), "max_words": config.max_words, "num": config.num_instructions
+        }  # fmt: skip
         samples: dict[str, list[tuple[int, str, Passage]]] = defaultdict(list)
         for passage in self._passages:
             kept = samples[passage.source]
@@ -73,24 +83,37 @@ class InstructionsTask:
             yield build_item(self.name, chosen[0], plan, settings, (self._prompt,))
 
     def steps(self, item: WorkItem) -> Steps:
-        """The sentence."""
+        """The sentences; those that are too long, or were there before, are left out."""
         passage, plan = Passage.from_json(item.payload["passage"]), item.payload["plan"]
-        schema = object_schema(Instruction=text())
-        values = {"passages": plan["passages"], "kind": "code" if passage.code else "text"}
+        num = self.config.num_instructions
+        schema = object_schema(Instructions=texts(num))
+        values = {"passages": plan["passages"], "kind": "code" if passage.code else "text", "num": num}
         answer = parse_reply((yield build_request(self._prompt, values, schema, self.config.sampling, item)), schema)
         if isinstance(answer, Rejected):
             return at(self._prompt, answer)
-        sentence = " ".join(answer["Instruction"].split()).rstrip(".")
-        if len(sentence.split()) > self.config.max_words:
-            return Rejected("long_instruction", f"more than max_words={self.config.max_words}: {sentence[:300]}")
-        row = TrainingExample(
-            query=sentence, positives=(passage.text,), task=self.name, instruction=sentence,
-            source=source_of(passage), language=passage.language,
-        )  # fmt: skip
-        return accept(row, facts_of(passage, {}, self._prompt, instruction=sentence, source=passage.source))
+        sentences = [" ".join(written.split()).rstrip(".") for written in answer["Instructions"]]
+        kept = [sentence for sentence in sentences if len(sentence.split()) <= self.config.max_words]
+        if not kept:
+            return Rejected("long_instruction", f"more than max_words={self.config.max_words}: {sentences[0][:300]}")
+        rows: list[TrainingExample] = []
+        facts: list[Mapping[str, Any]] = []
+        for sentence in {sentence.casefold(): sentence for sentence in reversed(kept)}.values():
+            row = TrainingExample(
+                query=sentence, positives=(passage.text,), task=self.name, instruction=sentence,
+                source=source_of(passage), language=passage.language,
+            )  # fmt: skip
+            known = facts_of(passage, {}, self._prompt, instruction=sentence, source=passage.source)
+            outcome = accept(row, known)
+            if isinstance(outcome, Rejected):
+                return outcome
+            rows, facts = [*outcome.rows, *rows], [*outcome.facts, *facts]
+        return Accepted(tuple(rows), tuple(facts))
 
 
-def instructions_of(outcomes: Iterable[Outcome]) -> Mapping[str, str]:
-    """Source -> sentence, of the sources that have one."""
-    facts = (fact for outcome in outcomes if isinstance(outcome, Accepted) for fact in outcome.facts)
-    return {fact["source"]: fact["instruction"] for fact in facts}
+def instructions_of(outcomes: Iterable[Outcome]) -> Mapping[str, tuple[str, ...]]:
+    """Source -> sentences, of the sources that have some."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        for fact in outcome.facts if isinstance(outcome, Accepted) else ():
+            found[fact["source"]].append(fact["instruction"])
+    return {source: tuple(sentences) for source, sentences in found.items()}

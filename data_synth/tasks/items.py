@@ -6,11 +6,10 @@ from typing import Any
 
 from data_synth.chunking import sentences
 from data_synth.documents import Passage
-from data_synth.languages import bucket_bounds
+from data_synth.languages import bucket_bounds, count_words
 from data_synth.prompts import Prompt
 from data_synth.work import Request, Sampling, WorkItem
 from qwen3emb_train.lineage import value_digest
-from qwen3emb_train.texts.words import words
 
 _NOT_IN_REQUESTS = ("id", "source", "title", "document")  # fields of a passage
 
@@ -38,6 +37,16 @@ class SamplingConfig:
                 f"temperature={self.temperature}, top_p={self.top_p}, max_tokens={self.max_tokens}: "
                 "give temperature >= 0, 0 < top_p <= 1, max_tokens >= 1, or null."
             )
+
+
+def check_share(share: float) -> None:
+    """Checks the share of passages that a task asks about.
+
+    Raises:
+        ValueError: not above 0, or above 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: give a number above 0 and up to 1; leave the task out of tasks for none.")
 
 
 def build_item(
@@ -110,12 +119,12 @@ def excerpt(text: str, bucket: str, choice: int) -> str:
 
     Args:
         text: a passage.
-        bucket: "5-25" words; a character counts as one in scripts without spaces.
+        bucket: "5-25" words; in scripts without spaces, what two or three characters come to.
         choice: any number; selects among the possible excerpts.
     """
     low, high = bucket_bounds(bucket, "lengths")
     found = [sentence for sentence in sentences(text) if not sentence.startswith("#")]  # headings are no sentences
-    sizes = [len(words(sentence)) for sentence in found]
+    sizes = [count_words(sentence) for sentence in found]
     possible = []
     for start in range(len(found)):
         size = 0

@@ -1,6 +1,6 @@
 """From answers to rows, checked as the reader of training data checks them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ from data_synth.documents import Passage
 from data_synth.prompts import Prompt
 from data_synth.work import Accepted, Outcome, Rejected
 from qwen3emb_train.data.records import TrainingExample
+from qwen3emb_train.texts.words import hash64
 
 
 def accept(row: TrainingExample, facts: Mapping[str, Any]) -> Outcome:
@@ -30,6 +31,18 @@ def at(prompt: Prompt, rejected: Rejected) -> Rejected:
 def source_of(passage: Passage) -> str:
     """The ``source`` of a row: its passage's source and id."""
     return f"{passage.source}/{passage.id}" if passage.source else passage.id
+
+
+def instruction_of(instructions: Mapping[str, Sequence[str]], passage: Passage, default: str) -> str:
+    """One of the instructions of the passage's source, by the passage's digest.
+
+    Args:
+        instructions: source -> its instructions.
+        passage: of the row.
+        default: for a source that has none.
+    """
+    sentences = instructions.get(passage.source)
+    return sentences[hash64(passage.id) % len(sentences)] if sentences else default
 
 
 def facts_of(passage: Passage, plan: Mapping[str, Any], prompt: Prompt, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ a false positive, so an item has several sentences: the one with the high grade 
 negatives, and ``scores`` has each grade / 5 for losses that use them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_synth.documents import Passage
@@ -15,7 +15,7 @@ from data_synth.plans import Mix, check_weights, pick, point
 from data_synth.prompts import load_prompt
 from data_synth.schemas import object_schema, texts
 from data_synth.tasks.items import SamplingConfig, build_item, build_request, fitting_excerpt
-from data_synth.tasks.rows import accept, at, facts_of, source_of
+from data_synth.tasks.rows import accept, at, facts_of, instruction_of, source_of
 from data_synth.work import Rejected, Steps, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 
@@ -75,13 +75,13 @@ class StsTask:
     name = "sts"
 
     def __init__(
-        self, config: StsConfig, passages: Iterable[Passage], *, instructions: Mapping[str, str] | None = None
+        self, config: StsConfig, passages: Iterable[Passage], *, instructions: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         """
         Args:
             config: of the task.
             passages: an iterable that can be iterated repeatedly; passages of prose are used.
-            instructions: source -> instruction of its rows, in place of the configured one.
+            instructions: source -> instructions of its rows, in place of the configured one.
         """
         self.config = config
         self._passages = passages
@@ -122,7 +122,7 @@ class StsTask:
         positive, *negatives = answer["Sentences"]
         row = TrainingExample(
             query=plan["sentence"], positives=(positive,), negatives=tuple(negatives), task=self.name,
-            instruction=self._instructions.get(passage.source, self.config.instruction),
+            instruction=instruction_of(self._instructions, passage, self.config.instruction),
             source=source_of(passage), language=passage.language,
             scores=tuple(grade / _HIGHEST for grade in plan["grades"]),
         )  # fmt: skip

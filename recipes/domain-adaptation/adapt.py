@@ -140,7 +140,8 @@ def write_queries(settings: Settings, output: Path) -> None:
     asking += [f"documents.drawn.max_tokens={2 * settings.passage_tokens}", f"output_dir={output}/synthesized"]
     asking += [f"retrieval.instruction={settings.instruction}", f"retrieval.seed={settings.seed}"]
     if settings.prompts:
-        asking.append(f"retrieval.prompts={settings.prompts}")
+        # Own templates need not tell the length.
+        asking += [f"retrieval.prompts={settings.prompts}", "filters.asked_length.enabled=false"]
     if (output / "synthesized" / "run.json").is_file():
         print(f"{output}/synthesized: up to date")
     else:

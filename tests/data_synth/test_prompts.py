@@ -13,10 +13,12 @@ from data_synth.prompts import Prompt, PromptError, load_prompt, neutralise, pro
 VALUES: dict[str, Any] = {
     "character": "A potter in Faenza.", "characters": ["A potter in Faenza.", "A pilot."], "code": "def f(): pass",
     "corpus_language": "English", "difficulties": ["phd"], "difficulty": "phd", "document": "A text.",
-    "grades": [5, 0], "instruction": "Find it.", "kind": "topic", "language": "English", "length": "2 to 6 words",
+    "grades": [5, 0], "instruction": "Find it.", "instruction_length": "10 to 25 words",
+    "kind": "topic", "language": "English", "length": "2 to 6 words",
     "num": 2, "passage": "A passage.", "passages": ["One.", "Two."], "programming_language": "python",
     "query": "a query", "queries_language": "German", "question_types": ["summary"], "sentence": "A sentence.",
-    "source_language": "English", "target_language": "German", "text": "A text.", "type": "keywords",
+    "source_language": "English", "target_language": "German", "text": "A text.",
+    "texts": ["One.", "Two."], "type": "keywords",
 }  # fmt: skip
 HOSTILE = [
     "{{ 7 * 7 }} {% for x in y %} {# no #}",
@@ -31,14 +33,21 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+# Where a variable of one name has other values in another prompt.
+OTHER_VALUES = {
+    "code/generate": {"type": "how_to"}, "instructed/generate": {"kind": "exclusion"},
+    "reasoning/generate": {"kind": "decision"},
+}  # fmt: skip
+
+
 def values_for(prompt: Prompt, **changed: Any) -> dict[str, Any]:
-    return {**{name: VALUES[name] for name in prompt.variables}, **changed}
+    return {**{name: VALUES[name] for name in prompt.variables}, **OTHER_VALUES.get(prompt.name, {}), **changed}
 
 
 @pytest.mark.parametrize("name", prompt_names())
 def test_every_shipped_prompt_renders_with_exactly_its_declared_variables(name: str) -> None:
     prompt = load_prompt(name)
-    values = values_for(prompt, type="how_to") if name == "code/generate" else values_for(prompt)
+    values = values_for(prompt)
     messages = prompt.render(values)
     assert messages[0].role == "system"
     assert messages[-1].role == "user"
@@ -62,7 +71,7 @@ def _other(value: Any) -> Any:
 @pytest.mark.parametrize("name", prompt_names())
 def test_a_hostile_document_stays_between_its_tags(name: str, hostile: str) -> None:
     prompt = load_prompt(name)
-    plain = values_for(prompt, type="how_to") if name == "code/generate" else values_for(prompt)
+    plain = values_for(prompt)
     hostile_values = {key: [hostile] if isinstance(plain[key], list) else hostile for key in prompt.documents}
     messages = prompt.render({**plain, **hostile_values})
     assert [message.role for message in messages] == [message.role for message in prompt.render(plain)]

@@ -49,7 +49,7 @@ def test_a_real_model_writes_rows_that_the_trainer_reads(server: str, tmp_path: 
         f"documents.notes.path={documents}", "documents.notes.language=en", f"teacher.base_urls=[{server}]",
         "teacher.model=smollm2-135m-instruct", "personas.num_personas=2", "retrieval.one_call=true",
         f"retrieval.prompts={ROOT / 'recipes' / 'quickstart' / 'prompts'}", "filters.language.enabled=false",
-        f"output_dir={tmp_path / 'out'}",
+        "retrieval.cross_lingual_share=0", "filters.asked_length.enabled=false", f"output_dir={tmp_path / 'out'}",
     ]  # fmt: skip
     config, _ = compose(PROGRAM, parse_arguments(PROGRAM, arguments))
     assert synthesize(config) == 0

@@ -8,7 +8,7 @@ from data_synth.filters.chain import FilterConfig, build_filters
 from data_synth.filters.copying import CopyConfig, CopyFilter
 from data_synth.filters.echoes import EchoFilter
 from data_synth.filters.languages import LanguageFilter
-from data_synth.filters.lengths import LengthConfig, LengthFilter
+from data_synth.filters.lengths import AskedLengthConfig, AskedLengthFilter, LengthConfig, LengthFilter
 from data_synth.filters.links import LinkFilter
 from data_synth.filters.refusals import RefusalFilter
 from data_synth.filters.relevance import RelevanceConfig, RelevanceFilter
@@ -39,6 +39,61 @@ Write a query that such a person would type when looking for the passage below."
 )
 def test_lengths(query: str, expected: str) -> None:
     assert name_of(LengthFilter(LengthConfig(max_words=40))(candidate(query))) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_words", "asked", "factor", "expected"),
+    [
+        (7, "7-15", 1.0, "kept"), (15, "7-15", 1.0, "kept"), (6, "7-15", 1.0, "wrong_length"),
+        (16, "7-15", 1.0, "wrong_length"), (4, "7-15", 2.0, "kept"), (3, "7-15", 2.0, "wrong_length"),
+        (30, "7-15", 2.0, "kept"), (31, "7-15", 2.0, "wrong_length"), (1, "2-6", 2.0, "kept"),
+    ],
+)  # fmt: skip
+def test_a_query_is_as_long_as_it_was_asked_to_be(num_words: int, asked: str, factor: float, expected: str) -> None:
+    check = AskedLengthFilter(AskedLengthConfig(factor=factor))
+    row = candidate(" ".join(["word"] * num_words), facts={"length": asked})
+    assert name_of(check(row)) == expected
+    assert name_of(check(candidate(row.row.query))) == "kept", "no length is known"
+    assert name_of(check(candidate(row.row.query, task="bitext", facts={"length": asked}))) == "kept", (
+        "of what was given"
+    )
+
+
+def test_an_instruction_of_its_own_is_as_long_as_asked_for() -> None:
+    check = AskedLengthFilter(AskedLengthConfig(factor=1.0))
+    facts = {"length": "2-6", "instruction_length": "4-9"}
+    told = candidate("two words", task="instructed", facts=facts)
+    for instruction, expected in (("Only recent ones count, please.", "kept"), ("Only recent.", "wrong_length")):
+        row = replace(told.row, instruction=instruction)
+        assert name_of(check(replace(told, row=row))) == expected
+
+
+def test_a_factor_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="factor"):
+        AskedLengthConfig(factor=0.5)
+
+
+def test_lengths_of_scripts_without_spaces_are_counted_in_their_unit() -> None:
+    check = AskedLengthFilter(AskedLengthConfig(factor=1.0))
+    for query in ("珊瑚礁为什么会白化呢怎么办", "ทำไมปะการังจึงฟอกขาวในน้ำอุ่น"):
+        assert name_of(check(candidate(query, facts={"length": "5-9"}))) == "kept"
+        assert name_of(check(candidate(query * 3, facts={"length": "5-9"}))) == "wrong_length"
+
+
+@pytest.mark.parametrize(
+    ("query", "language", "expected"),
+    [
+        ("GPU reset", "zh", "wrong_language"), ("GPU 重置", "zh", "kept"), ("GPU", "zh", "kept"),
+        ("coral bleaching", "ru", "wrong_language"), ("отбеливание", "ru", "kept"), ("coral reef", "de", "kept"),
+    ],
+)  # fmt: skip
+def test_a_short_query_that_should_cross_languages_has_a_letter_of_the_other(
+    query: str, language: str, expected: str
+) -> None:
+    check = LanguageFilter(LanguageConfig())
+    facts = {"languages": {"query": language}, "cross_lingual": True}
+    assert name_of(check(candidate(query, facts=facts))) == expected
+    assert name_of(check(candidate(query, facts={**facts, "cross_lingual": False}))) == "kept"
 
 
 def test_a_long_passage_that_was_given_is_not_too_long() -> None:

@@ -61,14 +61,14 @@ def test_a_passage_without_sentences_of_the_length_is_rejected_before_anything_i
 
 
 def test_an_excerpt_has_the_words_asked_for_and_every_choice_is_reached() -> None:
-    text = "One two three. Four five. Six seven eight nine. Ten. 十一十二。"
+    text = "One two three. Four five. Six seven eight nine. Ten. 十一十二十三十四。"
     found = {excerpt(text, "4-6", choice) for choice in range(9)}
     assert found == {
         "One two three. Four five.",
         "Four five. Six seven eight nine.",
         "Six seven eight nine.",
-        "Ten. 十一十二。",
-        "十一十二。",
+        "Ten. 十一十二十三十四。",
+        "十一十二十三十四。",
     }
     for choice in range(9):
         chosen = excerpt(text, "4-6", choice)
@@ -179,11 +179,12 @@ def test_a_long_instruction_is_rejected() -> None:
     task = InstructionsTask(InstructionsConfig(max_words=5), PROSE)
 
     def long(request: Request) -> Reply:
-        return Reply(json.dumps({"Instruction": "one two three four five six"}))
+        return Reply(json.dumps({"Instructions": ["one two three four five six"] * 3}))
 
     outcome, _ = drive(task, next(iter(task.items())), long)
     assert isinstance(outcome, Rejected)
     assert outcome.reason == "long_instruction"
-    short, _ = drive(task, next(iter(task.items())), lambda request: Reply('{"Instruction": "Given x, retrieve y."}'))
+    mixed = ["Given x, retrieve y.", "one two three four five six", "Find y"]
+    short, _ = drive(task, next(iter(task.items())), lambda request: Reply(json.dumps({"Instructions": mixed})))
     assert isinstance(short, Accepted)
-    assert short.rows[0].instruction == "Given x, retrieve y"
+    assert [row.instruction for row in short.rows] == ["Given x, retrieve y", "Find y"]

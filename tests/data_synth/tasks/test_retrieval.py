@@ -17,8 +17,9 @@ LENGTHS = {"2-6": 0.3, "7-15": 0.7}
 def test_the_mix_of_a_run_is_the_mix_of_the_configuration(seed: int) -> None:
     """Types, difficulties, lengths and the cross-lingual share: within five standard deviations."""
     config = RetrievalConfig(
-        question_types=TYPES, difficulties={"high_school": 0.5, "phd": 0.5}, lengths=LENGTHS, seed=seed,
-        num_queries=20, cross_lingual_share=0.3, languages={"en": 0.5, "de": 0.3, "zh": 0.2},
+        choice=Choice.plan, question_types=TYPES, difficulties={"high_school": 0.5, "phd": 0.5},
+        lengths=LENGTHS, seed=seed, num_queries=20, cross_lingual_share=0.3,
+        languages={"en": 0.5, "de": 0.3, "zh": 0.2},
     )  # fmt: skip
     passages = [passage(f"{one.text} {one.id}", "en" if index % 3 else "de") for index, one in enumerate(PROSE)]
     items = list(RetrievalTask(config, passages).items())
@@ -45,14 +46,54 @@ def test_a_passage_that_comes_first_changes_the_plan_of_no_other() -> None:
     assert not set(twice[1::2]) & set(more)
 
 
+def test_a_type_is_offered_as_often_as_its_weight_says() -> None:
+    """The list steers the teacher; within five standard deviations. Of equal weights, all are offered."""
+    weights = {"summary": 1.0, "keywords": 0.5, "yes_or_no": 0.1}
+    task = RetrievalTask(RetrievalConfig(question_types=weights, difficulties={"phd": 1.0}, num_queries=20), PROSE)
+    offered = Counter[str]()
+    for item in task.items():
+        offered.update(item.payload["plan"]["question_types"])
+        assert item.payload["plan"]["difficulties"] == ["phd"]
+    assert offered["summary"] == 800
+    assert abs(offered["keywords"] - 400) < 71
+    assert abs(offered["yes_or_no"] - 80) < 43
+    for item in RetrievalTask(RetrievalConfig(), PROSE).items():
+        assert item.payload["plan"]["question_types"] == list(QUESTION_TYPES)
+        assert item.payload["plan"]["difficulties"] == list(DIFFICULTIES)
+
+
+def test_the_length_follows_the_type_that_the_teacher_picks() -> None:
+    config = RetrievalConfig(lengths={"2-6": 0.2, "7-15": 0.8}, cross_lingual_share=0.0)
+    for one_call in (False, True):
+        config.one_call = one_call
+        task = RetrievalTask(config, PROSE[:8])
+        for item in task.items():
+            for chosen, length in (("keywords", "2 to 6 words"), ("summary", "7 to 15 words")):
+
+                def answer(request: Request, chosen: str = chosen) -> Reply:
+                    told = json.loads(obedient(request).text)
+                    return Reply(json.dumps({**told, "Question_Type": chosen} if "Question_Type" in told else told))
+
+                outcome, requests = drive(task, item, answer)
+                assert isinstance(outcome, Accepted)
+                assert outcome.facts[0]["length"] == length.removesuffix(" words").replace(" to ", "-")
+                assert length in requests[-1].messages[-1].content
+
+
+def test_a_passage_of_unknown_language_is_asked_about_in_its_own() -> None:
+    passages = [passage(f"{one.text} {one.id}", "" if number % 2 else "und") for number, one in enumerate(PROSE)]
+    task = RetrievalTask(RetrievalConfig(cross_lingual_share=1.0), passages)
+    assert not any(item.payload["plan"]["cross_lingual"] for item in task.items())
+
+
 def test_keyword_queries_get_the_shortest_lengths() -> None:
-    task = RetrievalTask(RetrievalConfig(question_types=TYPES, lengths=LENGTHS), PROSE)
+    task = RetrievalTask(RetrievalConfig(choice=Choice.plan, question_types=TYPES, lengths=LENGTHS), PROSE)
     plans = [item.payload["plan"] for item in task.items()]
     assert {plan["length"] for plan in plans if plan["question_type"] == "keywords"} == {"2-6"}
 
 
 def test_two_calls_are_made_and_the_second_is_told_what_the_first_chose() -> None:
-    task = RetrievalTask(RetrievalConfig(choice=Choice.teacher), PROSE)
+    task = RetrievalTask(RetrievalConfig(cross_lingual_share=0.0), PROSE)
     item = next(iter(task.items()))
     outcome, (configure, generate) = drive(task, item)
     assert configure.prompt.startswith("retrieval/configure@")
@@ -77,7 +118,7 @@ def test_two_calls_are_made_and_the_second_is_told_what_the_first_chose() -> Non
 
 
 def test_a_plan_offers_one_choice_and_another_answer_is_rejected() -> None:
-    task = RetrievalTask(RetrievalConfig(question_types={"summary": 1.0}), PROSE)
+    task = RetrievalTask(RetrievalConfig(choice=Choice.plan, question_types={"summary": 1.0}), PROSE)
     item = next(iter(task.items()))
 
     def disobedient(request: Request) -> Reply:
@@ -109,13 +150,14 @@ def test_the_candidates_are_shown_in_another_order_for_each_query() -> None:
 
 
 def test_lengths_are_told_in_what_the_language_counts() -> None:
-    config = RetrievalConfig(cross_lingual_share=1.0, languages={"zh": 0.5, "fr": 0.5}, lengths={"5-9": 1.0})
+    config = RetrievalConfig(cross_lingual_share=1.0, languages={"zh": 0.3, "fr": 0.3, "th": 0.4}, lengths={"5-9": 1.0})
     told = {
         item.payload["plan"]["language"]: drive(RetrievalTask(config, PROSE), item)[1][1].messages[-1].content
-        for item in RetrievalTask(config, PROSE[:8]).items()
+        for item in RetrievalTask(config, PROSE[:16]).items()
     }
     assert "10 to 18 characters" in told["zh"]
     assert "5 to 9 words" in told["fr"]
+    assert "15 to 27 characters (vowel and tone marks not counted)" in told["th"]
     assert "Language: Chinese" in told["zh"]
 
 

@@ -13,7 +13,9 @@ from data_synth.documents import Passage
 from data_synth.tasks.bitext import BitextConfig, BitextTask
 from data_synth.tasks.classification import ClassificationConfig, ClassificationTask
 from data_synth.tasks.code import CodeConfig, CodeTask
+from data_synth.tasks.instructed import InstructedConfig, InstructedTask
 from data_synth.tasks.instructions import InstructionsConfig, InstructionsTask, instructions_of
+from data_synth.tasks.reasoning import ReasoningConfig, ReasoningTask
 from data_synth.tasks.retrieval import Choice, RetrievalConfig, RetrievalTask
 from data_synth.tasks.sts import StsConfig, StsTask
 from data_synth.work import Accepted, Rejected, Reply, Request, Task
@@ -25,13 +27,15 @@ BUILDERS: dict[str, Callable[[list[Passage]], Task]] = {
     "retrieval": lambda passages: RetrievalTask(RetrievalConfig(), passages),
     "retrieval one call": lambda passages: RetrievalTask(RetrievalConfig(one_call=True, num_queries=2), passages),
     "retrieval with negatives": lambda passages: RetrievalTask(RetrievalConfig(num_hard_negatives=2), passages),
-    "retrieval of the report": lambda passages: RetrievalTask(
-        RetrievalConfig(choice=Choice.teacher, cross_lingual_share=0.5, num_queries=2), passages
+    "retrieval by plan": lambda passages: RetrievalTask(
+        RetrievalConfig(choice=Choice.plan, cross_lingual_share=0.5, num_queries=2), passages
     ),
     "code": lambda passages: CodeTask(CodeConfig(num_hard_negatives=1), passages),
     "bitext": lambda passages: BitextTask(BitextConfig(num_translations=2), passages),
     "sts": lambda passages: StsTask(StsConfig(), passages),
     "classification": lambda passages: ClassificationTask(ClassificationConfig(), passages),
+    "instructed": lambda passages: InstructedTask(InstructedConfig(check=False, num_negatives=2), passages),
+    "reasoning": lambda passages: ReasoningTask(ReasoningConfig(), passages),
     "instructions": lambda passages: InstructionsTask(InstructionsConfig(), passages),
 }
 HOSTILE = [
@@ -64,7 +68,7 @@ def test_items_stream_and_those_of_a_passage_stand_together(name: str) -> None:
     items = list(islice(BUILDERS[name](never_ending(MIXED)).items(), 200))  # type: ignore[arg-type]
     groups = [item.group for item in items]
     changes = sum(one != other for one, other in pairwise(groups))
-    per_passage = 2 if "one call" in name or "report" in name or name == "bitext" else 1
+    per_passage = 2 if "one call" in name or "by plan" in name or name == "bitext" else 1
     assert changes == 200 // per_passage - 1
 
 
@@ -76,7 +80,8 @@ def test_every_row_is_one_that_a_reader_takes(name: str) -> None:
     assert all(isinstance(outcome, Accepted) for outcome in outcomes)
     for outcome, item in zip(outcomes, task.items(), strict=True):
         assert isinstance(outcome, Accepted)
-        (row,), (facts,) = outcome.rows, outcome.facts
+        assert len(outcome.rows) == len(outcome.facts)
+        row, facts = outcome.rows[0], outcome.facts[0]
         assert TrainingExample.from_json(json.loads(json.dumps(row.to_json()))) == row
         assert row.task == task.name
         assert row.instruction
@@ -155,6 +160,8 @@ def test_a_row_no_reader_would_take_is_rejected(name: str) -> None:
         for key in ("Query", "Text", "Instruction", "Translation"):
             if key in answer:
                 answer[key] = "Instruct: do it\nQuery:x"
+        if "Instructions" in answer:
+            answer["Instructions"] = ["Instruct: do it\nQuery:x"] * 3
         return Reply(json.dumps(answer))
 
     task = BUILDERS[name](MIXED)
@@ -173,7 +180,7 @@ def test_a_key_is_what_decides_the_requests_and_nothing_else() -> None:
     for other in (
         key(RetrievalConfig(), text="Other."), key(RetrievalConfig(), language="de"),
         key(RetrievalConfig(one_call=True)), key(RetrievalConfig(num_hard_negatives=1)),
-        key(RetrievalConfig(choice=Choice.teacher)), key(RetrievalConfig(lengths={"1-2": 1.0})),
+        key(RetrievalConfig(choice=Choice.plan)), key(RetrievalConfig(lengths={"1-2": 1.0})),
     ):  # fmt: skip
         assert other != first
     config = RetrievalConfig()
@@ -182,8 +189,12 @@ def test_a_key_is_what_decides_the_requests_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [RetrievalConfig, CodeConfig, BitextConfig, StsConfig, ClassificationConfig, InstructionsConfig]
-)
+    "config",
+    [
+        RetrievalConfig, CodeConfig, BitextConfig, StsConfig, ClassificationConfig, InstructionsConfig,
+        InstructedConfig, ReasoningConfig,
+    ],
+)  # fmt: skip
 def test_configurations_are_structured_configs(config: type) -> None:
     assert OmegaConf.to_object(OmegaConf.structured(config)) == config()
 
@@ -192,18 +203,20 @@ def test_instructions_of_a_source_reach_its_rows() -> None:
     outcomes = drive_all(InstructionsTask(InstructionsConfig(), MIXED))
     sentences = instructions_of(outcomes)
     assert list(sentences) == ["demo"]
-    assert sentences["demo"].startswith("Instruction of")
+    assert len(sentences["demo"]) == 3
+    assert all(sentence.startswith("Instructions ") for sentence in sentences["demo"])
     for build in (RetrievalTask, CodeTask, BitextTask, StsTask, ClassificationTask):
         config = build.__init__.__annotations__["config"]()
-        (outcome, *_) = drive_all(build(config, MIXED, instructions=sentences))
-        assert isinstance(outcome, Accepted)
-        assert outcome.rows[0].instruction == sentences["demo"]
+        rows = [row for outcome in drive_all(build(config, MIXED, instructions=sentences)) for row in outcome.rows]
+        assert {row.instruction for row in rows} <= set(sentences["demo"])
+        assert len({row.instruction for row in rows}) > 2
 
 
 def test_no_module_of_the_factory_imports_torch() -> None:
     code = (
         "import sys, data_synth.preparation, data_synth.personas\n"
         "from data_synth.tasks import retrieval, code, bitext, sts, classification, instructions\n"
+        "from data_synth.tasks import instructed, reasoning\n"
         "from data_synth.personas import *; build_persona_search(PersonasConfig()).nearest(['reef'])\n"
         "print([name for name in ('torch', 'transformers', 'sentence_transformers', 'openai') if name in sys.modules])"
     )
