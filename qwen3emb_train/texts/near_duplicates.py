@@ -12,6 +12,7 @@ Nothing in the result depends on how the texts were divided.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -269,7 +270,7 @@ def _candidates(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
     bounds = np.flatnonzero(np.concatenate(([True], rows["key"][1:] != rows["key"][:-1], [True])))
     waiting: list[np.ndarray] = []
     num_waiting = 0
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         for place in range(int(start) + 1, int(end)):
             before, size = rows[start:place], int(rows["size"][place])
             least, most = np.minimum(before["size"], size), np.maximum(before["size"], size)

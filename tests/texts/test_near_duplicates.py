@@ -9,7 +9,7 @@ import pytest
 from qwen3emb_train.texts.near_duplicates import FirstOnes, Sketches, SketchWriter, band_keys, match
 from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex, band_shape
 
-WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau".split()
+WORDS = [f"{first}{last}" for first in ("al", "be", "ga", "de") for last in ("pha", "ta", "mma", "lta", "ro")]
 
 
 def drawn(num: int, seed: int = 0) -> list[str]:
