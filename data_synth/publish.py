@@ -24,7 +24,8 @@ from data_synth.steps import StepProgress
 from data_synth.work import Task
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.lineage import replacing, require_apart
-from qwen3emb_train.texts.near_duplicates import FirstOnes, Sketches, match
+from qwen3emb_train.texts.near_duplicates import FirstOnes, match
+from qwen3emb_train.texts.sketches import Sketches
 
 PROGRAM = "publish"
 _FAILED_FILE = "failed"

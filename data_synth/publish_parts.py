@@ -23,8 +23,8 @@ from data_synth.outcomes import from_record
 from data_synth.steps import StepProgress
 from data_synth.work import Accepted, Outcome, Task, WorkItem
 from qwen3emb_train.lineage import value_digest
-from qwen3emb_train.texts.near_duplicates import SketchWriter
 from qwen3emb_train.texts.overlap import ComparedText
+from qwen3emb_train.texts.sketches import SketchWriter
 
 ITEMS_FILE = "items.jsonl"
 Examine = Callable[[WorkItem, Outcome], Outcome | Examined]

@@ -4,143 +4,24 @@ Texts are numbered in their order and *sketched*: digest of the shingles, the ha
 Sketches may be made in any number of processes. ``match`` then brings equal digests and equal band hashes together in
 bucket files, each small enough to be sorted in memory, tests each candidate pair once, and writes the true ones.
 Nothing in the result depends on how the texts were divided.
-
-    PART/digests  two uint64 a text      PART/bands   one uint64 a text and band
-    PART/ends     where its shingles end PART/shingles, PART/words   text shown in a message: ends, then bytes
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Int
 
 from qwen3emb_train.texts.buckets import Buckets, read_blocks
-from qwen3emb_train.texts.overlap import SKETCH, ComparedText, band_shape, similarity
+from qwen3emb_train.texts.overlap import SKETCH, similarity
+from qwen3emb_train.texts.sketches import BLOCK, Sketches
 
 _PAIR = np.dtype([("text", "<i8"), ("other", "<i8")])
 _KEYED = np.dtype([("key", "<u8"), ("text", "<i8"), ("size", "<i8")])
 _TWIN = np.dtype([("high", "<u8"), ("low", "<u8"), ("text", "<i8")])
 EDGE = np.dtype([("text", "<i8"), ("other", "<i8"), ("similarity", "<f8")])
-_BLOCK = 1 << 16  # texts or pairs in memory at once, of each kind
-_FLUSH = 2048
-
-
-class SketchWriter:
-    """Sketches of texts, written to a directory as they come.
-
-    Args:
-        directory: exists and is empty.
-        threshold: of the comparison; the bands depend on it.
-    """
-
-    def __init__(self, directory: Path, threshold: float) -> None:
-        self._bands, self._rows = band_shape(threshold)
-        names = ("digests", "bands", "ends", "shingles", "shown_ends", "shown")
-        self._files: dict[str, BinaryIO] = {name: (directory / name).open("wb") for name in names}
-        self._waiting: dict[str, list[bytes]] = {name: [] for name in names}
-        self._end = self._shown_end = self._num_waiting = 0
-
-    def add(self, text: ComparedText, shown: str) -> None:
-        """Appends a text, and what a message calls it."""
-        shingles = text.shingles
-        digest = hashlib.sha256(shingles.tobytes()).digest()[:16] if shingles.size else b"\0" * 16
-        kept, told = shingles[:SKETCH], shown.encode("utf-8", "surrogatepass")
-        self._end += kept.size
-        self._shown_end += len(told)
-        values = {
-            "digests": digest, "bands": band_keys(text, self._bands, self._rows).tobytes(),
-            "ends": np.int64(self._end).tobytes(), "shingles": kept.tobytes(),
-            "shown_ends": np.int64(self._shown_end).tobytes(), "shown": told,
-        }  # fmt: skip
-        for name, value in values.items():
-            self._waiting[name].append(value)
-        self._num_waiting += 1
-        if self._num_waiting >= _FLUSH:
-            self._flush()
-
-    def close(self) -> None:
-        """Writes what is left."""
-        self._flush()
-        for file in self._files.values():
-            file.close()
-
-    def _flush(self) -> None:
-        for name, values in self._waiting.items():
-            self._files[name].write(b"".join(values))
-            values.clear()
-        self._num_waiting = 0
-
-
-def band_keys(text: ComparedText, bands: int, rows: int) -> UInt64[np.ndarray, " bands"]:
-    """A hash for each band of a text's MinHash; 0 without shingles.
-
-    Args:
-        text: to sketch.
-        bands: number of bands.
-        rows: MinHash values in a band.
-    """
-    if not text.shingles.size:
-        return np.zeros(bands, np.uint64)
-    values = text.minhash.hashvalues[: bands * rows].reshape(bands, rows).astype(np.uint64)
-    keys = np.arange(1, bands + 1, dtype=np.uint64)
-    for column in range(rows):  # splitmix64's finalizer after each value
-        keys = (keys + values[:, column]) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
-        keys ^= keys >> np.uint64(32)
-    return keys
-
-
-class Sketches:
-    """The texts of several directories, numbered through. Read with ``pread``: mapped pages would count as memory."""
-
-    def __init__(self, parts: Sequence[Path], threshold: float) -> None:
-        self.parts, self.threshold = list(parts), threshold
-        self.num_bands = band_shape(threshold)[0]
-        counts = [(part / "ends").stat().st_size // 8 for part in parts]
-        self.starts = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-        self._files: dict[tuple[int, str], int] = {}
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def blocks(self, name: str, dtype: np.dtype[Any], width: int = 1) -> Iterator[np.ndarray]:
-        """One kind of value of all texts, in blocks; ``width`` values a text."""
-        for part in self.parts:
-            yield from read_blocks(part / name, dtype, _BLOCK, width)
-
-    def shingles(self, text: int) -> UInt64[np.ndarray, " shingles"]:
-        """The smallest of a text."""
-        return np.frombuffer(self._piece(text, "ends", "shingles", 8), np.uint64)
-
-    def shown(self, text: int) -> str:
-        """What a message calls a text."""
-        return self._piece(text, "shown_ends", "shown", 1).decode("utf-8", "surrogatepass")
-
-    def close(self) -> None:
-        """Closes the files."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-
-    def _piece(self, text: int, ends: str, name: str, size: int) -> bytes:
-        part = int(np.searchsorted(self.starts, text, side="right")) - 1
-        local = text - int(self.starts[part])
-        first = max(local - 1, 0)
-        bounds = np.frombuffer(os.pread(self._file(part, ends), 8 * (local - first + 1), 8 * first), np.int64)
-        start, end = (0 if not local else int(bounds[0])), int(bounds[-1])
-        return os.pread(self._file(part, name), size * (end - start), size * start)
-
-    def _file(self, part: int, name: str) -> int:
-        if (part, name) not in self._files:
-            if len(self._files) > 200:
-                self.close()
-            self._files[part, name] = os.open(self.parts[part] / name, os.O_RDONLY)
-        return self._files[part, name]
 
 
 class Matches:
@@ -156,7 +37,7 @@ class Matches:
         self._edges = os.open(directory / "edges", os.O_RDONLY)
         self._num_edges = os.fstat(self._edges).st_size // EDGE.itemsize
         self._has_edges = np.zeros(num_texts, bool)
-        for block in read_blocks(directory / "edges", EDGE, _BLOCK):
+        for block in read_blocks(directory / "edges", EDGE, BLOCK):
             self._has_edges[block["text"]] = True
 
     def neighbours(self, text: int) -> list[tuple[int, float]]:
@@ -259,7 +140,7 @@ def _keyed(sketches: Sketches, band: int, first: np.ndarray) -> Iterator[np.ndar
 def _sizes(sketches: Sketches) -> Iterator[Int[np.ndarray, " texts"]]:
     for part in sketches.parts:
         last = 0
-        for ends in read_blocks(part / "ends", np.dtype("<i8"), _BLOCK):
+        for ends in read_blocks(part / "ends", np.dtype("<i8"), BLOCK):
             yield np.diff(ends, prepend=last)
             last = int(ends[-1])
 
@@ -279,7 +160,7 @@ def _candidates(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
             found["text"], found["other"] = rows["text"][place], near
             waiting.append(found)
             num_waiting += len(found)
-            if num_waiting > _BLOCK:
+            if num_waiting > BLOCK:
                 yield np.concatenate(waiting)
                 waiting, num_waiting = [], 0
     if waiting:
@@ -288,10 +169,10 @@ def _candidates(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
 
 def _true_pairs(sketches: Sketches, pairs: np.ndarray) -> Iterator[np.ndarray]:
     """Those at or above the threshold, in both directions."""
-    for start in range(0, len(pairs), _BLOCK):
+    for start in range(0, len(pairs), BLOCK):
         found: list[tuple[int, int, float]] = []
         last, shingles = -1, np.empty(0, np.uint64)
-        for text, other in pairs[start : start + _BLOCK].tolist():
+        for text, other in pairs[start : start + BLOCK].tolist():
             if text != last:
                 last, shingles = text, sketches.shingles(text)
             how_near = similarity(shingles, sketches.shingles(other))

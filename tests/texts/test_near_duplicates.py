@@ -6,8 +6,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from qwen3emb_train.texts.near_duplicates import FirstOnes, Sketches, SketchWriter, band_keys, match
+from qwen3emb_train.texts.near_duplicates import FirstOnes, match
 from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex, band_shape
+from qwen3emb_train.texts.sketches import Sketches, SketchWriter, band_keys
 
 WORDS = [f"{first}{last}" for first in ("al", "be", "ga", "de") for last in ("pha", "ta", "mma", "lta", "ro")]
 
