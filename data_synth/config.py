@@ -64,6 +64,8 @@ class SynthesisConfig:
         process_index: which of num_processes this process is, from 0.
         num_processes: processes that share the work. They do not publish; a last start with num_processes=1 does the
             remaining items and publishes.
+        filter_processes: processes that filter and compare rows at publication; null = one for each core. The result is
+            the same.
         retry_failed: try items again that the teacher gave up on in an earlier run.
         retry_rejected: ask again what was rejected in an earlier run for these reasons, [reply_cut, schema], or [all];
             for a teacher that was set right on its server. Filters are not meant: they can be changed at no cost.
@@ -93,6 +95,7 @@ class SynthesisConfig:
     window: int = 512
     process_index: int = 0
     num_processes: int = 1
+    filter_processes: int | None = None
     retry_failed: bool = False
     retry_rejected: list[str] = field(default_factory=list)
     brake: BrakeConfig = field(default_factory=BrakeConfig)
@@ -113,5 +116,7 @@ class SynthesisConfig:
                 "teacher.model and teacher.base_urls are required; set both, e.g. "
                 "teacher.base_urls=[http://localhost:8000/v1] teacher.model=Qwen/Qwen3-32B (or dry_run=true)."
             )
+        if self.filter_processes is not None and self.filter_processes < 1:
+            raise ValueError(f"filter_processes={self.filter_processes}: give at least 1, or null.")
         if self.rows_per_file < 1:
             raise ValueError(f"rows_per_file={self.rows_per_file}: give at least 1.")

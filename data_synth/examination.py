@@ -1,13 +1,13 @@
-"""Filtering at publication, in the order of the items: filters, then near-duplicates.
+"""Filtering at publication: each item by itself.
 
 It runs when results are published, not when replies arrive, so changed filter settings need no new requests.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from data_synth.filters.candidates import Candidate, Filter
-from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicateFilter
 from data_synth.work import Outcome, Rejected, WorkItem
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.texts.words import hash64
@@ -16,36 +16,40 @@ from qwen3emb_train.texts.words import hash64
 _INSTRUCTED = ("retrieval", "code")
 
 
+class Examined(NamedTuple):
+    """An outcome after the filters.
+
+    Attributes:
+        outcome: to publish, unless one of the compared rows is a near-duplicate.
+        num_compared: the first so many rows passed the filters and are compared with those of other items.
+    """
+
+    outcome: Outcome
+    num_compared: int
+
+
 class Examination:
-    """Rejects accepted items by the filters. Stateful (near-duplicate queries): create one per task.
+    """Rejects accepted items by the filters.
 
     Args:
         filters: applied to each row.
-        near_duplicates: settings of the comparison between rows.
         instructions: source -> instructions; each of its rows gets one, by its query.
     """
 
-    def __init__(
-        self,
-        filters: Filter,
-        near_duplicates: NearDuplicateConfig,
-        instructions: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
+    def __init__(self, filters: Filter, instructions: Mapping[str, Sequence[str]] | None = None) -> None:
         self._filters = filters
-        self._near_duplicates = NearDuplicateFilter(near_duplicates) if near_duplicates.enabled else None
         self._instructions = instructions or {}
 
-    def __call__(self, item: WorkItem, outcome: Outcome) -> Outcome:
+    def __call__(self, item: WorkItem, outcome: Outcome) -> Examined:
         if isinstance(outcome, Rejected):
-            return outcome
-        for row, facts in zip(outcome.rows, outcome.facts or ({},) * len(outcome.rows), strict=True):
-            candidate = Candidate(item, row, facts)
-            verdict = self._filters(candidate)
-            if verdict is True and self._near_duplicates is not None:
-                verdict = self._near_duplicates(candidate)
+            return Examined(outcome, 0)
+        facts = outcome.facts or ({},) * len(outcome.rows)
+        for number, (row, row_facts) in enumerate(zip(outcome.rows, facts, strict=True)):
+            verdict = self._filters(Candidate(item, row, row_facts))
             if verdict is not True:
-                return Rejected(verdict.name, verdict.detail, outcome.rows)
-        return replace(outcome, rows=tuple(self._instructed(row) for row in outcome.rows))
+                return Examined(Rejected(verdict.name, verdict.detail, outcome.rows), number)
+        rows = tuple(self._instructed(row) for row in outcome.rows)
+        return Examined(replace(outcome, rows=rows), len(rows))
 
     def _instructed(self, row: TrainingExample) -> TrainingExample:
         sentences = self._instructions.get(row.source.rpartition("/")[0])

@@ -51,6 +51,7 @@ class Ledger:
         retry_failed: for a process that writes: items that failed in earlier runs count as not ended.
         retry_rejected: likewise for items rejected for one of these reasons; "all" stands for every reason. Their
             replies are retired.
+        is_locked: a parent process that reads has all shares open; they are opened for reading without locks.
 
     Raises:
         OccupiedError: another process has a share open.
@@ -68,12 +69,14 @@ class Ledger:
         num_processes: int = 1,
         retry_failed: bool = False,
         retry_rejected: Collection[str] = (),
+        is_locked: bool = False,
     ) -> None:
         self._model, self._retry_failed, self._retry_rejected = model, retry_failed, frozenset(retry_rejected)
         self._databases: dict[Share, ShareDatabase] = {}
         own = None if process_index is None else (process_index, num_processes)
         with ExitStack() as opened:
-            for share, path in _lock_shares(directory / "ledger" / task, own, opened).items():
+            found = directory / "ledger" / task
+            for share, path in (_shares(found) if is_locked else _lock_shares(found, own, opened)).items():
                 self._databases[share] = ShareDatabase(path, is_writable=share == own)
                 opened.callback(self._databases[share].close)
             self._own = None if own is None else self._databases[own]
@@ -196,7 +199,7 @@ def _lock_shares(directory: Path, own: Share | None, opened: ExitStack) -> dict[
     if own is None and not directory.is_dir():
         return {}
     with DirectoryLock(directory / "opening.lock", wait=True):
-        shares = {_share_of(path): path for path in sorted(directory.glob("*-of-*.sqlite"))}
+        shares = _shares(directory)
         if own is not None:
             shares = {share: path for share, path in shares.items() if share[1] != own[1]}
             shares[own] = directory / f"{own[0]:04d}-of-{own[1]:04d}.sqlite"
@@ -212,6 +215,10 @@ def _lock_shares(directory: Path, own: Share | None, opened: ExitStack) -> dict[
                 if share != own and path.with_name(f"{path.name}-wal").exists():
                     ShareDatabase(path, is_writable=True).close()  # recovers what a crash left
     return shares
+
+
+def _shares(directory: Path) -> dict[Share, Path]:
+    return {_share_of(path): path for path in sorted(directory.glob("*-of-*.sqlite"))}
 
 
 def _share_of(path: Path) -> Share:

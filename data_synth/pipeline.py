@@ -8,14 +8,17 @@ OUTPUT/stats.json, report.html, run.json
 
 import asyncio
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_synth.config import TASKS, SynthesisConfig
 from data_synth.costs import estimate
+from data_synth.documents import Passage
 from data_synth.examination import Examination
 from data_synth.filters.chain import FilterChain, build_filters
 from data_synth.judge import RatingFilter, judged
@@ -36,11 +39,21 @@ from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.work import Outcome, Task, WorkItem
-from qwen3emb_train.lineage import DirectoryLock, claim, require_apart, require_claimable, write_text
+from qwen3emb_train.lineage import (
+    RUN_FILE,
+    DirectoryLock,
+    claim,
+    digest,
+    file_digest,
+    require_apart,
+    require_claimable,
+    write_text,
+)
 from qwen3emb_train.texts.languages import LanguageIdentifier
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # not finished, and the same command continues; schedulers requeue on it
+_PASSAGES_PER_PART = 10_000
 _COUNTABLE = 20_000  # passages up to which all items are counted first, for the ETA
 
 
@@ -83,7 +96,7 @@ def _tell_failed(output: Path, summaries: Mapping[str, RunSummary]) -> int:
     return num_failed
 
 
-def build_task(name: str, config: SynthesisConfig, passages: PreparedPassages) -> Task:
+def build_task(name: str, config: SynthesisConfig, passages: Iterable[Passage]) -> Task:
     """Builds a task, rated by the judge if the configuration asks for it.
 
     Args:
@@ -111,7 +124,11 @@ def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
     personas = config.personas if "retrieval" in config.tasks else None
     inputs = {f"documents.{name}": Path(source.path) for name, source in config.documents.items() if source.path}
     require_apart(output, inputs)
-    require_claimable(output, PROGRAM, ("ledger", "passages", *config.tasks, "*.json", "report.html", "dry_run_*"))
+    require_claimable(
+        output,
+        PROGRAM,
+        ("ledger", "passages", ".passages.digests", "publishing", *config.tasks, "*.json", "report.html", "dry_run_*"),
+    )
     claim(output, PROGRAM)
     with DirectoryLock(output / "passages.lock", wait=True):
         return prepare_passages(config.documents, personas, output / "passages", detect)
@@ -166,19 +183,30 @@ def _publish(
     filters = FilterChain([RatingFilter(config.judge), build_filters(config.filters, _prompt_directories(config))])
     published: dict[str, PublishSummary] = {}
     written: list[Outcome] = []
+    decisive = {
+        "config": asdict(config), "passages": file_digest(prepared.directory / RUN_FILE),
+        "prompts": {str(path): digest(path) for path in _prompt_directories(config)},
+        "sets": {str(path): digest(Path(path)) for path in config.filters.decontamination.sets},
+    }  # fmt: skip
 
     def keep(item: WorkItem, outcome: Outcome) -> Outcome:
         written.append(outcome)
         return outcome
 
     for name in sorted(config.tasks, key=lambda name: name != "instructions"):
-        examination = Examination(filters, config.filters.near_duplicates, instructions_of(written))
+        instructions = instructions_of(written)
+        is_whole = name == "instructions"  # an item is about all passages of a source
+        parts = [partial(build_task, name, config, part) for part in prepared.parts(_PASSAGES_PER_PART)]
         published[name] = publish(
             output,
             build_task(name, config, prepared),
             output / name,
             model=config.teacher.identity(),
-            examine=keep if name == "instructions" else examination,
+            examine=keep if is_whole else Examination(filters, instructions),
+            near_duplicates=None if is_whole else config.filters.near_duplicates,
+            parts=None if is_whole else parts,
+            processes=1 if is_whole else config.filter_processes or len(os.sched_getaffinity(0)),
+            settings=None if is_whole else {**decisive, "instructions": instructions},
             partial=config.partial,
             rows_per_file=config.rows_per_file,
         )

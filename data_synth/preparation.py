@@ -7,13 +7,15 @@ they are the same for every process and after every restart, and nothing is chun
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO
 
 from data_synth.documents import DetectLanguages, DocumentsConfig, Passage, RejectedDocument, read_passages
 from data_synth.personas import STARTER_PERSONAS, PersonasConfig, build_persona_search
-from qwen3emb_train.lineage import Output, produce, read_record
+from data_synth.steps import StepProgress
+from qwen3emb_train.lineage import Output, digest_cached, produce, read_record
 
 PASSAGES_FILE = "passages.jsonl"
 REJECTED_FILE = "rejected_documents.jsonl"
@@ -35,6 +37,18 @@ class PreparedPassages:
             for line in file:
                 yield Passage.from_json(json.loads(line))
 
+    def parts(self, num_passages: int) -> list["PassageRange"]:
+        """All passages in ranges of so many; reads the file once."""
+        starts, place = [0], 0
+        with (self.directory / PASSAGES_FILE).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                place += len(line)
+                if number % num_passages == 0:
+                    starts.append(place)
+        if place > starts[-1] or not place:
+            starts.append(place)
+        return [PassageRange(self.directory / PASSAGES_FILE, start, end) for start, end in pairwise(starts)]
+
     def rejected(self) -> Iterator[RejectedDocument]:
         """The rejected documents."""
         with (self.directory / REJECTED_FILE).open("rb") as file:
@@ -46,6 +60,24 @@ class PreparedPassages:
         """ "passages" and "rejected", as counted when they were written."""
         record = read_record(self.directory)
         return {} if record is None else {name: int(value) for name, value in record.metrics.items()}
+
+
+@dataclass(frozen=True)
+class PassageRange:
+    """The passages between two places of the file."""
+
+    path: Path
+    start: int
+    end: int
+
+    def __iter__(self) -> Iterator[Passage]:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            place = self.start
+            while place < self.end:
+                line = file.readline()
+                place += len(line)
+                yield Passage.from_json(json.loads(line))
 
 
 def prepare_passages(
@@ -85,7 +117,9 @@ def prepare_passages(
             raise ValueError(_nothing_message(made.directory, num_rejected))
         return {"passages": num_passages, "rejected": num_rejected}
 
-    produce(_PROGRAM, directory, settings, inputs, write)
+    # Beside the output, which is replaced as a whole; a file counts as unchanged by size, time and inode.
+    notes = directory.with_name(f".{directory.name}.digests")
+    produce(_PROGRAM, directory, settings, inputs, write, partial(digest_cached, cache=notes))
     return PreparedPassages(directory)
 
 
@@ -102,6 +136,7 @@ def _write(
     personas: PersonasConfig | None,
     detect_languages: DetectLanguages | None,
 ) -> tuple[int, int]:
+    progress = StepProgress("preparation")
     search = None if personas is None else build_persona_search(personas)
     size = 64 if personas is None else personas.passages_per_batch
     num_passages = num_rejected = 0
@@ -126,6 +161,7 @@ def _write(
             for passage, nearest in zip(batch, found, strict=True):
                 _write_line(written, replace(passage, personas=nearest).to_json())
             num_passages += len(batch)
+            progress.show("passages", num_passages)
     return num_passages, num_rejected
 
 

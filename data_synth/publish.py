@@ -7,20 +7,25 @@ OUTPUT/rejected/REASON.jsonl     rejected items with reason, detail and rows
 
 import json
 import re
+import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_synth.filters.near_duplicates import NearDuplicateConfig, near_duplicate
 from data_synth.ledger import Ledger
 from data_synth.ledger_database import FAILED
-from data_synth.outcomes import from_record
-from data_synth.work import Accepted, Outcome, Task, WorkItem
+from data_synth.publish_parts import Examine, PartMaker, read_entries, state_directory
+from data_synth.steps import StepProgress
+from data_synth.work import Task
 from qwen3emb_train.data.records import TrainingExample
 from qwen3emb_train.lineage import replacing, require_apart
+from qwen3emb_train.texts.near_duplicates import FirstOnes, match
+from qwen3emb_train.texts.sketches import Sketches
 
 PROGRAM = "publish"
 _FAILED_FILE = "failed"
@@ -51,7 +56,11 @@ def publish(
     output: Path,
     *,
     model: str,
-    examine: Callable[[WorkItem, Outcome], Outcome] | None = None,
+    examine: Examine | None = None,
+    near_duplicates: NearDuplicateConfig | None = None,
+    parts: Sequence[Callable[[], Task]] | None = None,
+    processes: int = 1,
+    settings: Mapping[str, Any] | None = None,
     partial: bool = False,
     rows_per_file: int = 100_000,
 ) -> PublishSummary:
@@ -62,8 +71,13 @@ def publish(
         task: with the same items as for ``run``.
         output: directory to write; an earlier output is replaced unless it contains other files.
         model: the teacher's ``model``.
-        examine: filters each outcome, in the order of the items and in one process, so it may be stateful (queries
-            seen before, ...). It affects the output, not the ledger, so it may change between two calls at no cost.
+        examine: filters each outcome by itself. It affects the output, not the ledger, so it may change between two
+            calls at no cost.
+        near_duplicates: whether and how rows are compared with one another, after ``examine``; None = not.
+        parts: tasks that together have the task's items in the same order; None = the task itself.
+        processes: that share the parts; above 1, ``examine`` and ``parts`` run in other processes.
+        settings: all that ``examine`` and the items depend on besides the ledger. Finished parts of a start that was
+            killed are taken over if it is the same; None = they are not.
         partial: publish although some items have not ended.
         rows_per_file: lines per file.
 
@@ -71,45 +85,83 @@ def publish(
         ValueError: items have not ended; or ``output`` contains the ledger or files that this function did not write.
     """
     require_apart(output, {"ledger": directory / "ledger"})
-    summary = PublishSummary()
-    settings = {"task": task.name, "teacher": model, "partial": partial, "rows_per_file": rows_per_file}
-    with replacing(PROGRAM, output, settings, {}) as made, ExitStack() as opened:
+    comparing = near_duplicates if near_duplicates is not None and near_duplicates.enabled else None
+    progress = StepProgress(f"{task.name}: publishing")
+    of_output = {"task": task.name, "teacher": model, "partial": partial, "rows_per_file": rows_per_file}
+    with replacing(PROGRAM, output, of_output, {}) as made, ExitStack() as opened:
         ledger = opened.enter_context(Ledger(directory, task.name, model))
+        threshold = None if comparing is None else comparing.threshold
+        decisive = None if settings is None else {"settings": settings, "threshold": threshold}
+        state = state_directory(directory, task.name, model, decisive)
+        maker = PartMaker(directory, model, parts or [lambda: task], examine, comparing, state)
+        paths = maker.make(ledger, processes, progress)
+        first_ones = None if threshold is None else _first_ones(paths, threshold, state, opened, progress)
         writer = _Writer(made.directory, opened, rows_per_file)
-        for item in _without_repeats(task.items(), opened):
-            summary.num_items += 1
-            end = ledger.end(item)
-            if end is None:
-                summary.num_missing += 1
-                continue
-            if end.kind == FAILED:
-                summary.reasons[_FAILED_FILE] += 1
-                writer.reject(_FAILED_FILE, {**_origin(item, model), **end.body})
-                continue
-            outcome = from_record(end)
-            if examine is not None:
-                outcome = examine(item, outcome)
-            origin = {"item": item.key, "group": item.group, "teacher": model, "prompts": end.body["prompts"]}
-            if isinstance(outcome, Accepted):
-                summary.num_accepted += 1
-                summary.num_rows += len(outcome.rows)
-                writer.accept(outcome, origin)
-            else:
-                summary.reasons[outcome.reason] += 1
-                rows = [row.to_json() for row in outcome.rows]
-                fields = {"reason": outcome.reason, "detail": outcome.detail, "rows": rows}
-                writer.reject(outcome.reason, {**_origin(item, model), **origin, **fields})
+        summary = _merge(paths, writer, first_ones, model, opened, progress)
         if summary.num_missing and not partial:
             raise ValueError(
                 f"{directory}: {summary.num_missing} of {summary.num_items} items of {task.name} have not ended with "
                 f"{model}. Run the synthesis again to finish them, or publish with partial=true."
             )
+    shutil.rmtree(state.parent)
+    with suppress(OSError):  # other tasks' parts
+        state.parent.parent.rmdir()
     return summary
 
 
-def _origin(item: WorkItem, model: str) -> dict[str, Any]:
-    """What a line about an item without rows says of it."""
-    return {"item": item.key, "group": item.group, "document": item.document, "teacher": model}
+def _first_ones(
+    paths: Sequence[Path], threshold: float, state: Path, opened: ExitStack, progress: StepProgress
+) -> FirstOnes:
+    sketches = Sketches(paths, threshold)
+    opened.callback(sketches.close)
+    matches = match(sketches, state, lambda step, done, total: progress.show(f"near-duplicates, {step}", done, total))
+    opened.callback(matches.close)
+    return FirstOnes(sketches, matches)
+
+
+def _merge(
+    paths: Sequence[Path],
+    writer: "_Writer",
+    first_ones: FirstOnes | None,
+    model: str,
+    opened: ExitStack,
+    progress: StepProgress,
+) -> PublishSummary:
+    """Writes what the parts hold, in order: of items with one key, and of rows near to one another, the first."""
+    summary, is_new, row = PublishSummary(), _key_memory(opened), 0
+    for entry in read_entries(paths):
+        queries = entry.get("compared", ())
+        row += len(queries)
+        if not is_new(entry["item"]):
+            continue
+        summary.num_items += 1
+        progress.show("items written", summary.num_items)
+        kind = entry["kind"]
+        said = {"item": entry["item"], "group": entry["group"], "document": entry["document"], "teacher": model}
+        if kind == "missing":
+            summary.num_missing += 1
+            continue
+        if kind == FAILED:
+            summary.reasons[_FAILED_FILE] += 1
+            writer.reject(_FAILED_FILE, {**said, **entry["body"]})
+            continue
+        if first_ones is not None:
+            for number, query in enumerate(queries, start=row - len(queries)):
+                if (near := first_ones.offer(number)) is not None:
+                    reason = near_duplicate(near[1], near[0], query)
+                    kind, entry["reason"], entry["detail"] = "rejected", reason.name, reason.detail
+                    entry["rows"] = entry["before"]
+                    break
+        origin = {"item": entry["item"], "group": entry["group"], "teacher": model, "prompts": entry["prompts"]}
+        if kind == "accepted":
+            summary.num_accepted += 1
+            summary.num_rows += len(entry["rows"])
+            writer.accept(entry["rows"], entry["facts"], origin)
+        else:
+            summary.reasons[entry["reason"]] += 1
+            fields = {"reason": entry["reason"], "detail": entry["detail"], "rows": entry["rows"]}
+            writer.reject(entry["reason"], {**said, **origin, **fields})
+    return summary
 
 
 def read_published(output: Path) -> Iterator[tuple[TrainingExample, dict[str, Any]]]:
@@ -127,14 +179,12 @@ def read_rejected(output: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _without_repeats(items: Iterable[WorkItem], opened: ExitStack) -> Iterator[WorkItem]:
-    """The first of the items with each key. The keys are in a temporary file, not in memory."""
+def _key_memory(opened: ExitStack) -> Callable[[str], bool]:
+    """Whether a key comes for the first time. The keys are in a temporary file, not in memory."""
     seen = opened.enter_context(closing(sqlite3.connect("", isolation_level=None)))
     seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
     seen.execute("BEGIN")  # never committed: the file goes with the connection
-    for item in items:
-        if seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (item.key,)).rowcount:
-            yield item
+    return lambda key: bool(seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount)
 
 
 class _Writer:
@@ -148,11 +198,10 @@ class _Writer:
         for name in ("examples", "provenance", "rejected"):
             (directory / name).mkdir()
 
-    def accept(self, outcome: Accepted, origin: dict[str, Any]) -> None:
-        facts = outcome.facts or ({},) * len(outcome.rows)
-        for row, row_facts in zip(outcome.rows, facts, strict=True):
+    def accept(self, rows: Sequence[dict[str, Any]], facts: Sequence[dict[str, Any]], origin: dict[str, Any]) -> None:
+        for row, row_facts in zip(rows, facts or ({},) * len(rows), strict=True):
             examples, provenance = self._next_files()
-            _write(examples, row.to_json())
+            _write(examples, row)
             _write(provenance, {**row_facts, **origin})
 
     def reject(self, reason: str, line: dict[str, Any]) -> None:

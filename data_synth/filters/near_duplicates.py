@@ -1,12 +1,12 @@
 """Rejects near-duplicate queries; the first one in input order is kept.
 
-The result depends on the order, so this filter runs once, in the published order (see ``publish``).
+The result depends on the order: ``publish`` compares the rows of all parts, found on disk, in the published order.
 """
 
 from dataclasses import dataclass
 
-from data_synth.filters.candidates import Candidate, Reason, Verdict, shorten
-from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex
+from data_synth.filters.candidates import Reason
+from qwen3emb_train.data.records import TrainingExample
 
 _QUERIES_ONLY = ("retrieval", "code")  # in other tasks one sentence may occur in several pairs
 
@@ -28,19 +28,22 @@ class NearDuplicateConfig:
             raise ValueError(f"threshold={self.threshold}: not a similarity. Give a number in (0, 1].")
 
 
-class NearDuplicateFilter:
-    """Stateful: stores each kept query."""
+def compared_text(task: str, row: TrainingExample) -> str:
+    """What of a row is compared.
 
-    def __init__(self, config: NearDuplicateConfig) -> None:
-        self._index = NearDuplicateIndex(config.threshold)
-        self._texts: list[str] = []
+    Args:
+        task: that it comes from.
+        row: of an item.
+    """
+    return row.query if task in _QUERIES_ONLY else f"{row.query}\n{row.positives[0]}"
 
-    def __call__(self, candidate: Candidate) -> Verdict:
-        row = candidate.row
-        text = row.query if candidate.item.task in _QUERIES_ONLY else f"{row.query}\n{row.positives[0]}"
-        compared = ComparedText(text)
-        for number, similarity in self._index.near(compared):
-            return Reason("near_duplicate", f"{similarity:.2f} to {self._texts[number]!r}: {shorten(row.query)}")
-        self._index.add(compared)
-        self._texts.append(shorten(text))
-        return True
+
+def near_duplicate(similarity: float, earlier: str, query: str) -> Reason:
+    """The reason for a rejection.
+
+    Args:
+        similarity: to the earlier row.
+        earlier: its text, shortened.
+        query: of the rejected row, shortened.
+    """
+    return Reason("near_duplicate", f"{similarity:.2f} to {earlier!r}: {query}")

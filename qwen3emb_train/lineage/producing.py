@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3emb_train.lineage.contents import is_up_to_date, with_contents
+from qwen3emb_train.lineage.digests import digest
 from qwen3emb_train.lineage.locks import DirectoryLock
 from qwen3emb_train.lineage.ownership import require_apart, require_replaceable
 from qwen3emb_train.lineage.publishing import Place
@@ -22,6 +23,7 @@ class Output:
         directory: to fill.
         program, settings, inputs, metrics: for its record.
         digests: SHA-256 of files in it, by name, where it was taken while they were written; the others are read again.
+        digest_of: gives an input's digest.
     """
 
     directory: Path
@@ -30,11 +32,12 @@ class Output:
     inputs: Mapping[str, Path]
     metrics: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    digest_of: Callable[[Path], str] = digest
 
     @cached_property
     def record(self) -> RunRecord:
         """With the inputs' digests at the first access: at the latest when everything is written."""
-        return new_record(self.program, self.settings, self.inputs)
+        return new_record(self.program, self.settings, self.inputs, self.digest_of)
 
 
 def produce(
@@ -43,6 +46,7 @@ def produce(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path],
     write: Callable[[Output], Mapping[str, Any]],
+    digest_of: Callable[[Path], str] = digest,
 ) -> bool:
     """Makes an output directory whole, with its ``run.json``, unless it is there already.
 
@@ -52,6 +56,7 @@ def produce(
         settings: everything that decides the result, besides the inputs.
         inputs: what is read, name -> file or directory.
         write: fills ``Output.directory`` and returns the metrics for the record.
+        digest_of: gives an input's digest; ``digest_cached`` where reading all of it takes long.
 
     Returns:
         Whether it was made now; False: it was up to date, which is printed.
@@ -61,10 +66,11 @@ def produce(
         ValueError: the output is, holds or lies in an input, holds files that no run of ``program`` wrote or that were
             changed since, or another process is writing it. Nothing is changed then.
     """
-    if is_up_to_date(output, program, settings, inputs):
+    if is_up_to_date(output, program, settings, inputs, digest_of):
         print(f"{output}: up to date")
         return False
     with replacing(program, output, settings, inputs) as made:
+        made.digest_of = digest_of
         made.metrics.update(write(made))
     return True
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt64
 from qwen3emb_train.texts.words import hash64, ngrams, words
 
 _SHINGLE = 4  # characters
-_SKETCH = 1024  # smallest shingles that a long text is compared by
+SKETCH = 1024  # smallest shingles that a long text is compared by
 _PERMUTATIONS = 64
 _MIN_WORDS = 3  # a label such as "sports" may be a test query too
 _INSTALL = "Near-duplicates are found with datasketch: pip install 'qwen3emb-train[mine]'."
@@ -79,10 +79,10 @@ def similarity(a: UInt64[np.ndarray, " a"], b: UInt64[np.ndarray, " b"]) -> floa
     if not a.size or not b.size:
         return 0.0
     is_shared = a[np.minimum(np.searchsorted(a, b), a.size - 1)] == b  # several times faster than numpy's set routines
-    if a.size + b.size <= _SKETCH:
+    if a.size + b.size <= SKETCH:
         shared = int(is_shared.sum())
         return shared / (a.size + b.size - shared)
-    union = np.union1d(a, b)[:_SKETCH]
+    union = np.union1d(a, b)[:SKETCH]
     return int(np.searchsorted(b[is_shared], union[-1], side="right")) / union.size
 
 
@@ -101,8 +101,20 @@ def _empty_minhash() -> Any:
     return MinHash(num_perm=_PERMUTATIONS, hashfunc=int)  # they are hashes already
 
 
+@cache
+def band_shape(threshold: float) -> tuple[int, int]:
+    """Number of bands, and MinHash values in a band, by which candidates for a threshold are found.
+
+    Raises:
+        ImportError: datasketch is not installed.
+    """
+    index = NearDuplicateIndex(threshold)
+    return index.shape
+
+
 class NearDuplicateIndex:
-    """Texts by number (0, 1, ...), retrieved by similarity. At most about 10 kB per text: split huge sets into shards.
+    """Texts by number (0, 1, ...), retrieved by similarity. At most about 10 kB per text;
+    ``near_duplicates.py`` finds the same matches on disk.
 
     Args:
         threshold: Jaccard similarity of character 4-grams.
@@ -121,6 +133,11 @@ class NearDuplicateIndex:
         self._lsh = MinHashLSH(threshold=max(0.2, threshold - 0.3), num_perm=_PERMUTATIONS)
         self._shingles: list[UInt64[np.ndarray, " shingles"]] = []
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of bands, and values in a band."""
+        return self._lsh.b, self._lsh.r
+
     def __len__(self) -> int:
         return len(self._shingles)
 
@@ -128,7 +145,7 @@ class NearDuplicateIndex:
         """Adds a text, and returns its number. One without words matches nothing."""
         if text.shingles.size:
             self._lsh.insert(len(self._shingles), text.minhash, check_duplication=False)
-        self._shingles.append(text.shingles[:_SKETCH].copy())
+        self._shingles.append(text.shingles[:SKETCH].copy())
         return len(self._shingles) - 1
 
     def near(self, text: ComparedText) -> list[tuple[int, float]]:

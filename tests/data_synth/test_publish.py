@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_synth.filters.near_duplicates import NearDuplicateConfig
 from data_synth.publish import PublishSummary, publish, read_published, read_rejected
 from data_synth.runner import run
 from data_synth.teachers.teacher import TeacherRefusal
@@ -135,3 +138,56 @@ def test_the_ledger_is_never_replaced_by_the_output(synthesis: Path) -> None:
         with pytest.raises(ValueError, match=r"(is|holds) the input ledger"):
             go(synthesis, output)
     assert list((synthesis / "ledger").rglob("*.sqlite"))
+
+
+class Ranged(ScriptedTask):
+    """Some of the items of a ScriptedTask."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__(end)
+        self.start = start
+
+    def items(self) -> Iterator[WorkItem]:
+        yield from islice(super().items(), self.start, None)
+
+
+def in_parts(directory: Path, output: Path, **options: Any) -> PublishSummary:
+    parts = [partial(Ranged, start, start + 8) for start in range(0, 40, 8)]
+    near = NearDuplicateConfig(threshold=0.2)  # scripted queries share their frame: some are near
+    return go(directory, output, parts=parts, near_duplicates=near, **options)
+
+
+def contents(output: Path) -> list[tuple[str, bytes]]:
+    return sorted((path.relative_to(output).as_posix(), path.read_bytes()) for path in output.rglob("*.jsonl"))
+
+
+def test_parts_and_processes_change_no_byte(synthesis: Path, tmp_path: Path) -> None:
+    whole = go(synthesis, tmp_path / "whole", near_duplicates=NearDuplicateConfig(threshold=0.2))
+    assert 0 < whole.reasons["near_duplicate"] < whole.num_items - 10
+    for processes in (1, 3):
+        assert in_parts(synthesis, tmp_path / "out", processes=processes) == whole
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (synthesis / "publishing").exists()
+
+
+def test_parts_of_a_killed_start_are_taken_over_only_if_nothing_changed(synthesis: Path, tmp_path: Path) -> None:
+    """The third part fails once; what was made before is not made again, unless the settings or the ledger differ."""
+    seen: list[str] = []
+
+    def examine(item: WorkItem, outcome: Outcome) -> Outcome:
+        seen.append(item.payload["text"])
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return outcome
+
+    undisturbed = in_parts(synthesis, tmp_path / "calm")
+    for change, num_again in ((False, 24), (True, 40)):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            in_parts(synthesis, tmp_path / "out", examine=examine, settings={"version": 1})
+        assert len(list((synthesis / "publishing").rglob("part-*"))) == 2
+        seen[:] = ["start"] * 100
+        settings = {"version": 2 if change else 1}
+        assert in_parts(synthesis, tmp_path / "out", examine=examine, settings=settings) == undisturbed
+        assert len(seen) - 100 == num_again
+        assert contents(tmp_path / "out") == contents(tmp_path / "calm")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_synth.filters.candidates import Reason
+from data_synth.filters.candidates import Candidate, Reason
 from data_synth.filters.decontamination import DecontaminationConfig, DecontaminationFilter
-from data_synth.filters.near_duplicates import NearDuplicateConfig, NearDuplicateFilter
+from data_synth.filters.near_duplicates import compared_text
+from qwen3emb_train.texts.overlap import ComparedText, NearDuplicateIndex
 from tests.data_synth.filters.rows import candidate, name_of
 
 TEST_QUERY = "how can I wait until a child process has ended"
@@ -86,6 +87,10 @@ def test_the_reason_shows_both_texts(test_set: Path) -> None:
     assert "the child process" in verdict.detail
 
 
+def compared(one: Candidate) -> ComparedText:
+    return ComparedText(compared_text(one.item.task, one.row))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
@@ -98,14 +103,16 @@ def test_the_reason_shows_both_texts(test_set: Path) -> None:
     ],
 )
 def test_the_first_of_near_duplicates_stays(first: str, second: str, expected: str) -> None:
-    judge = NearDuplicateFilter(NearDuplicateConfig(threshold=0.8))
-    assert name_of(judge(candidate(first))) == "kept"
-    assert name_of(judge(candidate(second))) == expected
+    index = NearDuplicateIndex(0.8)
+    index.add(compared(candidate(first)))
+    assert bool(index.near(compared(candidate(second)))) == (expected == "near_duplicate")
 
 
 def test_one_sentence_may_stand_in_several_graded_pairs() -> None:
-    judge = NearDuplicateFilter(NearDuplicateConfig())
+    index = NearDuplicateIndex(0.8)
     sentence = "a man plays a guitar on a stage"
     for partner in ("somebody plays music", "a woman cooks rice"):
-        assert name_of(judge(candidate(sentence, partner, task="sts"))) == "kept"
-    assert name_of(judge(candidate(sentence, "a woman cooks rice", task="sts"))) == "near_duplicate"
+        text = compared(candidate(sentence, partner, task="sts"))
+        assert not index.near(text)
+        index.add(text)
+    assert index.near(compared(candidate(sentence, "a woman cooks rice", task="sts")))
