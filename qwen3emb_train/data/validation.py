@@ -63,6 +63,12 @@ def require_task(found: str, task: str) -> None:
     Raises:
         InvalidExampleError: this row's is another.
     """
+    if found != task and len(found.split()) > 2:
+        raise InvalidExampleError(
+            "task",
+            f"is a sentence ({found[:60]!r}), not the name of a task such as {task!r}",
+            "Is it the instruction of the queries? Then read it as such: data.NAME.columns.instruction=task.",
+        )
     if found != task:
         hint = f"Did you mean {task}? Else set" if difflib.get_close_matches(found, [task], 1, 0.8) else "Set"
         raise InvalidExampleError(

@@ -89,6 +89,9 @@ def test_rows_of_another_task_are_found_although_their_tokens_are_there(
     assert open_token_store(source, tokenizer, tmp_path / "cache", task="sts").num_rows == 1
     with pytest.raises(ValueError, match="task: is 'sts', but 'retrieval' is the task of its source"):
         open_token_store(source, tokenizer, tmp_path / "cache")
+    source.write_text(json.dumps({"query": "a", "positive": "b", "task": "Given a b, find its a"}) + "\n")
+    with pytest.raises(ValueError, match="a sentence .* read it as such: data.NAME.columns.instruction=task"):
+        open_token_store(source, tokenizer, tmp_path / "cache")
 
 
 def test_a_failed_reading_leaves_no_store(tokenizer: TextTokenizer, source: Path, tmp_path: Path) -> None:
