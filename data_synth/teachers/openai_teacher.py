@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -18,7 +18,8 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from data_synth.teachers.addresses import address_of, check_base_url, is_loopback, other_base_urls
-from data_synth.teachers.completions import ErrorInBodyError, NoCompletionError, inflate, read_completion, whole
+from data_synth.teachers.chat_body import chat_body, response_format
+from data_synth.teachers.completions import ErrorInBodyError, NoCompletionError, inflate, read_completion
 from data_synth.teachers.concurrency import AdaptiveConcurrency
 from data_synth.teachers.endpoints import Endpoint, EndpointPool
 from data_synth.teachers.settings import StructuredOutput, TeacherConfig
@@ -70,7 +71,6 @@ class OpenAITeacher:
         self._lines: dict[str, _Line] = {}  # by base URL
         self._config = config
         self._key = config.api_key()
-        self._extra = config.extra_fields()
         self._searching = asyncio.Lock()
         self._searched: set[str] = set()  # base URLs of servers whose API was looked for elsewhere
         urls = dict.fromkeys(check_base_url(url) for url in config.base_urls)
@@ -144,14 +144,14 @@ class OpenAITeacher:
 
     async def _ask(self, endpoint: Endpoint, request: Request, num_failures: int) -> Reply:
         """One request, with the schema if the server accepts it."""
-        mode, prompt, body = self._config.structured_output, request.prompt, self._body(request)
+        mode, prompt, body = self._config.structured_output, request.prompt, chat_body(self._config, request)
         if request.schema is None or mode is StructuredOutput.never or prompt in endpoint.refused_schemas:
             return await self._post(endpoint, body)
         is_auto = mode is StructuredOutput.auto
         if is_auto and num_failures >= _FAILURES_WITH_SCHEMA:
             return await self._post(endpoint, body)  # perhaps only this item's grammar is too much for the server
         try:
-            reply = await self._post(endpoint, body | {"response_format": _response_format(request)})
+            reply = await self._post(endpoint, body | {"response_format": response_format(request)})
         except (TeacherRefusal, FailureError) as error:
             is_refusal = isinstance(error, TeacherRefusal)
             is_other = error.is_fatal if isinstance(error, TeacherRefusal) else error.status is None
@@ -166,16 +166,6 @@ class OpenAITeacher:
             return reply
         endpoint.proven_schemas.add(prompt)
         return reply
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        body = {
-            "model": self._config.model,
-            "messages": [{"role": message.role, "content": whole(message.content)} for message in request.messages],
-            **asdict(request.sampling),
-            **self._extra,
-        }
-        # Some servers refuse a field that they do not know even when it is null.
-        return {name: value for name, value in body.items() if value is not None}
 
     async def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
         line = self._lines[endpoint.url]
@@ -305,7 +295,3 @@ def _is_no_chat(response: httpx2.Response, base_url: str) -> bool:
     """Whether an address serves something other than the API: nothing, or the page of a site."""
     is_page = response.status_code == 200 and response.content[:200].lstrip()[:1] == b"<"
     return response.status_code in (404, 405) or (is_page and "/v1" not in base_url)
-
-
-def _response_format(request: Request) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema, "strict": True}}
