@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from data_synth import pipeline
 from data_synth.brake import UselessRepliesError
 from data_synth.teachers import ray_rounds
 from data_synth.teachers.batch_files import BatchFiles
+from data_synth.teachers.ray_rounds import RayRounds
 from tests.data_synth.fake_server import Call, FakeServer, completion
 from tests.data_synth.test_pipeline import CODE, PROSE, answer, files, run
 
@@ -66,9 +68,7 @@ def rounds(documents: Path, output: Path, vendor: Vendor, *more: str) -> int:
     raise AssertionError("no end")
 
 
-def test_batch_files_and_ray_publish_what_a_server_gives(
-    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_files_publish_what_a_server_gives(documents: Path, tmp_path: Path) -> None:
     with FakeServer(answer) as server:
         assert run(documents, tmp_path / "http", server.url, *EVERYTHING) == 0
         num_calls = len(server.calls)
@@ -160,6 +160,30 @@ def test_a_file_is_cut_by_requests_and_bytes_and_an_incomplete_one_is_written_an
     assert [len(path.read_text().splitlines()) for path in again.files()] == [2, 2, 1, 1]
     with pytest.raises(ValueError, match="Cut passages"):
         again.ask("b-0-0", {"text": "x" * 1000})
+
+
+def stand_in(teacher: Any, config: Any, before: Any, after: Any) -> Any:
+    """In place of vLLM's processor: a map over the rows that carries their columns."""
+
+    def generate(row: dict[str, Any]) -> dict[str, Any]:
+        said = reply_to(json.loads(row["body"]))
+        text, usage = said["choices"][0]["message"]["content"], said["usage"]
+        tokens = {"num_input_tokens": usage["prompt_tokens"], "num_generated_tokens": usage["completion_tokens"]}
+        return {**row, "generated_text": text, **tokens}
+
+    return lambda rows: rows.map(before).map(generate).map(after)
+
+
+@pytest.mark.slow
+def test_ray_publishes_what_a_server_gives(documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray.data")
+    monkeypatch.setattr(pipeline, "require_vllm", lambda: None)
+    monkeypatch.setattr(pipeline, "RayRounds", partial(RayRounds, processor=stand_in))
+    with FakeServer(answer) as server:
+        assert run(documents, tmp_path / "http", server.url) == 0
+    assert run(documents, tmp_path / "ray", "", "engine=ray") == 0
+    for name, text in files(tmp_path / "http").items():
+        assert files(tmp_path / "ray")[name] == text, name
 
 
 def test_a_missing_vllm_is_one_line(documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
