@@ -143,7 +143,7 @@ def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
             "*.json",
             "report.html",
             "dry_run_*",
-        ),  # fmt: skip
+        ),
     )
     claim(output, PROGRAM)
     with DirectoryLock(output / "passages.lock", wait=True):
