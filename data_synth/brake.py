@@ -57,7 +57,7 @@ class Brake:
 
     def __init__(self, task: str, config: BrakeConfig) -> None:
         self._task, self._config = task, config
-        self._num_accepted = self._num_judged = self._num_open = self._num_in_a_row = 0
+        self._num_accepted = self._num_judged = self._num_open = self._num_later = self._num_in_a_row = 0
         self._reasons: Counter[str] = Counter()
         self._details: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -67,21 +67,29 @@ class Brake:
         """Whether the trial is going on."""
         return self._num_judged < self._config.num_items
 
-    async def admit(self) -> None:
-        """Waits until another item may be begun.
+    async def admit(self) -> bool:
+        """Waits until another item may be begun; False if the trial goes on in the next round only.
 
         Raises:
             UselessRepliesError: those that have ended, in this run or an earlier one, are reason enough not to.
         """
         while self.is_trial and self._num_open and self._num_judged + self._num_open >= self._config.num_items:
+            if self._num_later == self._num_open:
+                return False
             self._changed.clear()
             await self._changed.wait()
         self._check()
         self._num_open += 1
+        return True
 
     def left(self) -> None:
         """An item that was begun is no longer under way."""
         self._num_open -= 1
+        self._changed.set()
+
+    def later(self) -> None:
+        """An item that was begun waits for the next round, and still has its place in the trial."""
+        self._num_later += 1
         self._changed.set()
 
     def ended_before(self, end: End) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from data_synth.brake import BrakeConfig
 from data_synth.documents import DocumentsConfig
+from data_synth.engines import Engine
 from data_synth.filters.chain import FilterConfig
 from data_synth.judge import JudgeConfig
 from data_synth.personas import PersonasConfig
@@ -16,6 +17,7 @@ from data_synth.tasks.instructions import InstructionsConfig
 from data_synth.tasks.reasoning import ReasoningConfig
 from data_synth.tasks.retrieval import RetrievalConfig
 from data_synth.tasks.sts import StsConfig
+from data_synth.teachers.ray_rounds import RayConfig
 from data_synth.teachers.settings import TeacherConfig
 
 TASKS = ("instructions", "retrieval", "code", "bitext", "sts", "classification", "instructed", "reasoning")
@@ -47,6 +49,9 @@ class SynthesisConfig:
             run.json; ledger/ and passages/ are the state for restarts.
         documents: sources by name: documents.handbook.path=docs/ adds one.
         teacher: OpenAI-compatible servers with one model: vLLM, SGLang, llama.cpp, TGI, a vendor's.
+        engine: how the teacher is asked. http: servers. ray: vLLM within Ray Data, without a server. batch: request
+            files for a Batch API are written below batches/, and its result files are read there.
+        ray: settings of engine=ray.
         tasks: any of instructions, retrieval, code, bitext, sts, classification, instructed, reasoning.
         personas: candidates for the person who asks about a passage.
         retrieval: passage -> persona, type, difficulty -> query.
@@ -79,6 +84,8 @@ class SynthesisConfig:
     output_dir: str
     documents: dict[str, DocumentsConfig] = field(default_factory=dict)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    engine: Engine = Engine.http
+    ray: RayConfig = field(default_factory=RayConfig)
     tasks: list[str] = field(default_factory=lambda: ["retrieval"])
     personas: PersonasConfig = field(default_factory=PersonasConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -111,7 +118,9 @@ class SynthesisConfig:
             raise ValueError(f"tasks={self.tasks}: name each task once, and at least one of {', '.join(TASKS)}.")
         if not self.documents:
             raise ValueError("documents: there is no source. Name one: documents.handbook.path=docs/.")
-        if not self.dry_run and not (self.teacher.model and self.teacher.base_urls):
+        if not self.dry_run and self.engine is not Engine.http and not self.teacher.model:
+            raise ValueError(f"teacher.model is required for engine={self.engine.value}; set it.")
+        if not self.dry_run and self.engine is Engine.http and not (self.teacher.model and self.teacher.base_urls):
             raise ValueError(
                 "teacher.model and teacher.base_urls are required; set both, e.g. "
                 "teacher.base_urls=[http://localhost:8000/v1] teacher.model=Qwen/Qwen3-32B (or dry_run=true)."

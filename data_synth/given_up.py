@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from data_synth.ledger_database import RecordedCall
-from data_synth.teachers.teacher import Teacher, TeacherError, TeacherRefusal, TeacherSilent, request_key
+from data_synth.teachers.teacher import (
+    Teacher,
+    TeacherError,
+    TeacherInRounds,
+    TeacherRefusal,
+    TeacherSilent,
+    request_key,
+)
 from data_synth.work import Request, WorkItem
 
 _UNCLEAR = (403, 404)  # as often about the key or the model as about a document
@@ -106,6 +113,8 @@ class GivenUp:
         request = self._answered.get(prompt) or await asyncio.to_thread(self._answered_earlier, prompt)
         if request is None:
             return False
+        if isinstance(self._teacher, TeacherInRounds):
+            return True  # a control would be another round, and be bought again
         try:
             reply = await self._teacher.complete(request)
         except TeacherError:

@@ -13,7 +13,7 @@ from data_synth.ledger_database import FAILED, OK, End, RecordedCall
 from data_synth.ledger_writer import LedgerWriter
 from data_synth.outcomes import LONGEST_DETAIL, checked, to_record
 from data_synth.run_summary import RunSummary
-from data_synth.teachers.teacher import Teacher, TeacherError, TeacherGone, TeacherRefusal, request_key
+from data_synth.teachers.teacher import ReplyLaterError, Teacher, TeacherError, TeacherGone, TeacherRefusal, request_key
 from data_synth.work import Accepted, Outcome, Reply, Request, Task, WorkItem
 
 _READ_AHEAD = 64  # items read from the task at once
@@ -63,11 +63,15 @@ class ItemRunner:
         while (item := await self._next()) is not None:
             try:
                 await self._run_to_end(item)
-            except Exception as error:
+            except ReplyLaterError:
+                self.summary.num_waiting += 1
+                self._brake.later()
+                continue
+            except BaseException as error:
+                self._brake.left()
                 error.add_note(f"while working on item {item.key} of {self._task.name}")
                 raise
-            finally:
-                self._brake.left()
+            self._brake.left()
 
     async def settle(self) -> None:
         """At the end: decides what the items without a reply are.
@@ -87,7 +91,8 @@ class ItemRunner:
                 self._ahead.extend(await asyncio.to_thread(self._read_ahead))
             if not self._ahead:
                 return None
-            await self._brake.admit()
+            if not await self._brake.admit():
+                return None
             if not self.stop.is_set():
                 return self._ahead.popleft()
             self._brake.left()

@@ -124,6 +124,11 @@ class Ledger:
             if not any(other.is_retired(digest) for other in databases)
         ]
 
+    def num_replies(self, request: str) -> int:
+        """How many replies to a request, by its ``request_key``, all open shares hold; retired ones count."""
+        key = digest_of_request(request)
+        return sum(len(database.calls(key)) for database in self._databases.values())
+
     def write(self, calls: Sequence[RecordedCall], ends: Sequence[tuple[WorkItem, End]]) -> None:
         """Adds records to the own share, all or none, and returns when they are on disk.
 

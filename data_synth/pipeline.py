@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from data_synth.config import TASKS, SynthesisConfig
 from data_synth.costs import estimate
 from data_synth.documents import Passage
+from data_synth.engines import Engine, run_in_rounds
 from data_synth.examination import Examination
 from data_synth.filters.chain import FilterChain, build_filters
 from data_synth.judge import RatingFilter, judged
@@ -38,6 +40,8 @@ from data_synth.tasks.reasoning import ReasoningTask
 from data_synth.tasks.retrieval import RetrievalTask
 from data_synth.tasks.sts import StsTask
 from data_synth.teachers.openai_teacher import OpenAITeacher
+from data_synth.teachers.ray_rounds import RayRounds, require_vllm
+from data_synth.teachers.rounds import TeacherByFiles
 from data_synth.work import Outcome, Task, WorkItem
 from qwen3emb_train.lineage import (
     RUN_FILE,
@@ -65,6 +69,8 @@ def synthesize(config: SynthesisConfig) -> int:
         signal stopped it: the same command continues.
     """
     output = Path(config.output_dir)
+    if config.engine is Engine.ray and not config.dry_run:
+        require_vllm()
     prepared = _prepare(config, output)
     counts = prepared.counts
     print(f"{output / 'passages'}: {counts['passages']:,} passages; {counts['rejected']:,} documents were rejected")
@@ -127,7 +133,17 @@ def _prepare(config: SynthesisConfig, output: Path) -> PreparedPassages:
     require_claimable(
         output,
         PROGRAM,
-        ("ledger", "passages", ".passages.digests", "publishing", *config.tasks, "*.json", "report.html", "dry_run_*"),
+        (
+            "ledger",
+            "passages",
+            ".passages.digests",
+            "publishing",
+            "batches",
+            *config.tasks,
+            "*.json",
+            "report.html",
+            "dry_run_*",
+        ),
     )
     claim(output, PROGRAM)
     with DirectoryLock(output / "passages.lock", wait=True):
@@ -152,28 +168,49 @@ def _dry_run(config: SynthesisConfig, output: Path, prepared: PreparedPassages) 
 
 async def _drive(config: SynthesisConfig, output: Path, prepared: PreparedPassages) -> dict[str, RunSummary]:
     summaries: dict[str, RunSummary] = {}
-    async with OpenAITeacher(config.teacher) as teacher:
+    ray = RayRounds(config.teacher, config.ray) if config.engine is Engine.ray else None
+    share = f"{config.process_index:04d}-of-{config.num_processes:04d}"
+    async with AsyncExitStack() as opened:
+        servers = None
+        if config.engine is Engine.http:
+            servers = await opened.enter_async_context(OpenAITeacher(config.teacher))
         for name in config.tasks:
-            task = build_task(name, config, prepared)
-            num_items = None
-            if config.num_processes == 1 and prepared.counts["passages"] <= _COUNTABLE:
-                num_items = await asyncio.to_thread(lambda task=task: sum(1 for _ in task.items()))  # type: ignore[misc]
-            summaries[name] = await run(
-                task,
-                teacher,
-                output,
-                window=config.window,
-                process_index=config.process_index,
-                num_processes=config.num_processes,
-                retry_failed=config.retry_failed,
-                retry_rejected=config.retry_rejected,
-                brake=config.brake,
-                limit_of=teacher.limit_of,
-                progress=Progress(name, num_items=num_items, prices=config.prices),
-            )
-            if summaries[name].is_interrupted:
+            ask = partial(_run_task, config, output, prepared, name)
+            if servers is not None:
+                summaries[name] = await ask(servers)
+            else:
+                summaries[name] = await run_in_rounds(config.teacher, output / "batches" / name, share, ask, ray)
+            # Tasks do not depend on each other: the rounds of all are handed in together.
+            if summaries[name].is_interrupted and not summaries[name].num_waiting:
                 break
     return summaries
+
+
+async def _run_task(
+    config: SynthesisConfig,
+    output: Path,
+    prepared: PreparedPassages,
+    name: str,
+    teacher: OpenAITeacher | TeacherByFiles,
+    is_first: bool = True,
+) -> RunSummary:
+    task = build_task(name, config, prepared)
+    num_items = None
+    if config.num_processes == 1 and prepared.counts["passages"] <= _COUNTABLE:
+        num_items = await asyncio.to_thread(lambda: sum(1 for _ in task.items()))
+    return await run(
+        task,
+        teacher,
+        output,
+        window=config.window,
+        process_index=config.process_index,
+        num_processes=config.num_processes,
+        retry_failed=config.retry_failed and is_first,
+        retry_rejected=config.retry_rejected if is_first else (),
+        brake=config.brake,
+        limit_of=teacher.limit_of,
+        progress=Progress(name, num_items=num_items, prices=config.prices),
+    )
 
 
 def _publish(

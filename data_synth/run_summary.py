@@ -14,6 +14,7 @@ class RunSummary:
         num_failed_before: those of them that had failed.
         num_repeated: items with the key of an earlier one, which are skipped.
         num_accepted, num_rejected, num_failed: items that ended in this run.
+        num_waiting: items that go on when the next round has been answered.
         first_failure: which item failed first, and why; "" if none did.
         num_rows: of accepted items.
         num_calls: replies received.
@@ -30,6 +31,7 @@ class RunSummary:
     num_accepted: int = 0
     num_rejected: int = 0
     num_failed: int = 0
+    num_waiting: int = 0
     first_failure: str = ""
     num_rows: int = 0
     num_calls: int = 0
@@ -44,6 +46,17 @@ class RunSummary:
     def num_ended(self) -> int:
         """Items that ended in this run."""
         return self.num_accepted + self.num_rejected + self.num_failed
+
+    def add(self, before: "RunSummary") -> None:
+        """Adds the totals of an earlier pass over the same items."""
+        for name in ("accepted", "rejected", "failed", "rows", "calls", "replayed"):
+            setattr(self, f"num_{name}", getattr(self, f"num_{name}") + getattr(before, f"num_{name}"))
+        self.num_done_before, self.num_failed_before = before.num_done_before, before.num_failed_before
+        self.prompt_tokens += before.prompt_tokens
+        self.completion_tokens += before.completion_tokens
+        self.first_failure = before.first_failure or self.first_failure
+        self.reasons.update(before.reasons)
+        self.seconds += before.seconds
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

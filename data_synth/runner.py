@@ -18,7 +18,7 @@ from data_synth.item_runner import ItemRunner
 from data_synth.ledger import Ledger, process_of
 from data_synth.progress import Progress
 from data_synth.run_summary import RunSummary
-from data_synth.teachers.teacher import Teacher
+from data_synth.teachers.teacher import Teacher, TeacherInRounds
 from data_synth.work import Outcome, Request, Task, WorkItem
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ async def run(
         retry_rejected=retry_rejected,
     )  # fmt: skip
     with ledger:
+        if isinstance(teacher, TeacherInRounds):
+            teacher.begin(ledger.num_replies)
         counting = Brake(task.name, brake or BrakeConfig(num_items=0))
         limits = max_failures_in_a_row, max_refusals_in_a_row
         runner = ItemRunner(task, teacher, ledger, on_outcome, counting, limit_of, *limits)

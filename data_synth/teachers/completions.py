@@ -85,6 +85,9 @@ def read_completion(content: bytes, max_bytes: int, encoding: str = "") -> Reply
     if choice is None:
         return Reply(text[:_SHOWN], UNREADABLE, *tokens)
     finish = str(choice.get("finish_reason") or "stop").lower()
+    if finish in _BROKEN_OFF and tokens[1]:
+        # Tokens were counted, so it was paid for; what is there of the answer may be half of it.
+        return Reply(f"the server broke off ({finish}): {_said(choice, finish)[0]}"[:_SHOWN], UNREADABLE, *tokens)
     if finish in _BROKEN_OFF:
         raise ErrorInBodyError(500, f"the server broke off: finish_reason {finish}")
     said, finish = _said(choice, _FINISHES.get(finish, finish))

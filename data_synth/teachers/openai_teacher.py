@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import random
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -18,19 +18,19 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from data_synth.teachers.addresses import address_of, check_base_url, is_loopback, other_base_urls
-from data_synth.teachers.completions import ErrorInBodyError, NoCompletionError, inflate, read_completion, whole
+from data_synth.teachers.chat_body import chat_body, response_format
+from data_synth.teachers.completions import ErrorInBodyError, NoCompletionError, inflate, read_completion
 from data_synth.teachers.concurrency import AdaptiveConcurrency
 from data_synth.teachers.endpoints import Endpoint, EndpointPool
 from data_synth.teachers.settings import StructuredOutput, TeacherConfig
 from data_synth.teachers.teacher import TeacherRefusal, TeacherSilent, TeacherUnavailable
 from data_synth.teachers.transport import ENCODING, bound_to
 from data_synth.teachers.troubles import FailureError, OverloadedError, trouble_of, words_of
-from data_synth.work import Reply, Request, Sampling
+from data_synth.work import Reply, Request
 
 log = logging.getLogger(__name__)
 
 _CHAT = "/chat/completions"
-_SAMPLING = tuple(field.name for field in fields(Sampling))
 _REFUSALS_AS_BUSY = 20  # of one request, while as many others are answered: the server means this request
 _REFUSALS_AT_FRONT = 3  # of one request, before it goes to the end of the line
 _FAILURES_WITH_SCHEMA = 2  # of a prompt or of a request, before it is asked without
@@ -71,7 +71,6 @@ class OpenAITeacher:
         self._lines: dict[str, _Line] = {}  # by base URL
         self._config = config
         self._key = config.api_key()
-        self._extra = config.extra_fields()
         self._searching = asyncio.Lock()
         self._searched: set[str] = set()  # base URLs of servers whose API was looked for elsewhere
         urls = dict.fromkeys(check_base_url(url) for url in config.base_urls)
@@ -145,14 +144,14 @@ class OpenAITeacher:
 
     async def _ask(self, endpoint: Endpoint, request: Request, num_failures: int) -> Reply:
         """One request, with the schema if the server accepts it."""
-        mode, prompt, body = self._config.structured_output, request.prompt, self._body(request)
+        mode, prompt, body = self._config.structured_output, request.prompt, chat_body(self._config, request)
         if request.schema is None or mode is StructuredOutput.never or prompt in endpoint.refused_schemas:
             return await self._post(endpoint, body)
         is_auto = mode is StructuredOutput.auto
         if is_auto and num_failures >= _FAILURES_WITH_SCHEMA:
             return await self._post(endpoint, body)  # perhaps only this item's grammar is too much for the server
         try:
-            reply = await self._post(endpoint, body | {"response_format": _response_format(request)})
+            reply = await self._post(endpoint, body | {"response_format": response_format(request)})
         except (TeacherRefusal, FailureError) as error:
             is_refusal = isinstance(error, TeacherRefusal)
             is_other = error.is_fatal if isinstance(error, TeacherRefusal) else error.status is None
@@ -167,16 +166,6 @@ class OpenAITeacher:
             return reply
         endpoint.proven_schemas.add(prompt)
         return reply
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        body = {
-            "model": self._config.model,
-            "messages": [{"role": message.role, "content": whole(message.content)} for message in request.messages],
-            **{name: getattr(request.sampling, name) for name in _SAMPLING},
-            **self._extra,
-        }
-        # Some servers refuse a field that they do not know even when it is null.
-        return {name: value for name, value in body.items() if value is not None}
 
     async def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
         line = self._lines[endpoint.url]
@@ -308,7 +297,3 @@ def _is_no_chat(response: httpx2.Response, base_url: str) -> bool:
     """Whether an address serves something other than the API: nothing, or the page of a site."""
     is_page = response.status_code == 200 and response.content[:200].lstrip()[:1] == b"<"
     return response.status_code in (404, 405) or (is_page and "/v1" not in base_url)
-
-
-def _response_format(request: Request) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema, "strict": True}}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from data_synth.work import Reply, Request
@@ -37,6 +38,10 @@ class TeacherGone(TeacherUnavailable):
     """No server has answered for ``patience_seconds``, so the run ends; a later start continues it."""
 
 
+class ReplyLaterError(Exception):
+    """The request is written down for the next round; its item goes on when that has been answered."""
+
+
 @runtime_checkable
 class Teacher(Protocol):
     """A language model.
@@ -52,6 +57,20 @@ class Teacher(Protocol):
 
         Raises:
             TeacherRefusal, TeacherUnavailable: see there.
+            ReplyLaterError: of a teacher that is asked in rounds.
+        """
+        ...
+
+
+@runtime_checkable
+class TeacherInRounds(Teacher, Protocol):
+    """A teacher that notes what it is asked, and has the replies at a later pass over the items."""
+
+    def begin(self, num_replies: Callable[[str], int]) -> None:
+        """Begins a pass over a task's items.
+
+        Args:
+            num_replies: how many replies to a request, by its key, were recorded before.
         """
         ...
 

@@ -132,3 +132,13 @@ def test_what_nobody_was_paid_for_is_no_reply(body: bytes) -> None:
 def test_a_nonsensical_usage_counts_nothing(usage: Any) -> None:
     body = json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode()
     assert read(body).prompt_tokens == 0
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+def test_a_reply_that_was_broken_off_and_counted_is_an_outcome(finish: str) -> None:
+    choice = {"message": {"content": '{"query": "half'}, "finish_reason": finish}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    reply = read_completion(json.dumps(body).encode(), 10_000)
+    assert reply.finish_reason == UNREADABLE
+    assert (reply.prompt_tokens, reply.completion_tokens) == (9, 4)
+    assert finish in reply.text

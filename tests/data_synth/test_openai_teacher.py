@@ -168,7 +168,7 @@ WRONG = {
     "an error in disguise": Answer(b'{"error": {"message": "oom"}}'),
     "a list": Answer(b"[1]"),
     "deep": Answer(b"[" * 100_000),
-    "broken off": completion("half", finish_reason="abort"),
+    "broken off, not counted": completion("half", finish_reason="abort", completion_tokens=0),
     "compressed and damaged": Answer(gzip.compress(completion("x").body)[:40]),
     "long": Answer(b"<html>" + b"x" * 20_000),
 }
