@@ -99,7 +99,13 @@ class Sketches:
         return int(self.starts[-1])
 
     def blocks(self, name: str, dtype: np.dtype[Any], width: int = 1) -> Iterator[np.ndarray]:
-        """One kind of value of all texts, in blocks; ``width`` values a text."""
+        """One kind of value of all texts, in blocks.
+
+        Args:
+            name: of the kind, which is that of its file.
+            dtype: of a value.
+            width: values a text.
+        """
         for part in self.parts:
             yield from read_blocks(part / name, dtype, BLOCK, width)
 
