@@ -29,7 +29,7 @@ _WITHOUT = {
     "convert_gguf": "needs a real GGUF file",
 }
 _SAYS = re.compile(r"process \d+ on \S+ has been writing there since|another process writes there|up to date")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z")
+_TIME = re.compile(r'\d{4}-\d\d-\d\dT[\d:]+Z|"(evaluation_time|date|start|end)": [\d.e-]+')
 # Times, rates and names of temporary places; everything else is equal to the byte.
 _NOT_COMPARED = (
     "run.json",
@@ -54,7 +54,7 @@ def result_of(output: Path) -> dict[str, str]:
     """What is compared."""
     state = tree_state(output) if output.is_dir() else {}
     for name in state:
-        if name.endswith(".md"):  # cards say when they were written
+        if name.endswith(".md") or (name.startswith("results/") and name.endswith(".json")):  # a card, mteb's results
             state[name] = _TIME.sub("", (output / name).read_text(encoding="utf-8"))
     return {
         name: content

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,20 @@ def stand_in(teacher: Any, config: Any, before: Any, after: Any) -> Any:
     return lambda rows: rows.map(before).map(generate).map(after)
 
 
-@pytest.mark.slow
-def test_ray_publishes_what_a_server_gives(documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_ray_publishes_what_a_server_gives(documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "require_vllm", lambda: None)
     monkeypatch.setattr(pipeline, "RayRounds", partial(RayRounds, processor=stand_in))
     with FakeServer(answer) as server:

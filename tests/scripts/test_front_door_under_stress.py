@@ -1,4 +1,4 @@
-"""A small slice of two long checks: ``scripts/fuzz_front_door.py`` and ``scripts/double_starts.py``."""
+"""A small slice of three long checks: ``scripts/fuzz_front_door.py``, ``double_starts.py`` and ``kills.py``."""
 
 import subprocess
 import sys
@@ -26,6 +26,10 @@ def test_spoilt_commands_end_well_and_touch_nothing(tmp_path: Path) -> None:
 def test_two_starts_end_as_one(tmp_path: Path) -> None:
     told = run(tmp_path, "double_starts.py", "--rounds", "2", "--only", "clean", "merge", "one token store")
     assert told.count(" 0 faults") == 3, told
+
+
+def test_what_was_killed_continues(tmp_path: Path) -> None:
+    assert "FAULT" not in run(tmp_path, "kills.py", "--kills", "2", "--only", "merge", "clean")
 
 
 @pytest.mark.parametrize(
