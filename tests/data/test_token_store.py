@@ -90,7 +90,7 @@ def test_rows_of_another_task_are_found_although_their_tokens_are_there(
     with pytest.raises(ValueError, match="task: is 'sts', but 'retrieval' is the task of its source"):
         open_token_store(source, tokenizer, tmp_path / "cache")
     source.write_text(json.dumps({"query": "a", "positive": "b", "task": "Given a b, find its a"}) + "\n")
-    with pytest.raises(ValueError, match="a sentence .* read it as such: data.NAME.columns.instruction=task"):
+    with pytest.raises(ValueError, match=r"a sentence .* read it as such: data\.NAME\.columns\.instruction=task"):
         open_token_store(source, tokenizer, tmp_path / "cache")
 
 
