@@ -43,6 +43,7 @@ from data_synth.teachers.openai_teacher import OpenAITeacher
 from data_synth.teachers.ray_rounds import RayRounds, require_vllm
 from data_synth.teachers.rounds import TeacherByFiles
 from data_synth.work import Outcome, Task, WorkItem
+from qwen3emb_train.configuration.program import EXIT_STOPPED
 from qwen3emb_train.lineage import (
     RUN_FILE,
     DirectoryLock,
@@ -56,7 +57,6 @@ from qwen3emb_train.lineage import (
 from qwen3emb_train.texts.languages import LanguageIdentifier
 
 EXIT_FAILED = 1
-EXIT_STOPPED = 75  # not finished, and the same command continues; schedulers requeue on it
 _PASSAGES_PER_PART = 10_000
 _COUNTABLE = 20_000  # passages up to which all items are counted first, for the ETA
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from qwen3emb_train.configuration.program import Group, Program
+from qwen3emb_train.configuration.program import EXIT_STOPPED, Group, Program
 
 
 def _reports(done: str, function: str) -> Callable[[Any], None]:
@@ -22,7 +22,7 @@ def _trains(function: str) -> Callable[[Any], int]:
 
     def run(config: Any) -> int:
         from qwen3emb_train.configuration.compose import load
-        from qwen3emb_train.training.signals import EXIT_STOPPED, StoppedBySignal
+        from qwen3emb_train.training.signals import StoppedBySignal
 
         try:
             load(function)(config)

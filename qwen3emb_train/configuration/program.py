@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+EXIT_STOPPED = 75
+"""Exit code of what a signal stopped: the same command goes on. sysexits.h EX_TEMPFAIL, "try again": neither success
+(the next stage must not start) nor a failure to report."""
+
 
 @dataclass(frozen=True)
 class Group:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen3emb_train.configuration.help import program_help
-from qwen3emb_train.configuration.program import Program
+from qwen3emb_train.configuration.program import EXIT_STOPPED, Program
 from qwen3emb_train.texts.visible import visible
 
 _DEBUG = "QWEN3EMB_DEBUG"
@@ -18,7 +18,7 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     """Composes the configuration and calls the program.
 
     Returns:
-        The program's exit code; 0 where it returns None, 2 for bad input.
+        The program's exit code; 0 where it returns None, 2 for bad input, 75 after Ctrl-C.
     """
     if "-h" in arguments or "--help" in arguments:
         print_text(program_help(program))
@@ -42,6 +42,11 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
             if (Path(config.output_dir) / CLAIM_FILE).is_file():
                 write_text(Path(config.output_dir) / "config.yaml", text)
         return exit_code
+    except KeyboardInterrupt:
+        print(
+            "\nstopped by Ctrl-C. Results are published whole or not at all; the same command goes on.", file=sys.stderr
+        )
+        return EXIT_STOPPED
     except Exception as error:
         if os.environ.get(_DEBUG):
             traceback.print_exc()

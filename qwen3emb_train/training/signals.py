@@ -1,10 +1,12 @@
-"""SIGTERM and SIGUSR1, which a scheduler sends before it ends a job.
+"""SIGTERM and SIGUSR1, which a scheduler sends before it ends a job, and SIGINT, which Ctrl-C sends.
 
 While data and model are loading there is nothing to save: the program leaves at once. Once training has begun the
 request is noted, and all ranks agree on the step after which they save and leave. Either way the exit code is
 ``EXIT_STOPPED``: not finished, the same command continues.
 """
 
+import math
+import os
 import signal
 import time
 from types import FrameType, TracebackType
@@ -15,9 +17,9 @@ import torch.distributed as dist
 
 from qwen3emb_train.distributed import any_rank, rank, world_size
 
-# sysexits.h EX_TEMPFAIL: "try again". Neither success (the next stage must not start) nor a failure to report.
-EXIT_STOPPED = 75
 _REPORT_EVERY_S = 60.0
+# A terminal sends SIGINT to the launcher as well, which passes it on to each rank: that is no second Ctrl-C.
+_SAME_INTERRUPT_S = 2.0
 _ARRIVALS = "qwen3emb_train/arrivals"
 
 
@@ -41,9 +43,10 @@ class StopSignal:
         self.requested = False
         self.is_loading = True
         self._previous: dict[int, Any] = {}
+        self._interrupted = math.inf  # when the first SIGINT came
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._request)
         return self
 
@@ -76,11 +79,24 @@ class StopSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        if number == signal.SIGINT:
+            self._interrupt()
         if self.is_loading:
             raise StoppedBySignal(
                 f"stopped by {signal.Signals(number).name} while loading: nothing had begun. The same command starts "
                 "again."
             )
+
+    def _interrupt(self) -> None:
+        """Says what happens now; a second Ctrl-C ends the program at once."""
+        now = time.monotonic()
+        if now - self._interrupted > _SAME_INTERRUPT_S:
+            raise KeyboardInterrupt
+        if self._interrupted == math.inf:
+            self._interrupted = now
+            if not self.is_loading and rank() == 0:
+                # Not print: the handler may have interrupted one.
+                os.write(2, b"\nCtrl-C: saving after this step; once more ends at once, without saving\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -151,7 +151,8 @@ def train(values: dict[str, Any], output_dir: Path) -> None:
 
 def main(values: str, output_dir: str) -> int:
     """The exit code of the command line."""
-    from qwen3emb_train.training.signals import EXIT_STOPPED, StoppedBySignal
+    from qwen3emb_train.configuration.program import EXIT_STOPPED
+    from qwen3emb_train.training.signals import StoppedBySignal
 
     try:
         train(json.loads(values), Path(output_dir))

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from qwen3emb_train.training.signals import EXIT_STOPPED
+from qwen3emb_train.configuration.program import EXIT_STOPPED
 from tests.training.faults.launcher import Ended, Launcher, Problem, assert_same_course, contents
 
 
@@ -29,7 +29,7 @@ SIGNALS = [
     Sent("gradients", 1, 0, "SIGUSR1", 2),
     Sent("validating", 2, 1, "SIGTERM", 3),  # the validation is broken off
     Sent("validating", -1, 0, "SIGUSR1", 3),  # done again at the next start, and broken off again
-    Sent("saving", 3, 1, "SIGTERM", 5),  # too late for that step: the next one is saved
+    Sent("saving", 3, 1, "SIGINT", 5),  # Ctrl-C; too late for that step: the next one is saved
     Sent("updated", 6, 1, "SIGTERM", 7),  # in the last step: the last validation is still to be done
 ]
 
