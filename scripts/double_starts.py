@@ -40,6 +40,7 @@ _NOT_COMPARED = (
     "tensorboard",
     "report.html",
     ".lock",
+    ".passages.digests",
 )
 
 
