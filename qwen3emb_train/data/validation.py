@@ -67,8 +67,8 @@ def require_task(found: str, task: str) -> None:
         raise InvalidExampleError(
             "task",
             f"is a sentence ({found[:60]!r}), not the name of a task such as {task!r}",
-            "Is it the instruction of the queries? Then read it as such: data.NAME.columns.instruction=task. Is it neither? "
-            "Then leave it out: reading.ignored_columns=[task].",
+            "Is it the instruction of the queries? Then read it as such: data.NAME.columns.instruction=task. Or leave "
+            "it out: reading.ignored_columns=[task].",
         )
     if found != task:
         hint = f"Did you mean {task}? Else set" if difflib.get_close_matches(found, [task], 1, 0.8) else "Set"

@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.bench.rounds import print_result  # noqa: E402
+
 SIDES = ("before", "here")
+_CPU = "cpu seconds of the run"
 SECONDS = re.compile(r"^(?:\s+|round \d+ )(\S.*?)\s+(\d+\.\d+) s\b")
 
 
@@ -65,7 +70,7 @@ def compare(roots: dict[str, Path], arguments: argparse.Namespace, passed_on: li
             f"{name:<44}{middle['before']:>12.3f}{middle['here']:>12.3f}"
             f"   {ratios[name]:.3f} ({min(each):.3f} - {max(each):.3f})"
         )
-    print(json.dumps({"benchmark": arguments.benchmark, "commit": arguments.commit, "ratios": ratios}))
+    print_result("before", ratios.get(_CPU), of=arguments.benchmark, commit=arguments.commit, ratios=ratios)
 
 
 def run(command: list[str], root: Path) -> dict[str, float]:
@@ -83,7 +88,7 @@ def run(command: list[str], root: Path) -> dict[str, float]:
             seconds.setdefault(f"{heading} {found[1]} seconds".strip(), []).append(float(found[2]))
         elif line and not line.startswith((" ", "{")):
             heading = re.split(r"[ :,]", line)[0]
-    figures = {"cpu seconds of the run": used} | {name: statistics.median(each) for name, each in seconds.items()}
+    figures = {_CPU: used} | {name: statistics.median(each) for name, each in seconds.items()}
     return figures | numbers(json.loads(finished.stdout.splitlines()[-1]))
 
 

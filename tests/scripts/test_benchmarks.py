@@ -18,6 +18,7 @@ SMALL = {
     "loss_memory": ["--device", "cpu", "--sizes", "64", "--dim", "16"],
     "mfu": ["--smoke"],
     "mining": ["--documents", "300", "--queries", "40", "--rounds", "1", "--sentences", "0"],
+    "near_duplicates": ["--texts", "100", "200"],
     "shared_prefix": ["--smoke", "--device", "cpu"],
     "tokenise": ["--megabytes", "0.2", "--processes", "2"],
 }
