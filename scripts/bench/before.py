@@ -54,7 +54,7 @@ def compare(roots: dict[str, Path], arguments: argparse.Namespace, passed_on: li
         for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
             command = [sys.executable, str(roots[side] / "scripts" / "bench" / arguments.benchmark), *passed_on]
             runs[side].append(run(command, roots[side]))
-            print(f"turn {turn + 1} {side}: {runs[side][-1]['cpu seconds of the run']:.1f} CPU s", flush=True)
+            print(f"turn {turn + 1} {side}: {runs[side][-1][_CPU]:.1f} CPU s", flush=True)
     shared = [name for name in runs["here"][0] if all(name in each for side in SIDES for each in runs[side])]
     chosen = [name for name in shared if not arguments.only or any(part in name for part in arguments.only)]
     ratios = {}
