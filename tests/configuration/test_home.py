@@ -15,7 +15,7 @@ NO_PATHS = {
     "allowed", "api_key_env", "base_model", "base_urls", "baseline", "benchmark", "default_instruction", "device",
     "document_column", "eos_token", "extra_body", "faiss_index", "gpu", "ignored_columns", "instruction",
     "instructions", "language", "language_column", "languages", "license", "metric", "metrics", "model_name",
-    "num_gpus", "package", "passage_prompt", "project", "push_to_hub",
+    "engine", "num_gpus", "package", "passage_prompt", "project", "push_to_hub",
     "query", "query_instruction", "retry_rejected", "revision", "run_name", "split",
     "target_modules", "task", "tasks", "tasks_with_main_loss", "text_column", "title", "title_column",
 }  # fmt: skip
