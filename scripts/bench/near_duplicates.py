@@ -3,7 +3,7 @@
     python scripts/bench/near_duplicates.py                                # 30,000 and 100,000 texts
     python scripts/bench/near_duplicates.py --texts 100000 300000 --only disk
 
-Texts are passages of some 60 words drawn from 20,000; one in ten is an earlier one with a few words changed. Each run
+Texts are some 60 made-up words out of 20,000; one in ten is an earlier one with a few words changed. Each run
 is its own process and reads its peak resident memory above that before the first text. The numbers of texts kept are
 compared. The last line is a JSON object; the headline is the growth of memory on disk from the smallest number of texts
 to the largest.
@@ -56,13 +56,14 @@ def main() -> None:
 def texts(number: int) -> Iterator[str]:
     """Drawn text by text, so that they take no memory; what is repeated is among the last thousand."""
     draw, last = random.Random(0), list[str]()
+    known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randrange(4, 10))) for _ in range(20_000)]
     for _ in range(number):
         if last and draw.random() < 0.1:
             words = draw.choice(last).split()
             for _ in range(draw.randrange(3)):
-                words[draw.randrange(len(words))] = f"w{draw.randrange(20_000)}"
+                words[draw.randrange(len(words))] = draw.choice(known)
         else:
-            words = [f"w{draw.randrange(20_000)}" for _ in range(draw.randrange(40, 80))]
+            words = draw.choices(known, k=draw.randrange(40, 80))
         text = " ".join(words)
         last = [*last[-999:], text] if draw.random() < 0.5 else last
         yield text
